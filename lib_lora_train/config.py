@@ -1,0 +1,530 @@
+"""Every setting of a run, in one table.
+
+The command line, the tab, the API, the presets, the documentation and the metadata inside an adapter are all made
+from the dataclasses below: a field carries its label, help text, unit, range and default, and nothing else in the
+project repeats them. This module imports nothing of ours but the error type, and no torch.
+
+    config = TrainConfig.from_flat({"name": "mycat", "images": "./photos", "rank": 8})
+    for problem in config.problems():
+        print(problem)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import re
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib_lora_train.errors import UserError
+
+if typing.TYPE_CHECKING:
+    from typing_extensions import Self
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a person needs to know of one field; kept in the dataclass field's metadata under "setting"."""
+
+    label: str
+    help: str
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[Any, ...] = ()
+    basic: bool = False
+    """Whether most people set it: shown first in the tab and in the command line's help."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A fault in a configuration: the field's name, what is wrong with it, and the cure."""
+
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+def setting(default: Any, label: str, help: str, **facts: Any) -> Any:  # noqa: A002 - `help` is what it is called everywhere
+    """A dataclass field that carries its `Setting`. A list default becomes a factory."""
+    metadata = {"setting": Setting(label, help, **facts)}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class RunConfig:
+    """What the run is called and where it writes."""
+
+    name: str = setting("", "Name", "Names the adapter's file and its tag, <lora:name:1>.", basic=True)
+    lora_dir: str = setting(
+        "models/Lora", "LoRA folder", "Where adapters go: LORA_DIR/NAME/NAME.safetensors. The WebUI reads models/Lora."
+    )
+    runs_dir: str = setting(
+        "lora-train-runs", "Runs folder", "Where a run keeps its settings, events, previews and resumable state."
+    )
+    seed: int = setting(
+        0, "Seed", "The same seed and settings give the same adapter, byte for byte on a CPU.", minimum=0, maximum=2**32 - 1
+    )
+
+
+@dataclass
+class CheckpointConfig:
+    """The checkpoint that is taught, and how it is read."""
+
+    checkpoint: str = setting("", "Checkpoint", "A Stable Diffusion 1.x .safetensors or .ckpt file.", basic=True)
+    tokenizer: str = setting(
+        "",
+        "Tokenizer folder",
+        "A folder with vocab.json and merges.txt. Empty: the folder named like the checkpoint beside it, else CLIP's own "
+        "(downloaded once by transformers).",
+    )
+    prediction: str = setting(
+        "auto",
+        "Prediction type",
+        "What the network predicts. auto: what the checkpoint says, else epsilon.",
+        choices=("auto", "epsilon", "v"),
+    )
+    clip_skip: int = setting(
+        1, "Clip skip", "Take the text features this many layers before the end; 1 is the last layer.", minimum=1, maximum=12
+    )
+    max_tokens: int = setting(
+        75, "Caption length", "Longer captions are cut; 150 and 225 read them in chunks of 75, as the WebUI does.",
+        unit="tokens", choices=(75, 150, 225),
+    )  # fmt: skip
+    precision: str = setting(
+        "auto",
+        "Precision",
+        "Of the arithmetic. auto: bf16 or fp16 on a GPU, fp32 on a CPU. Adapter weights are always fp32 while training.",
+        choices=("auto", "fp32", "fp16", "bf16"),
+    )
+
+
+@dataclass
+class DatasetConfig:
+    """The images, their captions, and how batches are made of them."""
+
+    images: str = setting(
+        "",
+        "Images",
+        "Folder with the images to learn. Captions: NAME.txt or NAME.caption beside each, or metadata.jsonl. "
+        "Sub-folders named 10_cat count each image ten times.",
+        basic=True,
+    )
+    trigger: str = setting(
+        "",
+        "Trigger word",
+        "Put before every caption that lacks it; the whole caption of an image that has none.",
+        basic=True,
+    )
+    repeats: int = setting(1, "Repeats", "How often an epoch shows each image.", unit="times", minimum=1, maximum=10_000)
+    regularisation: str = setting(
+        "",
+        "Regularisation images",
+        "Folder of captioned images of what must not change (other things of the same class). As many of them as of your "
+        "own images are shown in each epoch.",
+    )
+    prior_weight: float = setting(
+        1.0, "Prior weight", "How much a regularisation image counts against one of your own.", minimum=0.0, maximum=10.0
+    )
+    resolution: int = setting(
+        512, "Resolution", "Images are scaled to about this many pixels squared.", unit="px", minimum=64, maximum=2048, basic=True
+    )
+    buckets: bool = setting(
+        True, "Keep aspect ratios", "Train each image in its own shape at equal area; off: crop all to squares."
+    )
+    bucket_min: int = setting(
+        0, "Shortest bucket side", "0: half the resolution (256 at 512).", unit="px", minimum=0, maximum=2048
+    )
+    bucket_max: int = setting(
+        0, "Longest bucket side", "0: twice the resolution (1024 at 512).", unit="px", minimum=0, maximum=4096
+    )
+    bucket_step: int = setting(64, "Bucket step", "Sides are multiples of this.", unit="px", minimum=8, maximum=256)
+    batch_size: int = setting(
+        1, "Batch size", "Images per step and process; more is steadier and needs more memory.",
+        unit="images", minimum=1, maximum=256, basic=True,
+    )  # fmt: skip
+    shuffle_caption: bool = setting(False, "Shuffle captions", "Put the comma-separated tags in a new order each time.")
+    keep_tokens: int = setting(
+        1, "Keep first tags", "This many tags at the start stay first when captions are shuffled.",
+        unit="tags", minimum=0, maximum=100,
+    )  # fmt: skip
+    caption_dropout: float = setting(
+        0.0, "Caption dropout", "Share of the time an image is shown with an empty caption.", minimum=0.0, maximum=1.0
+    )
+    flip: bool = setting(False, "Mirror", "Show each image mirrored half of the time. Not for faces, text or logos.")
+    random_crop: bool = setting(
+        False, "Random crop", "Cut at a random place instead of the centre. Encodes images at each step: slower."
+    )
+    colour_jitter: float = setting(
+        0.0, "Colour jitter", "Vary brightness, contrast and saturation by up to this share. Encodes at each step: slower.",
+        minimum=0.0, maximum=1.0,
+    )  # fmt: skip
+    mask: str = setting(
+        "none",
+        "Loss mask",
+        "Learn only part of each image: alpha uses its transparency, folder the image of the same name in mask/ "
+        "(white learns, black does not).",
+        choices=("none", "alpha", "folder"),
+    )
+    cache: str = setting(
+        "memory",
+        "Latent cache",
+        "Images are encoded once and kept in memory, or on disk (for large sets, and for later runs).",
+        choices=("memory", "disk"),
+    )
+    held_out_images: int = setting(
+        -1, "Held-out images", "Not trained on but used to measure each epoch. -1: one in ten, at least one from five images on.",
+        unit="images", minimum=-1, maximum=1000,
+    )  # fmt: skip
+
+
+@dataclass
+class AdapterConfig:
+    """The LoRA: where it sits and how large it is."""
+
+    rank: int = setting(
+        16, "Rank", "Size of the adapter. 4-16 for a person or thing, 32-64 for a broad style.",
+        minimum=1, maximum=512, basic=True,
+    )  # fmt: skip
+    alpha: float = setting(
+        0.0, "Alpha", "The adapter's effect is scaled by alpha / rank. 0: the same as rank.", minimum=0.0, maximum=1024.0
+    )
+    conv_rank: int = setting(
+        0, "Convolution rank", "Above 0 adapts the 3x3 convolutions as well (LoCon).", minimum=0, maximum=512
+    )
+    conv_alpha: float = setting(
+        0.0, "Convolution alpha", "As alpha, for the 3x3 convolutions. 0: the same as their rank.", minimum=0.0, maximum=1024.0
+    )
+    targets: str = setting(
+        "transformer",
+        "Targets",
+        "transformer: everything linear in the attention blocks, as kohya's LoRA; attention: only q, k, v and out.",
+        choices=("transformer", "attention"),
+    )
+    text_encoder: bool = setting(False, "Train text encoder", "Adapt the text encoder too. Learns a name faster, forgets sooner.")
+    continue_from: str = setting("", "Continue from", "An adapter file to start from; rank and alpha are then the file's.")
+    save_precision: str = setting(
+        "fp16", "Saved as", "Number format in the file.", choices=("fp16", "bf16", "fp32")
+    )
+
+
+@dataclass
+class ObjectiveConfig:
+    """What a step measures as loss."""
+
+    loss: str = setting("mse", "Loss", "huber is less disturbed by odd images.", choices=("mse", "huber"))
+    huber_delta: float = setting(
+        0.1, "Huber delta", "Errors above this count linearly.", minimum=1e-6, maximum=100.0
+    )
+    weighting: str = setting(
+        "none",
+        "Timestep weighting",
+        "none: every timestep alike; min_snr: steadies training (Hang et al. 2023); debiased: Yu et al. 2023.",
+        choices=("none", "min_snr", "debiased"),
+    )
+    min_snr_gamma: float = setting(5.0, "Min-SNR gamma", "Used with min_snr.", minimum=0.01, maximum=100.0)
+    noise_offset: float = setting(
+        0.0, "Noise offset", "Lets the adapter learn very dark or bright images; 0.05-0.1 if at all.", minimum=0.0, maximum=1.0
+    )
+    multires_noise_iterations: int = setting(
+        0, "Multi-resolution noise", "Adds noise at coarser scales this many times; 6-10 if at all.",
+        unit="scales", minimum=0, maximum=20,
+    )  # fmt: skip
+    multires_noise_discount: float = setting(
+        0.3, "Multi-resolution discount", "How much each coarser scale counts against the finer one.", minimum=0.0, maximum=1.0
+    )
+    timestep_min: int = setting(0, "First timestep", "Low timesteps are fine detail.", minimum=0, maximum=999)
+    timestep_max: int = setting(
+        1000, "Timestep limit", "High timesteps are composition; this one is no longer used.", minimum=1, maximum=1000
+    )
+
+
+@dataclass
+class OptimizerConfig:
+    """How a step changes the adapter."""
+
+    optimizer: str = setting(
+        "adamw", "Optimizer", "adamw8bit saves memory on CUDA (needs bitsandbytes).", choices=("adamw", "adamw8bit")
+    )
+    learning_rate: float = setting(
+        1e-4, "Learning rate", "1e-4 is a good start; lower it when previews turn garish.",
+        minimum=0.0, maximum=1.0, basic=True,
+    )  # fmt: skip
+    text_encoder_learning_rate: float = setting(
+        0.0, "Text encoder learning rate", "0: half the learning rate.", minimum=0.0, maximum=1.0
+    )
+    weight_decay: float = setting(0.01, "Weight decay", "", minimum=0.0, maximum=1.0)
+    max_grad_norm: float = setting(1.0, "Gradient clip", "Longest gradient a step may use; 0: no limit.", minimum=0.0, maximum=1000.0)
+    lr_schedule: str = setting(
+        "cosine",
+        "Learning rate schedule",
+        "How the rate changes over the run.",
+        choices=("constant", "linear", "cosine", "cosine_with_restarts", "polynomial"),
+    )
+    warmup_steps: int = setting(
+        0, "Warm-up", "Steps in which the rate rises from 0.", unit="steps", minimum=0, maximum=1_000_000
+    )
+
+
+@dataclass
+class TrainingConfig:
+    """How long to train, and what to keep on the way."""
+
+    epochs: int = setting(10, "Epochs", "How often all images are gone through.", minimum=1, maximum=100_000, basic=True)
+    max_steps: int = setting(
+        0, "Step limit", "Stop after this many steps; 0: after the epochs.", unit="steps", minimum=0, maximum=10_000_000
+    )
+    gradient_accumulation: int = setting(
+        1, "Gradient accumulation", "Batches per step: the effect of a larger batch without its memory.",
+        unit="batches", minimum=1, maximum=1024,
+    )  # fmt: skip
+    gradient_checkpointing: bool = setting(
+        False, "Gradient checkpointing", "Half the memory for activations, about a quarter slower."
+    )
+    save_every_epochs: int = setting(
+        1, "Save every", "An adapter file every so many epochs; 0: only at the end.", unit="epochs", minimum=0, maximum=100_000
+    )
+    save_every_steps: int = setting(
+        0, "Save every (steps)", "An adapter file every so many steps; 0: none.", unit="steps", minimum=0, maximum=10_000_000
+    )
+    state_every_steps: int = setting(
+        0, "Resumable state every", "Besides after each epoch; 0: no other.", unit="steps", minimum=0, maximum=10_000_000
+    )
+
+
+@dataclass
+class PreviewConfig:
+    """The pictures and figures made after each epoch."""
+
+    preview_every: int = setting(1, "Preview every", "0: no previews.", unit="epochs", minimum=0, maximum=100_000)
+    preview_prompts: list[str] = setting(
+        [], "Preview prompts", "One picture each. Empty: the captions of the first images.", basic=True
+    )
+    preview_negative: str = setting("", "Negative prompt", "")
+    preview_sampler: str = setting(
+        "ddim", "Sampler", "Named as in the WebUI.", choices=("ddim", "euler", "euler_a", "dpm++_2m_karras")
+    )
+    preview_steps: int = setting(20, "Sampling steps", "", unit="steps", minimum=1, maximum=150)
+    preview_guidance: float = setting(7.0, "CFG scale", "How strictly the prompt is followed.", minimum=1.0, maximum=30.0)
+    preview_seed: int = setting(1, "Preview seed", "", minimum=0, maximum=2**32 - 1)
+    validate_every: int = setting(
+        1, "Validate every", "Loss on the held-out images, with noise that never changes; 0: never.",
+        unit="epochs", minimum=0, maximum=100_000,
+    )  # fmt: skip
+
+
+NAME_PATTERN = re.compile(r"[^\W_](?:[\w .+-]*[\w+-])?")
+RESERVED_NAMES = frozenset(
+    {"con", "prn", "aux", "nul", "none", "new", "cache", "all"} | {f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10)}
+)
+
+
+@dataclass
+class TrainConfig:
+    """All settings of one run, by group. Field names are unique over all groups, so a flat name is enough everywhere."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    model: CheckpointConfig = field(default_factory=CheckpointConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    preview: PreviewConfig = field(default_factory=PreviewConfig)
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> Self:
+        """A configuration with `values` (flat names) over the defaults.
+
+        Raises:
+            UserError: for unknown names and values of the wrong kind; all of them at once, with the cure.
+        """
+        config, problems = cls(), []
+        known = {name: (group, hint) for name, group, hint in _flat_fields()}
+        for name, value in values.items():
+            if name not in known:
+                problems.append(Problem(name, unknown_name(name, known)))
+                continue
+            group, hint = known[name]
+            try:
+                setattr(getattr(config, group), name, _converted(value, hint))
+            except (TypeError, ValueError) as error:
+                problems.append(Problem(name, str(error)))
+        raise_problems(problems)
+        return config
+
+    @classmethod
+    def from_toml(cls, text: str) -> Self:
+        """Reads `to_toml`'s form; the group headings may be left out.
+
+        Raises:
+            UserError: when it is not TOML, or as `from_flat`.
+        """
+        return cls.from_flat(flat_from_toml(text))
+
+    def to_flat(self) -> dict[str, Any]:
+        """All settings by flat name, in the table's order."""
+        return {name: getattr(getattr(self, group), name) for name, group, _ in _flat_fields()}
+
+    def to_toml(self) -> str:
+        """The settings as TOML, a table per group."""
+        lines: list[str] = []
+        for group in dataclasses.fields(self):
+            lines.append(f"[{group.name}]")
+            lines += [f"{name} = {_toml(value)}" for name, value in dataclasses.asdict(getattr(self, group.name)).items()]
+            lines.append("")
+        return "\n".join(lines)
+
+    def problems(self) -> list[Problem]:
+        """Every fault that shows without touching the disk; an empty list when there is none."""
+        return [*_range_problems(self), *_name_problems(self.run.name), *_combination_problems(self)]
+
+
+def settings() -> Iterator[tuple[str, str, Any, Any, Setting]]:
+    """(group, name, type, default, Setting) of every field, in order: what the doors are made from."""
+    defaults = TrainConfig().to_flat()
+    for group in dataclasses.fields(TrainConfig):
+        group_type = _group_types()[group.name]
+        hints = typing.get_type_hints(group_type)
+        for item in dataclasses.fields(group_type):
+            yield group.name, item.name, hints[item.name], defaults[item.name], item.metadata["setting"]
+
+
+def flat_from_toml(text: str) -> dict[str, Any]:
+    """The flat names and values in a TOML text, without judging them.
+
+    Raises:
+        UserError: when the text is not TOML, or a name stands in it twice.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"The settings file is not valid TOML: {error}. Mend that line.") from None
+    groups = _group_types()
+    flat: dict[str, Any] = {}
+    for key, value in tables.items():
+        inner = value.items() if key in groups and isinstance(value, dict) else [(key, value)]
+        for name, setting_value in inner:
+            if name in flat:
+                raise UserError(f"{name} stands twice in the settings file. Keep one.")
+            flat[name] = setting_value
+    return flat
+
+
+def unknown_name(name: str, known: typing.Iterable[str]) -> str:
+    """The message for a setting that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(name.replace("-", "_"), list(known), n=1, cutoff=0.5)
+    return f"there is no such setting. Did you mean {near[0]}?" if near else "there is no such setting. Leave it out."
+
+
+def raise_problems(problems: list[Problem]) -> None:
+    """Raises one UserError that lists all of `problems`; does nothing when there are none."""
+    if problems:
+        raise UserError("\n".join(map(str, problems)))
+
+
+def _group_types() -> dict[str, type]:
+    return typing.get_type_hints(TrainConfig)
+
+
+def _flat_fields() -> Iterator[tuple[str, str, Any]]:
+    for group, group_type in _group_types().items():
+        for name, hint in typing.get_type_hints(group_type).items():
+            yield name, group, hint
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """`value` as the field's type; whole floats pass as ints and ints as floats, nothing else is guessed."""
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+        raise TypeError(f"is {value!r} but must be true or false.")
+    if hint is int:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value):
+            return int(value)
+        raise TypeError(f"is {value!r} but must be a whole number.")
+    if hint is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        raise TypeError(f"is {value!r} but must be a number.")
+    if hint is str:
+        if isinstance(value, (str, Path)):
+            return str(value)
+        raise TypeError(f"is {value!r} but must be a text.")
+    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return list(value)
+    raise TypeError(f"is {value!r} but must be a list of texts.")
+
+
+def _toml(value: Any) -> str:
+    # JSON's text, number, boolean and list forms are TOML's too, but for the DEL character.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _range_problems(config: TrainConfig) -> Iterator[Problem]:
+    flat = config.to_flat()
+    for _, name, _, _, facts in settings():
+        value = flat[name]
+        unit = f" {facts.unit}" if facts.unit else ""
+        if facts.choices and value not in facts.choices:
+            yield Problem(name, f"is {value!r} but must be one of {', '.join(map(str, facts.choices))}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield Problem(name, f"is {value} but must be a finite number.")
+        elif facts.minimum is not None and value < facts.minimum:
+            yield Problem(name, f"is {value}{unit}, below the least, {facts.minimum:g}. Raise it.")
+        elif facts.maximum is not None and value > facts.maximum:
+            yield Problem(name, f"is {value}{unit}, above the most, {facts.maximum:g}. Lower it.")
+
+
+def _name_problems(name: str) -> Iterator[Problem]:
+    if not name:
+        yield Problem("name", "is empty. Give the adapter a name, such as mycat.")
+    elif not NAME_PATTERN.fullmatch(name) or ".." in name:
+        yield Problem(
+            "name",
+            f"{name!r} cannot be a file name and a tag. Use letters, digits, spaces and . _ - +, and begin with a letter or digit.",
+        )
+    elif name.lower().split(".")[0] in RESERVED_NAMES:
+        yield Problem("name", f"{name!r} is a reserved word. Choose another name.")
+    elif len(name) > 100:
+        yield Problem("name", f"has {len(name)} characters. Use at most 100.")
+    elif re.search(r"-(\d{6}|step\d{8})$", name):
+        yield Problem("name", f"{name!r} ends like the file of an epoch. Choose another name.")
+
+
+def _combination_problems(config: TrainConfig) -> Iterator[Problem]:
+    data, objective, optimizer = config.dataset, config.objective, config.optimizer
+    if objective.timestep_min >= objective.timestep_max:
+        yield Problem("timestep_min", f"is {objective.timestep_min}, not below timestep_max, {objective.timestep_max}. Lower it.")
+    if optimizer.learning_rate == 0 and not (config.adapter.text_encoder and optimizer.text_encoder_learning_rate > 0):
+        yield Problem("learning_rate", "is 0, so nothing would be learned. Use 1e-4, say.")
+    elif optimizer.learning_rate > 0.05:
+        yield Problem("learning_rate", f"is {optimizer.learning_rate:g}; above 0.05 training ends in NaN. Use 1e-4, say.")
+    if data.resolution % 8:
+        yield Problem("resolution", f"is {data.resolution}, not a multiple of 8. Use {data.resolution // 8 * 8}.")
+    if data.buckets:
+        if data.bucket_step % 8:
+            yield Problem("bucket_step", f"is {data.bucket_step}, not a multiple of 8. Use 64.")
+        elif data.resolution < data.bucket_step:
+            yield Problem("bucket_step", f"is {data.bucket_step}, above the resolution, {data.resolution}. Lower it or switch buckets off.")
+        if data.bucket_min and data.bucket_min > data.resolution:
+            yield Problem("bucket_min", f"is {data.bucket_min}, above the resolution, {data.resolution}. Use 0.")
+        if data.bucket_max and data.bucket_max < data.resolution:
+            yield Problem("bucket_max", f"is {data.bucket_max}, below the resolution, {data.resolution}. Use 0.")
+    if data.prior_weight == 0 and data.regularisation:
+        yield Problem("prior_weight", "is 0, so the regularisation images would have no effect. Use 1, or leave them out.")

@@ -1,0 +1,35 @@
+"""All randomness of a run, from one seed and a path of names and numbers.
+
+A draw depends on what it is for and nothing else: not on what was drawn before, not on the global generators
+(which belong to the host). So step 500 of a resumed run draws what step 500 of the uninterrupted run drew, and no
+generator state has to be saved.
+
+    noise = torch.randn(shape, generator=randomness.torch("noise", step))
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Randomness:
+    """Generators derived from `seed`; each is fresh and independent of the others."""
+
+    seed: int
+
+    def torch(self, *path: str | int) -> torch.Generator:
+        """A CPU generator for `path`, such as ("noise", step). CPU, so that every device trains on the same draws."""
+        return torch.Generator().manual_seed(self._derived(path))
+
+    def numpy(self, *path: str | int) -> np.random.Generator:
+        """A NumPy generator for `path`."""
+        return np.random.Generator(np.random.PCG64(self._derived(path)))
+
+    def _derived(self, path: tuple[str | int, ...]) -> int:
+        digest = hashlib.blake2b(repr((self.seed, *path)).encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") >> 1  # manual_seed takes a signed 64-bit number
