@@ -1,0 +1,126 @@
+"""The kohya adapter file, both ways: what the WebUIs load from models/Lora.
+
+For each layer NAME: `NAME.lora_down.weight`, `NAME.lora_up.weight`, `NAME.alpha`; and `ss_*` metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from lib_lora_train.adapters.inject import Adapter
+from lib_lora_train.errors import UserError
+from lib_lora_train.files import write_bytes
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer of a file. dW = alpha / rank * up @ down."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+    alpha: float
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    def delta(self) -> torch.Tensor:
+        """The dW that a WebUI adds at strength 1, float32, flattened to [out, in * k * k]."""
+        return self.alpha / self.rank * self.up.float().flatten(1) @ self.down.float().flatten(1)
+
+
+@dataclass
+class AdapterFile:
+    """A LoRA as it stands in a file."""
+
+    layers: dict[str, LayerWeights]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def adapter_tensors(adapter: Adapter, precision: str) -> dict[str, torch.Tensor]:
+    """The file's tensors, on the CPU, in the saved precision (fp16, bf16 or fp32).
+
+    Raises:
+        UserError: when a weight is not finite; nothing is to be written then.
+    """
+    dtype = DTYPES[precision]
+    tensors = {}
+    for layer in adapter.layers:
+        tensors[f"{layer.name}.lora_down.weight"] = layer.down.detach().to("cpu", dtype).contiguous()
+        tensors[f"{layer.name}.lora_up.weight"] = layer.up.detach().to("cpu", dtype).contiguous()
+        tensors[f"{layer.name}.alpha"] = torch.tensor(layer.alpha, dtype=dtype)
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise UserError(
+            f"The adapter holds NaN or infinite numbers in {precision}, so it was not saved. "
+            "Lower the learning rate, or save as fp32; earlier epochs are still there."
+        )
+    return tensors
+
+
+def save_adapter(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes an adapter whole or not at all; the same content gives the same bytes.
+
+    Raises:
+        UserError: when the disk is full or the folder cannot be written.
+    """
+    write_bytes(path, serialise(tensors, with_hashes(tensors, metadata)))
+
+
+def load_adapter(path: Path) -> AdapterFile:
+    """Reads a kohya LoRA.
+
+    Raises:
+        UserError: when the file is missing, damaged, or holds something else.
+    """
+    try:
+        # Through bytes, not the path: a Forge process renames a file that safetensors cannot open.
+        content = Path(path).read_bytes()
+        tensors = safetensors.torch.load(content)
+        metadata = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]]).get("__metadata__", {})
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}). Check the path.") from None
+    except (safetensors.SafetensorError, ValueError, struct.error):
+        raise UserError(f"{path} is damaged or no safetensors file. Choose another adapter.") from None
+    names = [key.removesuffix(".lora_down.weight") for key in tensors if key.endswith(".lora_down.weight")]
+    if not names or any(f"{name}.lora_up.weight" not in tensors for name in names):
+        raise UserError(f"{path} is no LoRA in kohya's format (lora_down / lora_up). Choose another adapter.")
+    return AdapterFile({name: _layer(tensors, name) for name in sorted(names)}, metadata)
+
+
+def serialise(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file as bytes. safetensors writes metadata in random order; here the order is fixed."""
+    content = safetensors.torch.save(dict(tensors))
+    length = struct.unpack("<Q", content[:8])[0]
+    header = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    header |= json.loads(content[8 : 8 + length])
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
+
+
+def with_hashes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
+    """`metadata` and the two hashes by which tools know an adapter, as kohya's sd-scripts computes them."""
+    plain = serialise(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
+    body = plain[8 + struct.unpack("<Q", plain[:8])[0] :]
+    return {
+        **metadata,
+        "sshs_model_hash": hashlib.sha256(body).hexdigest(),
+        "sshs_legacy_hash": hashlib.sha256(plain[0x100000 : 0x100000 + 0x10000]).hexdigest()[:8],
+    }
+
+
+def _layer(tensors: Mapping[str, torch.Tensor], name: str) -> LayerWeights:
+    down = tensors[f"{name}.lora_down.weight"]
+    alpha = float(tensors[f"{name}.alpha"]) if f"{name}.alpha" in tensors else 0.0
+    return LayerWeights(down, tensors[f"{name}.lora_up.weight"], alpha or float(down.shape[0]))

@@ -1,0 +1,173 @@
+"""LoRA on the views, through peft: where it sits, how it starts, and at what strength it acts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+from lib_lora_train.config import AdapterConfig
+from lib_lora_train.randomness import Randomness
+
+ADAPTER = "lora_train"
+TRANSFORMER = ("Transformer2DModel",)
+CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
+TEXT = ("CLIPAttention", "CLIPMLP")
+ATTENTION_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A layer to adapt: its module's name in the view, and the LoRA's size there."""
+
+    module: str
+    rank: int
+    alpha: float
+
+
+@dataclass
+class AdaptedLayer:
+    """One adapted layer. dW = alpha / rank * up @ down * strength, as the WebUIs compute it."""
+
+    name: str
+    """The layer's name in a kohya file, such as lora_unet_mid_block_attentions_0_proj_in."""
+    layer: Any
+    """peft's LoRA layer, standing where the view's own layer stood."""
+    rank: int
+    alpha: float
+
+    @property
+    def down(self) -> nn.Parameter:
+        """[rank, in], or [rank, in, k, k] for a convolution; float32."""
+        return self.layer.lora_A[ADAPTER].weight
+
+    @property
+    def up(self) -> nn.Parameter:
+        """[out, rank], or [out, rank, 1, 1]; float32."""
+        return self.layer.lora_B[ADAPTER].weight
+
+    def set_strength(self, strength: float) -> None:
+        self.layer.scaling[ADAPTER] = self.alpha / self.rank * strength
+
+
+@dataclass
+class Adapter:
+    """All adapted layers, by the part of the model they belong to."""
+
+    unet: list[AdaptedLayer] = field(default_factory=list)
+    text_encoder: list[AdaptedLayer] = field(default_factory=list)
+
+    @property
+    def layers(self) -> list[AdaptedLayer]:
+        return [*self.unet, *self.text_encoder]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything that is trained, in a fixed order."""
+        return [weight for layer in self.layers for weight in (layer.down, layer.up)]
+
+    @contextmanager
+    def strength(self, strength: float) -> Iterator[None]:
+        """Acts at `strength` inside, and fully again afterwards; 0 is the base alone, bit for bit.
+
+        Only for drawing: a strength that changes between forward and backward would give wrong gradients under
+        gradient checkpointing, which computes the forward again.
+        """
+        for layer in self.layers:
+            layer.set_strength(strength)
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer.set_strength(1.0)
+
+
+def unet_targets(unet: nn.Module, config: AdapterConfig) -> list[Target]:
+    """kohya's choice: everything linear, and 1x1 convolutions, inside the transformers; with conv_rank the rest too."""
+    alpha, conv_alpha = config.alpha or config.rank, config.conv_alpha or config.conv_rank
+    parents = TRANSFORMER + (CONVOLUTIONS if config.conv_rank else ())
+    found = []
+    for name, layer in layers_inside(unet, parents):
+        if config.targets == "attention" and ".attentions." in name and not name.endswith(ATTENTION_PROJECTIONS):
+            continue
+        wide = isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
+        found.append(Target(name, config.conv_rank, conv_alpha) if wide else Target(name, config.rank, alpha))
+    return found
+
+
+def text_encoder_targets(encoder: nn.Module, config: AdapterConfig) -> list[Target]:
+    """Every linear layer of the attentions and MLPs."""
+    alpha = config.alpha or config.rank
+    return [Target(name, config.rank, alpha) for name, _ in layers_inside(encoder, TEXT)]
+
+
+def layers_inside(module: nn.Module, parents: tuple[str, ...]) -> list[tuple[str, nn.Module]]:
+    """Linear and Conv2d layers below modules whose class has one of the names `parents`, by full name."""
+    found = {}
+    for outer_name, outer in module.named_modules():
+        if type(outer).__name__ in parents:
+            for inner_name, inner in outer.named_modules():
+                if isinstance(inner, (nn.Linear, nn.Conv2d)):
+                    found[f"{outer_name}.{inner_name}"] = inner
+    return list(found.items())
+
+
+def inject(view: nn.Module, targets: list[Target], prefix: str, randomness: Randomness) -> list[AdaptedLayer]:
+    """Adds LoRA to the view's `targets`: down uniform (Kaiming, a = sqrt 5), up 0, both float32 on the view's device.
+
+    `prefix` begins the layers' names in the file: lora_unet or lora_te.
+    """
+    config = LoraConfig(
+        r=targets[0].rank,
+        target_modules=[target.module for target in targets],
+        rank_pattern={target.module: target.rank for target in targets},
+        alpha_pattern={target.module: target.alpha for target in targets},
+    )
+    # peft initialises from the global generator, which is the host's: put it back, and draw from our own.
+    with torch.random.fork_rng(devices=_cuda_devices(view)):
+        inject_adapter_in_model(config, view, adapter_name=ADAPTER)
+    modules = dict(view.named_modules())
+    layers = []
+    for target in targets:
+        name = kohya_name(prefix, target.module)
+        layer = AdaptedLayer(name, modules[target.module], target.rank, target.alpha)
+        _initialise(layer, randomness.torch("adapter", name))
+        layers.append(layer)
+    return layers
+
+
+def kohya_name(prefix: str, module: str) -> str:
+    """The layer's name in a kohya file. transformers 5 dropped `text_model.`, which the file keeps."""
+    if prefix.startswith("lora_te") and not module.startswith("text_model."):
+        module = f"text_model.{module}"
+    return f"{prefix}_{module.replace('.', '_')}"
+
+
+def load_into(layers: list[AdaptedLayer], weights: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Copies (down, up) by layer name into `layers`; layers that `weights` lacks keep what they have."""
+    with torch.no_grad():
+        for layer in layers:
+            if layer.name in weights:
+                down, up = weights[layer.name]
+                layer.down.copy_(down.reshape(layer.down.shape))
+                layer.up.copy_(up.reshape(layer.up.shape))
+
+
+@torch.no_grad()
+def _initialise(layer: AdaptedLayer, generator: torch.Generator) -> None:
+    part = layer.layer
+    device = part.weight.device
+    part.lora_A.to(device, torch.float32)
+    part.lora_B.to(device, torch.float32)
+    bound = 1 / math.sqrt(layer.down[0].numel())  # kaiming_uniform with a = sqrt 5
+    layer.down.copy_(torch.empty(layer.down.shape).uniform_(-bound, bound, generator=generator))
+    layer.up.zero_()
+
+
+def _cuda_devices(view: nn.Module) -> list[torch.device]:
+    return sorted({p.device for p in view.parameters() if p.device.type == "cuda"}, key=str)

@@ -1,0 +1,39 @@
+"""A checkpoint as a host lends it: named tensors, still the host's own, and the facts that go with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lib_lora_train.model.family import Family
+
+
+@dataclass
+class LentCheckpoint:
+    """What every room below gets instead of a host. The tensors belong to the host: nothing may write to them."""
+
+    name: str
+    """File name without its extension, for people and for metadata."""
+    family: Family
+    unet: Mapping[str, torch.Tensor]
+    """LDM names without the `model.diffusion_model.` prefix."""
+    vae: Mapping[str, torch.Tensor]
+    """LDM names without the `first_stage_model.` prefix."""
+    text_encoder: Mapping[str, torch.Tensor]
+    """Hugging Face names, beginning with `text_model.`."""
+    tokenizer: Any
+    """A transformers CLIPTokenizer."""
+    device: torch.device
+    precision: torch.dtype
+    """The dtype of arithmetic: float32, or float16 / bfloat16 under autocast."""
+    prediction: str = "epsilon"
+    """What the UNet predicts: epsilon or v."""
+    text_config: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of a CLIPTextConfig that are known; the rest is read off the weights."""
+    sha256: Callable[[], str] = lambda: ""
+    """Hash of the checkpoint's file, computed when asked; "" where there is no file."""
+    legacy_hash: Callable[[], str] = lambda: ""
+    """The old eight-digit hash (0x10000 bytes at 0x100000)."""

@@ -1,0 +1,133 @@
+"""A lent checkpoint as trainable modules, without copying a weight.
+
+A view is a diffusers or transformers module built on the meta device, whose parameters are then the lent tensors
+themselves, renamed and reshaped as torch views. Building one takes no memory for weights and no arithmetic; adapters
+are added to the view, so the host's own modules never change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from lib_lora_train.errors import UserError
+from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.names import (
+    UNetShape,
+    renamed,
+    unet_modules,
+    unet_shape,
+    vae_levels,
+    vae_modules,
+)
+
+
+def unet_view(lent: LentCheckpoint) -> UNet2DConditionModel:
+    """The lent UNet as diffusers' module. Input [B, 4, h, w], timesteps [B], text features [B, n, width].
+
+    Raises:
+        UserError: when a weight is missing or left over: a checkpoint of another architecture.
+    """
+    shape = unet_shape(lent.unet)
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**unet_config(lent, shape))
+    return _lend(unet, renamed(lent.unet, unet_modules(shape)), f"UNet of {lent.name}")
+
+
+def vae_view(lent: LentCheckpoint) -> AutoencoderKL:
+    """The lent VAE as diffusers' module; pixels [B, 3, H, W] in -1..1, latents [B, 4, H/8, W/8] unscaled."""
+    levels, resnets = vae_levels(lent.vae)
+    with torch.device("meta"):
+        vae = AutoencoderKL(**vae_config(lent.vae, levels, resnets))
+    weights = renamed(lent.vae, vae_modules(levels, resnets))
+    # LDM keeps the attention's projections as 1x1 convolutions: the same numbers, two more axes.
+    flat = {k: v[:, :, 0, 0] if ".attentions." in k and v.ndim == 4 else v for k, v in weights.items()}
+    return _lend(vae, flat, f"VAE of {lent.name}")
+
+
+def text_encoder_view(lent: LentCheckpoint) -> CLIPTextModel:
+    """The lent CLIP text encoder as transformers' module."""
+    with torch.device("meta"):
+        encoder = CLIPTextModel(CLIPTextConfig(**text_config(lent)))
+    weights = {k: v for k, v in lent.text_encoder.items() if not k.endswith("position_ids")}
+    if not any(key.startswith("text_model.") for key in encoder.state_dict()):  # transformers 5 dropped the prefix
+        weights = {k.removeprefix("text_model."): v for k, v in weights.items()}
+    _refill_position_ids(encoder, lent.device)
+    return _lend(encoder, weights, f"text encoder of {lent.name}")
+
+
+def unet_config(lent: LentCheckpoint, shape: UNetShape) -> dict[str, Any]:
+    """diffusers' constructor arguments for the lent UNet, read off its weights."""
+    attention = [depth > 0 for depth in shape.transformer_depth]
+    first = next(key for key in lent.unet if key.endswith("attn2.to_k.weight"))
+    proj_in = next(value for key, value in lent.unet.items() if key.endswith(".proj_in.weight"))
+    return {
+        "in_channels": lent.unet["input_blocks.0.0.weight"].shape[1],
+        "out_channels": lent.unet["out.2.weight"].shape[0],
+        "block_out_channels": shape.channels,
+        "layers_per_block": shape.resnets_per_level,
+        "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
+        "up_block_types": tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
+        "transformer_layers_per_block": tuple(max(1, depth) for depth in shape.transformer_depth),
+        # diffusers' name is a historical mistake: for these models it is the number of heads.
+        "attention_head_dim": lent.family.attention_heads,
+        "cross_attention_dim": lent.unet[first].shape[1],
+        "use_linear_projection": proj_in.ndim == 2,
+    }
+
+
+def vae_config(weights: Mapping[str, torch.Tensor], levels: int, resnets: int) -> dict[str, Any]:
+    """diffusers' constructor arguments for the lent VAE, read off its weights."""
+    return {
+        "block_out_channels": tuple(weights[f"encoder.down.{i}.block.0.conv2.weight"].shape[0] for i in range(levels)),
+        "layers_per_block": resnets,
+        "latent_channels": weights["post_quant_conv.weight"].shape[0],
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+    }
+
+
+def text_config(lent: LentCheckpoint) -> dict[str, Any]:
+    """CLIPTextConfig fields: what the lender knows over what the weights show."""
+    weights = lent.text_encoder
+    vocabulary, width = weights["text_model.embeddings.token_embedding.weight"].shape
+    layers = {key.split(".")[3] for key in weights if key.startswith("text_model.encoder.layers.")}
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "projection_dim": width,
+        "intermediate_size": weights["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": max(1, width // lent.family.text_heads_width),
+        "max_position_embeddings": weights["text_model.embeddings.position_embedding.weight"].shape[0],
+        "bos_token_id": vocabulary - 2,
+        "eos_token_id": vocabulary - 1,
+        "pad_token_id": vocabulary - 1,
+        **lent.text_config,
+    }
+
+
+def _lend(module: Any, weights: Mapping[str, torch.Tensor], what: str) -> Any:
+    """Puts the lent tensors where the meta parameters stood, and freezes them."""
+    own = module.state_dict()
+    wrong = sorted(own.keys() ^ weights.keys()) or sorted(k for k in own if own[k].shape != weights[k].shape)
+    if wrong:
+        raise UserError(
+            f"The {what} is not built as expected ({len(wrong)} weights differ, {wrong[0]} first). "
+            "Choose another checkpoint."
+        )
+    module.load_state_dict(dict(weights), strict=True, assign=True)
+    return module.requires_grad_(False).eval()
+
+
+def _refill_position_ids(encoder: nn.Module, device: torch.device) -> None:
+    """A buffer that is not lent: transformers computes it in the constructor, which on meta computes nothing."""
+    for module in encoder.modules():
+        if isinstance(ids := module._buffers.get("position_ids"), torch.Tensor):
+            positions = torch.arange(ids.shape[-1], device=device)[None]
+            module.register_buffer("position_ids", positions, persistent=False)
