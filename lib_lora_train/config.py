@@ -302,9 +302,10 @@ class TrainingConfig:
     save_every_steps: int = setting(
         0, "Save every (steps)", "An adapter file every so many steps; 0: none.", unit="steps", minimum=0, maximum=10_000_000
     )
-    state_every_steps: int = setting(
-        0, "Resumable state every", "Besides after each epoch; 0: no other.", unit="steps", minimum=0, maximum=10_000_000
-    )
+    state_every_minutes: float = setting(
+        10.0, "Resumable state every", "Besides after each epoch; a crash loses no more than this.",
+        unit="minutes", minimum=0.0, maximum=1440.0,
+    )  # fmt: skip
 
 
 @dataclass
@@ -326,6 +327,18 @@ class PreviewConfig:
         1, "Validate every", "Loss on the held-out images, with noise that never changes; 0: never.",
         unit="epochs", minimum=0, maximum=100_000,
     )  # fmt: skip
+
+
+@dataclass
+class CompareConfig:
+    """The grid of epochs against strengths; not part of a run's settings."""
+
+    strengths: list[float] = setting(
+        [0.0, 0.25, 0.5, 0.75, 1.0], "Strengths", "The columns: the number in <lora:name:1>.", basic=True
+    )
+    prompts: list[str] = setting([], "Prompts", "One picture each in every cell. Empty: the run's preview prompts.", basic=True)
+    seed: int = setting(1, "Seed", "The same in every cell.", minimum=0, maximum=2**32 - 1)
+    output: str = setting("", "Grid file", "A .png; its figures go beside it as .json. Empty: in the run's folder.")
 
 
 NAME_PATTERN = re.compile(r"[^\W_](?:[\w .+-]*[\w+-])?")
@@ -395,14 +408,28 @@ class TrainConfig:
         return [*_range_problems(self), *_name_problems(self.run.name), *_combination_problems(self)]
 
 
-def settings() -> Iterator[tuple[str, str, Any, Any, Setting]]:
-    """(group, name, type, default, Setting) of every field, in order: what the doors are made from."""
-    defaults = TrainConfig().to_flat()
-    for group in dataclasses.fields(TrainConfig):
-        group_type = _group_types()[group.name]
-        hints = typing.get_type_hints(group_type)
-        for item in dataclasses.fields(group_type):
-            yield group.name, item.name, hints[item.name], defaults[item.name], item.metadata["setting"]
+@dataclass(frozen=True)
+class Field:
+    """One setting, with all that a door needs to offer it."""
+
+    group: str
+    name: str
+    type: Any
+    default: Any
+    facts: Setting
+
+
+def settings() -> Iterator[Field]:
+    """Every setting of a run, in order: what the doors are made from."""
+    for group, group_type in _group_types().items():
+        yield from fields_of(group_type, group)
+
+
+def fields_of(config_type: type, group: str = "") -> Iterator[Field]:
+    """The settings of one dataclass of this module."""
+    hints, defaults = typing.get_type_hints(config_type), config_type()
+    for item in dataclasses.fields(config_type):
+        yield Field(group, item.name, hints[item.name], getattr(defaults, item.name), item.metadata["setting"])
 
 
 def flat_from_toml(text: str) -> dict[str, Any]:
@@ -455,7 +482,7 @@ def _converted(value: Any, hint: Any) -> Any:
             return value
         raise TypeError(f"is {value!r} but must be true or false.")
     if hint is int:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and float(value).is_integer():
             return int(value)
         raise TypeError(f"is {value!r} but must be a whole number.")
     if hint is float:
@@ -478,7 +505,8 @@ def _toml(value: Any) -> str:
 
 def _range_problems(config: TrainConfig) -> Iterator[Problem]:
     flat = config.to_flat()
-    for _, name, _, _, facts in settings():
+    for setting_field in settings():
+        name, facts = setting_field.name, setting_field.facts
         value = flat[name]
         unit = f" {facts.unit}" if facts.unit else ""
         if facts.choices and value not in facts.choices:

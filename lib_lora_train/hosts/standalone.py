@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 import yaml
 from safetensors import safe_open
+from torch import nn
 
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
@@ -22,6 +24,7 @@ from lib_lora_train.hosts.recognise import TEXT, UNET, VAE, read_header, refuse_
 from lib_lora_train.model.family import SD1
 from lib_lora_train.model.lent import LentCheckpoint
 
+CPU = torch.device("cpu")
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 
@@ -52,17 +55,35 @@ class StandaloneHost:
             name=path.stem,
             family=SD1,
             unet=_on(weights, UNET, self.device, precision),
-            # The VAE and the text encoder run a few times only: full precision costs little and never overflows.
-            vae=_on(weights, VAE, self.device, torch.float32),
-            text_encoder=_text_encoder_names(_on(weights, f"{TEXT}transformer.", self.device, torch.float32)),
+            # The VAE and the text encoder run a few times only: they wait on the CPU, mapped from disk where they are
+            # float32 already. Full precision costs little there and never overflows.
+            vae=_on(weights, VAE, CPU, torch.float32),
+            text_encoder=_text_encoder_names(_on(weights, f"{TEXT}transformer.", CPU, torch.float32)),
             tokenizer=load_tokenizer(folder),
             device=self.device,
             precision=precision,
             prediction=_prediction(self.config.prediction, weights, side_car),
             text_config=_text_config(folder),
+            brought=self._brought,
             sha256=lambda: file_sha256(path),
             legacy_hash=lambda: legacy_hash(path),
         )
+
+    @contextmanager
+    def _brought(self, view: nn.Module) -> Iterator[nn.Module]:
+        """Moves frozen weights to the device and afterwards puts the old tensors back; trained ones stay where they are."""
+        if self.device == CPU:
+            yield view
+            return
+        waiting = {name: p.data for name, p in view.named_parameters() if p.device != self.device}
+        parameters = dict(view.named_parameters())
+        try:
+            for name, data in waiting.items():
+                parameters[name].data = data.to(self.device)
+            yield view
+        finally:
+            for name, data in waiting.items():
+                parameters[name].data = data
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -71,9 +92,9 @@ class StandaloneHost:
 
 
 def default_device() -> torch.device:
-    """The GPU where there is one."""
+    """The GPU where there is one; under a launcher, this process's."""
     if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from lib_lora_train.model.family import Family
 
@@ -33,6 +36,9 @@ class LentCheckpoint:
     """What the UNet predicts: epsilon or v."""
     text_config: Mapping[str, Any] = field(default_factory=dict)
     """Fields of a CLIPTextConfig that are known; the rest is read off the weights."""
+    brought: Callable[[nn.Module], AbstractContextManager[Any]] = contextlib.nullcontext
+    """Has a view's parameters on `device` inside, and back where they were afterwards: for the VAE and text encoder,
+    which are needed now and then only."""
     sha256: Callable[[], str] = lambda: ""
     """Hash of the checkpoint's file, computed when asked; "" where there is no file."""
     legacy_hash: Callable[[], str] = lambda: ""

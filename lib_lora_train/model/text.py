@@ -42,7 +42,7 @@ class TextEncoding:
         most = max(map(len, chunked))
         empty = self.chunks("")
         ids = torch.tensor([chunk for chunks in chunked for chunk in chunks + empty * (most - len(chunks))])
-        features = self._features(ids.to(self._device()))
+        features = self._features(ids.to(self.device))
         return features.reshape(len(texts), most * features.shape[1], -1)
 
     def _features(self, ids: torch.Tensor) -> torch.Tensor:
@@ -52,7 +52,9 @@ class TextEncoding:
         core = getattr(self.encoder, "text_model", self.encoder)  # transformers 5 has no text_model inside
         return core.final_layer_norm(output.hidden_states[-self.clip_skip])
 
-    def _device(self) -> torch.device:
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder is now."""
         return next(self.encoder.parameters()).device
 
 
@@ -69,11 +71,12 @@ class TextCache:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
-        """As `TextEncoding.encode`, without gradients."""
+        """As `TextEncoding.encode`, without gradients, and in the encoder's own precision wherever it is called."""
         for text in dict.fromkeys(texts):
             # One at a time, so that a caption's features never depend on which others it was encoded with.
             if text not in self._features:
-                self._features[text] = self.encoding.encode([text])[0]
+                with torch.autocast(self.encoding.device.type, enabled=False):
+                    self._features[text] = self.encoding.encode([text])[0]
             self._features.move_to_end(text)
         rows = [self._features[text] for text in texts]
         while len(self._features) > self.capacity:

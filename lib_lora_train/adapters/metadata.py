@@ -1,0 +1,107 @@
+"""What an adapter says of itself: the `ss_*` keys that WebUIs and model sites read, and the whole configuration.
+
+Nothing here depends on the clock or on where files lie, so that the same run gives the same bytes, and a shared
+adapter does not tell the names of its maker's folders.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib_lora_train.config import TrainConfig
+from lib_lora_train.model.lent import LentCheckpoint
+
+PLACES = ("lora_dir", "runs_dir")
+PATHS = ("checkpoint", "tokenizer", "images", "regularisation", "continue_from")
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What the metadata tells of the images."""
+
+    images: int
+    regularisation_images: int
+    batches_per_epoch: int
+    tags: Mapping[str, int]
+    """How often each comma-separated tag occurs in the captions."""
+    buckets: Mapping[tuple[int, int], int]
+    """Images shown per epoch in each bucket (width, height)."""
+
+
+def describe(
+    config: TrainConfig, lent: LentCheckpoint, facts: DatasetFacts, name: str, step: int, steps: int, epoch: int
+) -> dict[str, str]:
+    """The metadata of one adapter file; `name` is the file's stem, which is also its alias in the WebUI."""
+    adapter, data, optimizer = config.adapter, config.dataset, config.optimizer
+    rank, alpha = adapter.rank, adapter.alpha or adapter.rank
+    folder = f"{data.repeats}_{Path(data.images).name}"
+    convolution = {"conv_dim": str(adapter.conv_rank), "conv_alpha": str(adapter.conv_alpha or adapter.conv_rank)}
+    values = {
+        "ss_output_name": name,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": rank,
+        "ss_network_alpha": alpha,
+        "ss_network_args": convolution if adapter.conv_rank else {},
+        "ss_base_model_version": lent.family.base_model_version,
+        "ss_v2": False,
+        "ss_sd_model_name": lent.name,
+        "ss_sd_model_hash": lent.legacy_hash(),
+        "ss_new_sd_model_hash": lent.sha256(),
+        "ss_clip_skip": config.model.clip_skip if config.model.clip_skip > 1 else None,
+        "ss_max_token_length": config.model.max_tokens,
+        "ss_learning_rate": optimizer.learning_rate,
+        "ss_unet_lr": optimizer.learning_rate,
+        "ss_text_encoder_lr": (optimizer.text_encoder_learning_rate or optimizer.learning_rate / 2)
+        if adapter.text_encoder
+        else None,
+        "ss_lr_scheduler": optimizer.lr_schedule,
+        "ss_lr_warmup_steps": optimizer.warmup_steps,
+        "ss_optimizer": optimizer.optimizer,
+        "ss_max_grad_norm": optimizer.max_grad_norm,
+        "ss_gradient_accumulation_steps": config.training.gradient_accumulation,
+        "ss_gradient_checkpointing": config.training.gradient_checkpointing,
+        "ss_num_train_images": facts.images,
+        "ss_num_reg_images": facts.regularisation_images,
+        "ss_num_batches_per_epoch": facts.batches_per_epoch,
+        "ss_num_epochs": config.training.epochs,
+        "ss_epoch": epoch,
+        "ss_steps": step,
+        "ss_max_train_steps": steps,
+        "ss_total_batch_size": data.batch_size,
+        "ss_resolution": f"({data.resolution}, {data.resolution})",
+        "ss_seed": config.run.seed,
+        "ss_min_snr_gamma": config.objective.min_snr_gamma if config.objective.weighting == "min_snr" else None,
+        "ss_noise_offset": config.objective.noise_offset or None,
+        "ss_tag_frequency": {folder: dict(facts.tags)},
+        "ss_dataset_dirs": {folder: {"n_repeats": data.repeats, "img_count": facts.images}},
+        "ss_bucket_info": {
+            "buckets": {
+                str(i): {"resolution": list(size), "count": count} for i, (size, count) in enumerate(facts.buckets.items())
+            }
+        },
+        "lora_train_config": shareable_config(config).to_toml(),
+    }
+    return {key: value if isinstance(value, str) else _text(value) for key, value in values.items()}
+
+
+def shareable_config(config: TrainConfig) -> TrainConfig:
+    """The settings without the places on this machine: of paths, only the last part is kept."""
+    flat = {name: value for name, value in config.to_flat().items() if name not in PLACES}
+    for name in PATHS:
+        flat[name] = Path(flat[name]).name if flat[name] else ""
+    return TrainConfig.from_flat(flat)
+
+
+def tag_frequency(captions: list[str]) -> dict[str, int]:
+    """How often each comma-separated tag occurs, most frequent first."""
+    tags = Counter(tag.strip() for caption in captions for tag in caption.split(",") if tag.strip())
+    return dict(sorted(tags.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _text(value: object) -> str:
+    """kohya writes None and booleans as Python does, and nested values as JSON."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)

@@ -1,0 +1,110 @@
+"""What a person at a terminal sees of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+from lib_lora_train.training.events import (
+    Encoding,
+    Event,
+    Finished,
+    Previewed,
+    Progress,
+    Saved,
+    Started,
+    Stopped,
+    Validated,
+    Warned,
+)
+
+
+class Terminal:
+    """Prints a run's events, under a progress bar: step, epoch, loss, steps per second, time left."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._epochs = 0
+
+    def __call__(self, event: Event) -> None:
+        """Shows one event."""
+        match event:
+            case Encoding():
+                self._show_encoding(event)
+            case Started():
+                self._close()
+                self._epochs = event.epochs
+                resumed = f", going on from step {event.step}" if event.step else ""
+                self.say(f"{event.images} images, {event.steps} steps, {event.adapter_parameters:,} adapter weights{resumed}")
+                self._bar = tqdm(total=event.steps, initial=event.step, unit="step", dynamic_ncols=True)
+            case Progress():
+                self._bar.set_description(f"epoch {event.epoch}/{self._epochs}", refresh=False)
+                self._bar.set_postfix(loss=f"{event.loss:.4f}", refresh=False)
+                self._bar.update(event.step - self._bar.n)
+            case Validated():
+                which = f"epoch {event.epoch}" if event.epoch else "without adapter"
+                self.say(f"  held-out loss, {which}: {event.loss:.4f}")
+            case Saved():
+                self.say(f"  saved {event.path}")
+            case Previewed():
+                self.say(f"  previews {', '.join(event.paths)}")
+            case Warned():
+                self.say(f"note: {event.message}")
+            case Stopped():
+                self._close()
+                self.say(f"stopped at step {event.step}")
+            case Finished():
+                self._close()
+                self.say(f"done: {event.path}")
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        tqdm.write(text)
+
+    def _show_encoding(self, event: Encoding) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=event.images, unit="image", desc="encoding images", dynamic_ncols=True, leave=False)
+        self._bar.update(event.done - self._bar.n)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def counter(what: str) -> tuple[Any, Any]:
+    """(progress callback of (done, total), the bar) for other long work."""
+    bar = tqdm(unit="cell", desc=what, dynamic_ncols=True, leave=False)
+
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return show, bar
+
+
+@contextlib.contextmanager
+def stop_on_interrupt() -> Iterator[threading.Event]:
+    """The first Ctrl-C (or SIGTERM) sets the event, so that the run saves and ends; the second one ends it at once."""
+    asked = threading.Event()
+    before = {}
+
+    def ask(number: int, frame: Any) -> None:
+        asked.set()
+        print("\nStopping: saving what is learned so far. Press Ctrl-C again to end at once.", file=sys.stderr)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,73 @@
+"""Learning images with their captions: the objective of kohya's train_network and diffusers' text-to-image LoRA.
+
+    E_{x, c, eps, t}  w_t m || f(sqrt(abar_t) x + sqrt(1 - abar_t) eps, t, c) - y ||^2,   y = eps, or v
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from lib_lora_train.config import ObjectiveConfig
+from lib_lora_train.dataset.batches import Batch
+from lib_lora_train.model.noise import NoiseSchedule
+from lib_lora_train.objectives.noise import Draws
+from lib_lora_train.objectives.weighting import timestep_weights
+
+
+@dataclass
+class Captioned:
+    """The equation above, with the model's parts as plain callables."""
+
+    unet: Callable[..., Any]
+    encode_text: Callable[[Sequence[str]], torch.Tensor]
+    encode_pixels: Callable[[torch.Tensor], torch.Tensor]
+    """[B, 3, H, W] in -1..1 to moments [B, 8, h, w]; used where batches carry pixels."""
+    schedule: NoiseSchedule
+    latent_scale: float
+    config: ObjectiveConfig
+    draws: Draws
+    device: torch.device
+
+    def loss(self, batch: Batch, index: int) -> torch.Tensor:
+        """Mean over the batch of each example's weighted loss."""
+        batch = batch.to(self.device)
+        latents = self.latents(batch, index)
+        noise = self.draws.noise(latents.shape, index).to(self.device, non_blocking=True)
+        timesteps = self.draws.timesteps(len(latents), index).to(self.device, non_blocking=True)
+        prediction, target = self.predict(latents, batch.captions, noise, timesteps)
+        losses = per_example(prediction, target, batch.masks, self.config)
+        return (losses * batch.weights * timestep_weights(self.config, self.schedule, timesteps)).mean()
+
+    def latents(self, batch: Batch, index: int) -> torch.Tensor:
+        """Scaled latents [B, 4, h, w], sampled from the VAE's posterior."""
+        moments = batch.moments if batch.moments is not None else self.encode_pixels(batch.pixels)
+        mean, std = moments.chunk(2, dim=1)
+        posterior = self.draws.posterior(mean.shape, index).to(self.device, non_blocking=True)
+        return (mean + std * posterior) * self.latent_scale
+
+    def predict(
+        self, latents: torch.Tensor, captions: Sequence[str], noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The network's prediction and what it should have been, both float32 [B, 4, h, w]."""
+        noisy = self.schedule.add_noise(latents, noise, timesteps)
+        prediction = self.unet(noisy, timesteps, self.encode_text(captions)).sample.float()
+        return prediction, self.schedule.target(latents, noise, timesteps)
+
+
+def per_example(
+    prediction: torch.Tensor, target: torch.Tensor, masks: torch.Tensor | None, config: ObjectiveConfig
+) -> torch.Tensor:
+    """[B]: elementwise loss, times the mask [B, 1, h, w], mean over all but the batch."""
+    if config.loss == "huber":
+        # torch's is d^2 / 2 near zero; doubled, it agrees with the squared error there.
+        losses = 2 * functional.huber_loss(prediction, target, reduction="none", delta=config.huber_delta)
+    else:
+        losses = functional.mse_loss(prediction, target, reduction="none")
+    if masks is not None:
+        losses = losses * masks
+    return losses.flatten(1).mean(dim=1)

@@ -1,0 +1,97 @@
+"""The training loop. It knows neither the objective's equation nor the host; it is given both as callables.
+
+Nothing in a step waits for the device: the loss is added up there and read once per slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+
+@dataclass
+class Loop:
+    """Runs optimizer steps. `step` is how many are done; batch `step * accumulation` comes next."""
+
+    accelerator: Accelerator
+    loss: Callable[[Any, int], torch.Tensor]
+    """(batch, index of the batch in the run) to a scalar."""
+    batches: Callable[[int], Iterator[Any]]
+    """All batches of the run from an index on, without end."""
+    parameters: list[nn.Parameter]
+    optimizer: Any
+    schedule: Any
+    accumulation: int = 1
+    max_grad_norm: float = 1.0
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        self._stream: Iterator[Any] | None = None
+
+    def run_until(self, step: int) -> float:
+        """Trains up to `step`; returns the mean loss of the steps done. The one synchronisation is at the end."""
+        if self._stream is None:
+            self._stream = self.batches(self.step * self.accumulation)
+        done, total = step - self.step, torch.zeros((), device=self.accelerator.device)
+        while self.step < step:
+            for micro in range(self.accumulation):
+                total += self._accumulate(next(self._stream), self.step * self.accumulation + micro)
+            self._update()
+            self.step += 1
+        return (total / (done * self.accumulation)).item()
+
+    def close(self) -> None:
+        """Ends the loading of batches."""
+        if self._stream is not None and hasattr(self._stream, "close"):
+            self._stream.close()
+
+    def state(self) -> dict[str, Any]:
+        """All that a resume needs besides the adapter's weights."""
+        scaler = getattr(self.accelerator, "scaler", None)
+        return {
+            "step": self.step,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": scaler.state_dict() if scaler else {},
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken."""
+        self.step = state["step"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if state["scaler"] and self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self._stream = None
+
+    def _accumulate(self, batch: Any, index: int) -> torch.Tensor:
+        with self.accelerator.autocast():
+            loss = self.loss(batch, index)
+        self.accelerator.backward(loss / self.accumulation)
+        return loss.detach()
+
+    def _update(self) -> None:
+        if self.accelerator.num_processes > 1:
+            average_gradients(self.parameters, self.accelerator)
+        if self.max_grad_norm:
+            self.accelerator.clip_grad_norm_(self.parameters, self.max_grad_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
+    """Gives every process the mean gradient, in one message.
+
+    Instead of DistributedDataParallel, which at its start broadcasts into all parameters, and so would write to the
+    host's weights.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = accelerator.reduce(torch.cat([g.reshape(-1) for g in gradients]), reduction="mean")
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))

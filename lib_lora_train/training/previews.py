@@ -1,0 +1,30 @@
+"""What a run's pictures are drawn with: the same for previews and for the comparison of epochs."""
+
+from __future__ import annotations
+
+from lib_lora_train.config import TrainConfig
+from lib_lora_train.dataset.examples import Example
+from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.sampling import Drawing
+
+CAPTIONS_AS_PROMPTS = 3
+
+
+def preview_drawing(config: TrainConfig, lent: LentCheckpoint) -> Drawing:
+    """Size, sampler, steps and guidance, from the run's preview settings."""
+    preview, side = config.preview, config.dataset.resolution
+    return Drawing(
+        width=side,
+        height=side,
+        sampler=preview.preview_sampler,
+        steps=preview.preview_steps,
+        guidance=preview.preview_guidance,
+        prediction=lent.prediction,
+        latent_scale=lent.family.latent_scale,
+    )
+
+
+def preview_prompts(config: TrainConfig, training: list[Example]) -> list[str]:
+    """The prompts set, or else the first different captions."""
+    captions = dict.fromkeys(example.caption for example in training)
+    return config.preview.preview_prompts or list(captions)[:CAPTIONS_AS_PROMPTS]

@@ -1,0 +1,386 @@
+"""One run from its settings to its adapters: wires all rooms together, and owns nothing they could own.
+
+    train(config, host, report=print)
+    resume(folder, host, report=print)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from lib_lora_train.adapters.file import adapter_tensors, save_adapter
+from lib_lora_train.adapters.inject import load_into
+from lib_lora_train.adapters.metadata import DatasetFacts, describe, tag_frequency
+from lib_lora_train.config import TrainConfig, raise_problems
+from lib_lora_train.dataset.batches import Batch, BatchLoader
+from lib_lora_train.dataset.cache import LatentCache, needs_pixels
+from lib_lora_train.dataset.examples import Dataset, read_dataset
+from lib_lora_train.errors import UserError
+from lib_lora_train.hosts.base import Host
+from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.text import TextCache
+from lib_lora_train.objectives.noise import Share
+from lib_lora_train.randomness import Randomness
+from lib_lora_train.training import state as states
+from lib_lora_train.training.events import (
+    Encoding,
+    EpochDone,
+    Event,
+    Finished,
+    Previewed,
+    Progress,
+    Saved,
+    Started,
+    Stopped,
+    Validated,
+    Warned,
+)
+from lib_lora_train.training.learning import (
+    TextSource,
+    effective_config,
+    make_accelerator,
+    make_adapter,
+    make_objective,
+)
+from lib_lora_train.training.loop import Loop
+from lib_lora_train.training.optimizers import make_optimizer, make_schedule
+from lib_lora_train.training.pace import Pace
+from lib_lora_train.training.previews import preview_drawing, preview_prompts
+from lib_lora_train.training.run_folder import RunFolder
+from lib_lora_train.training.timetable import Timetable
+from lib_lora_train.training.validation import validation_loss, validation_timesteps
+
+Report = Callable[[Event], None]
+
+
+def train(
+    config: TrainConfig, host: Host, report: Report = lambda event: None, should_stop: Callable[[], bool] = lambda: False
+) -> Path | None:
+    """Runs `config` from its beginning; returns the final adapter, or None when it was stopped.
+
+    Raises:
+        UserError: for every fault of settings, files and numbers; what was saved until then stays.
+    """
+    raise_problems(config.problems())
+    with host.lease() as lent:
+        dataset = read_dataset(config.dataset, config.run.seed)
+        with _new_folder(config, lent) as folder:
+            return Session(folder, host, lent, dataset, report, should_stop).run()
+
+
+def resume(
+    path: Path, host: Host, report: Report = lambda event: None, should_stop: Callable[[], bool] = lambda: False
+) -> Path | None:
+    """Goes on with the run in `path` where it was saved last; the settings are the run's own.
+
+    Raises:
+        UserError: as `train`; and when there is no run, it is complete, or its checkpoint is another one now.
+    """
+    folder = RunFolder.open(path)
+    raise_problems(folder.config.problems())
+    if any(isinstance(event, Finished) for event in folder.events()) and folder.final_file.is_file():
+        raise UserError(f"The run {folder.config.run.name} is complete: {folder.final_file}. Nothing is left to do.")
+    with host.lease() as lent:
+        dataset = read_dataset(folder.config.dataset, folder.config.run.seed)
+        return Session(folder, host, lent, dataset, report, should_stop).run()
+
+
+class Session:
+    """A run in progress."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        host: Host,
+        lent: LentCheckpoint,
+        dataset: Dataset,
+        report: Report,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.folder, self.host, self.lent = folder, host, lent
+        self.config = folder.config
+        self.should_stop = should_stop
+        self._report = report
+        self.accelerator = make_accelerator(lent)
+        self.is_main = self.accelerator.is_main_process
+        self.share = Share(self.accelerator.process_index, self.accelerator.num_processes)
+        self.parts = Parts.of(lent, self.config.model)
+        self.dataset = dataset
+        self._stack = contextlib.ExitStack()
+        self._state_saved_at = time.monotonic()
+
+    def run(self) -> Path | None:
+        """Trains to the end, or until asked to stop."""
+        with self._stack:
+            with self.host.turn():
+                self._prepare()
+            self._begin()
+            while self.loop.step < self.timetable.steps:
+                if self._asked_to_stop():
+                    return self._stop()
+                self._slice()
+                if self.timetable.ends_epoch(self.loop.step):
+                    self._after_epoch()
+                else:
+                    self._between_epochs()
+            self.tell(Finished(str(self.folder.final_file), self.loop.step))
+            return self.folder.final_file
+
+    def tell(self, event: Event) -> None:
+        """Reports and records, once for all processes."""
+        if self.is_main:
+            self.folder.record(event)
+            self._report(event)
+
+    # What comes before the first step
+
+    def _prepare(self) -> None:
+        self._fill_cache()
+        for warning in self.dataset.warnings:
+            self.tell(Warned(warning))
+        self.adapter = make_adapter(self.parts, self.config)
+        self.config = effective_config(self.config, self.adapter)
+        if self.config.training.gradient_checkpointing:
+            self.parts.unet.enable_gradient_checkpointing()
+            self.parts.unet.train()
+        self.text = TextSource(self.parts, bool(self.adapter.text_encoder), TextCache(self.parts.text))
+        self.text.prepare(self._captions(), self.config.dataset.shuffle_caption, self._stack)
+        if needs_pixels(self.config.dataset):
+            self._stack.enter_context(self.lent.brought(self.parts.vae))
+        self.objective = make_objective(self.parts, self.config, self.text.encode, self.share)
+        self._make_loop()
+
+    def _fill_cache(self) -> None:
+        data, runs_dir = self.config.dataset, Path(self.config.run.runs_dir)
+        on_disk = data.cache == "disk" or self.share.world > 1  # processes share what each has encoded
+        self.cache = LatentCache(data, self.parts.vae_fingerprint(), runs_dir / "cache" if on_disk else None)
+        with self.lent.brought(self.parts.vae):
+            self.dataset = self.cache.fill(
+                self.dataset,
+                self.parts.encode_pixels,
+                rank=self.share.rank,
+                world=self.share.world,
+                barrier=self.accelerator.wait_for_everyone,
+                progress=lambda done, images: self._report_encoding(done, images),
+            )
+
+    def _report_encoding(self, done: int, images: int) -> None:
+        if self.is_main:
+            self._report(Encoding(done, images))
+
+    def _make_loop(self) -> None:
+        config, device = self.config, self.lent.device
+        randomness = Randomness(config.run.seed)
+        self.loader = BatchLoader(
+            self.dataset, self.cache, config.dataset, randomness, self.share.rank, self.share.world, device
+        )
+        self.timetable = Timetable.of(config.training, self.loader.steps_per_epoch)
+        optimizer = make_optimizer(self.adapter, config.optimizer, device)
+        self.loop = Loop(
+            accelerator=self.accelerator,
+            loss=self.objective.loss,
+            batches=self._batches_from,
+            parameters=self.adapter.parameters(),
+            optimizer=self.accelerator.prepare(optimizer),
+            schedule=make_schedule(optimizer, config.optimizer, self.timetable.steps),
+            accumulation=config.training.gradient_accumulation,
+            max_grad_norm=config.optimizer.max_grad_norm,
+        )
+        self._stack.callback(self.loop.close)
+        self.pace = Pace(steps=10, fixed=True) if self.share.world > 1 else Pace()
+
+    def _batches_from(self, index: int) -> Iterator[Batch]:
+        epoch, start = divmod(index, self.loader.steps_per_epoch)
+        while True:
+            yield from self.loader.epoch(epoch, start)
+            epoch, start = epoch + 1, 0
+
+    def _begin(self) -> None:
+        """Takes up the saved state where there is one, and measures the base where there is none."""
+        if self.folder.state_file.is_file():
+            self._take_up(states.load_state(self.folder.state_file, self.lent.device))
+        parameters = sum(p.numel() for p in self.adapter.parameters())
+        images = len(self.dataset.training) + len(self.dataset.held_out)
+        self.tell(Started(self.loop.step, self.timetable.steps, self.config.training.epochs, images, parameters))
+        if self.loop.step == 0:
+            with self.adapter.strength(0):
+                self._validate(0)
+        elif self.timetable.ends_epoch(self.loop.step):
+            epoch = self.timetable.epoch_of(self.loop.step)
+            if epoch not in self.folder.epochs_done():
+                self._measure(epoch)
+
+    def _take_up(self, state: dict) -> None:
+        changed = states.changes_since(state["origin"], self._origin())
+        if "checkpoint" in changed:
+            raise UserError(
+                f"{self.lent.name} is not the checkpoint that the run {self.config.run.name} began on. "
+                "Put the old one back, or begin a new run."
+            )
+        if "images" in changed:
+            self.tell(Warned("The images or captions have changed since the run began; it goes on with the new ones."))
+        load_into(self.adapter.layers, state["adapter"])
+        self.loop.load_state(state)
+
+    def _origin(self) -> dict[str, str]:
+        shown = [f"{e.path.name} {e.width}x{e.height} {e.repeats} {e.caption}" for e in self.dataset.examples]
+        images = hashlib.blake2b("\n".join(shown).encode(), digest_size=16).hexdigest()
+        return {"checkpoint": self.lent.legacy_hash(), "images": images}
+
+    def _captions(self) -> list[str]:
+        empty = [""] if self.config.dataset.caption_dropout else []
+        return [example.caption for example in self.dataset.examples] + empty
+
+    # Training
+
+    def _slice(self) -> None:
+        """Trains for about half a second, in one turn with the host."""
+        before, until = self.loop.step, self._next_stop()
+        with self.host.turn():
+            started = time.perf_counter()
+            loss = self.loop.run_until(until)
+            self.pace.note(until - before, time.perf_counter() - started)
+        if not math.isfinite(loss):
+            raise UserError(self._nan_message())
+        self.tell(Progress(self.loop.step, self.timetable.epoch_of(self.loop.step), loss, self.pace.rate))
+
+    def _next_stop(self) -> int:
+        step, every = self.loop.step, self.config.training.save_every_steps
+        stops = [step + self.pace.steps, self.timetable.next_epoch_end(step)]
+        if every:
+            stops.append((step // every + 1) * every)
+        return min(stops)
+
+    def _nan_message(self) -> str:
+        kept = "What was saved before is still there" if self.loop.step > 1 else "Nothing was saved"
+        return (
+            f"The loss is no longer a number (NaN) at step {self.loop.step}. {kept}. Begin again with a lower "
+            "learning_rate (a third, say), or with precision fp32 or bf16."
+        )
+
+    def _asked_to_stop(self) -> bool:
+        if self.share.world == 1:
+            return self.should_stop()
+        wish = torch.tensor(float(self.should_stop()), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(wish, reduction="sum") > 0)
+
+    def _stop(self) -> None:
+        """Keeps what there is: the state for a resume, and the adapter as it is now."""
+        if self.loop.step:
+            self._save_adapter(self.folder.step_file(self.loop.step), epoch=0)
+            self._save_state()
+        self.tell(Stopped(self.loop.step))
+
+    # What follows steps and epochs
+
+    def _between_epochs(self) -> None:
+        every, minutes = self.config.training.save_every_steps, self.config.training.state_every_minutes
+        if every and self.loop.step % every == 0:
+            self._save_adapter(self.folder.step_file(self.loop.step), epoch=0)
+        if time.monotonic() - self._state_saved_at >= 60 * minutes:
+            self._save_state()
+
+    def _after_epoch(self) -> None:
+        epoch, every = self.timetable.epoch_of(self.loop.step), self.config.training.save_every_epochs
+        if self.loop.step == self.timetable.steps:
+            self._save_adapter(self.folder.final_file, epoch)
+        elif every and epoch % every == 0:
+            self._save_adapter(self.folder.epoch_file(epoch), epoch)
+        self._save_state()
+        self._measure(epoch)
+
+    def _measure(self, epoch: int) -> None:
+        preview, last = self.config.preview, self.loop.step == self.timetable.steps
+        if preview.validate_every and (last or epoch % preview.validate_every == 0):
+            self._validate(epoch)
+        if preview.preview_every and (last or epoch % preview.preview_every == 0):
+            self._preview(epoch)
+        self.tell(EpochDone(epoch, self.loop.step))
+
+    def _validate(self, epoch: int) -> None:
+        if self.is_main and self.dataset.held_out and self.config.preview.validate_every:
+            objective = self.config.objective
+            steps = validation_timesteps(objective.timestep_min, objective.timestep_max)
+            with self.host.turn(), self.accelerator.autocast():
+                loss = validation_loss(
+                    self.objective.predict,
+                    self.loader.held_out_batches(),
+                    self.lent.family.latent_scale,
+                    steps,
+                    self.lent.device,
+                )
+            self.tell(Validated(epoch, loss))
+        self.accelerator.wait_for_everyone()
+
+    def _preview(self, epoch: int) -> None:
+        """Draws the previews; a failure costs the pictures, never the run."""
+        if self.is_main:
+            try:
+                with self.host.turn():
+                    self.tell(Previewed(epoch, self._draw_previews(epoch)))
+            except (RuntimeError, OSError) as error:
+                self.tell(Warned(f"The previews of epoch {epoch} could not be made ({error}). Training goes on."))
+        self.accelerator.wait_for_everyone()
+
+    def _draw_previews(self, epoch: int) -> list[str]:
+        preview = self.config.preview
+        prompts = preview_prompts(self.config, self.dataset.training)
+        drawing = preview_drawing(self.config, self.lent)
+        seeds = [preview.preview_seed] * len(prompts)
+        images = self.parts.draw(prompts, preview.preview_negative, seeds, drawing, at_once=1)
+        self.folder.samples.mkdir(exist_ok=True)
+        paths = [self.folder.samples / f"epoch-{epoch:06d}-{i + 1}.png" for i in range(len(images))]
+        for image, path in zip(images, paths, strict=True):
+            image.save(path)
+        return [str(path) for path in paths]
+
+    # Saving
+
+    def _save_adapter(self, path: Path, epoch: int) -> None:
+        if self.is_main:
+            step, steps = self.loop.step, self.timetable.steps
+            epoch_now = self.timetable.epoch_of(step)
+            metadata = describe(self.config, self.lent, self._facts(), path.stem, step, steps, epoch_now)
+            save_adapter(path, adapter_tensors(self.adapter, self.config.adapter.save_precision), metadata)
+            self.tell(Saved(str(path), step, epoch))
+        self.accelerator.wait_for_everyone()
+
+    def _save_state(self) -> None:
+        if self.is_main:
+            states.save_state(self.folder.state_file, self.adapter, self.loop, self._origin())
+        self._state_saved_at = time.monotonic()
+
+    def _facts(self) -> DatasetFacts:
+        own = [*self.dataset.training, *self.dataset.held_out]
+        return DatasetFacts(
+            images=len(self.dataset.training),
+            regularisation_images=len(self.dataset.regularisation),
+            batches_per_epoch=self.loader.steps_per_epoch,
+            tags=tag_frequency([example.caption for example in own]),
+            buckets={(size.width, size.height): count for size, count in self.loader.plan.showings.items()},
+        )
+
+
+@contextlib.contextmanager
+def _new_folder(config: TrainConfig, lent: LentCheckpoint) -> Iterator[RunFolder]:
+    """A new run's folders; gone again when it fails before it has saved anything, so that its name is free."""
+    accelerator = make_accelerator(lent)
+    folder = RunFolder.create(config) if accelerator.is_main_process else RunFolder.at(config)
+    accelerator.wait_for_everyone()
+    try:
+        yield folder
+    except BaseException:
+        if accelerator.is_main_process and not folder.state_file.exists() and not any(folder.adapters.glob("*")):
+            shutil.rmtree(folder.path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                folder.adapters.rmdir()
+        raise

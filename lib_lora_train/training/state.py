@@ -1,0 +1,42 @@
+"""Saving what a resume needs, and taking it up again exactly."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib_lora_train.adapters.inject import Adapter
+from lib_lora_train.errors import UserError
+from lib_lora_train.files import written_whole
+from lib_lora_train.training.loop import Loop
+
+
+def save_state(path: Path, adapter: Adapter, loop: Loop, origin: dict[str, str]) -> None:
+    """Writes adapter (float32, unrounded), optimizer, schedule and step. `origin` names what the run began on.
+
+    Raises:
+        UserError: when the disk is full; the state before stays.
+    """
+    weights = {layer.name: (layer.down.detach(), layer.up.detach()) for layer in adapter.layers}
+    with written_whole(path) as file:
+        torch.save({**loop.state(), "adapter": weights, "origin": origin}, file)
+
+
+def load_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """Reads what `save_state` wrote.
+
+    Raises:
+        UserError: when the file is damaged.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError):
+        raise UserError(f"{path} is damaged. Delete it to begin the run again from its start.") from None
+
+
+def changes_since(origin: dict[str, str], now: dict[str, str]) -> list[str]:
+    """What differs between the run's beginning and now, by name."""
+    return [name for name, value in origin.items() if now.get(name, value) != value]

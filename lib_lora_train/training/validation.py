@@ -1,0 +1,44 @@
+"""Measuring an epoch: the loss on images that are not trained on, with noise that never changes.
+
+The training loss is mostly noise: it depends on the timesteps drawn far more than on the epoch. Here images, noise
+and timesteps are the same every time, so that a difference between two epochs is a difference between the adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+from lib_lora_train.dataset.batches import Batch
+from lib_lora_train.randomness import Randomness
+
+Predict = Callable[
+    [torch.Tensor, Sequence[str], torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]
+]
+TIMESTEP_COUNT = 8
+
+
+def validation_timesteps(low: int, high: int) -> list[int]:
+    """The middles of equal parts of low .. high - 1."""
+    return [int(low + (high - low) * (i + 0.5) / TIMESTEP_COUNT) for i in range(TIMESTEP_COUNT)]
+
+
+@torch.no_grad()
+def validation_loss(
+    predict: Predict, batches: Iterable[Batch], latent_scale: float, timesteps: Sequence[int], device: torch.device
+) -> float:
+    """Mean squared error over images and `timesteps`; `predict` as in objectives.captioned."""
+    randomness = Randomness(0)  # not the run's seed: runs with different seeds are measured alike
+    total, count = torch.zeros((), device=device), 0
+    for number, batch in enumerate(batches):
+        batch = batch.to(device)
+        assert batch.moments is not None
+        latents = batch.moments.chunk(2, dim=1)[0] * latent_scale
+        for t in timesteps:
+            noise = torch.randn(latents.shape, generator=randomness.torch("validation", number, t)).to(device)
+            steps = torch.full((len(latents),), t, device=device)
+            prediction, target = predict(latents, batch.captions, noise, steps)
+            total += (prediction - target).square().flatten(1).mean(dim=1).sum()
+            count += len(latents)
+    return (total / max(1, count)).item()
