@@ -24,7 +24,10 @@ GROUP_TITLES = {
 
 
 class Parser(argparse.ArgumentParser):
-    """Speaks in one plain sentence, and knows the nearest flag."""
+    """Speaks in one plain sentence, and takes no flag for another that begins alike."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message[0].upper()}{message[1:]}. See {self.prog} --help")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import typing
 from pathlib import Path
 
 from lib_lora_train.cli.arguments import PROGRAM, run_config, run_path
 from lib_lora_train.config import CheckpointConfig, CompareConfig, Problem, TrainConfig, fields_of, raise_problems
+
+if typing.TYPE_CHECKING:  # rooms with torch in them are imported when a command runs, so that --help is quick
+    from lib_lora_train.hosts.base import Host
 
 EXIT_INTERRUPTED = 130
 
@@ -88,7 +92,7 @@ def demo(values: argparse.Namespace) -> int:
 COMMANDS = {"train": train, "plan": plan, "resume": resume, "inspect": inspect, "compare": compare, "demo": demo}
 
 
-def standalone_host(config: CheckpointConfig):  # noqa: ANN201 - imported late, so that --help is quick
+def standalone_host(config: CheckpointConfig) -> Host:
     """The host of a command line: the checkpoint's file, on the machine's own device."""
     from lib_lora_train.hosts.standalone import StandaloneHost, default_device
 

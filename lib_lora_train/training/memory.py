@@ -1,0 +1,120 @@
+"""How much memory a step will need, found without using any.
+
+The UNet is built of fake tensors, which have shapes and no numbers, and one forward pass is made with the adapter in
+place; autograd tells what it would keep for the backward pass. So the figure follows the real architecture,
+resolution, batch, settings and the device's own kernels, in a second or two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from lib_lora_train.adapters.inject import inject, text_encoder_targets, unet_targets
+from lib_lora_train.config import TrainConfig
+from lib_lora_train.dataset.images import Size
+from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.names import unet_shape
+from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.view import unet_config
+from lib_lora_train.randomness import Randomness
+
+OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2}
+"""Per adapter weight: two moments in float32, or in one byte each."""
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes on the device while training; `base` is there already when a WebUI holds the checkpoint."""
+
+    base: int
+    adapter: int
+    """Weights, gradients and optimizer."""
+    activations: int
+    """What the forward pass keeps for the backward pass."""
+    adapter_weights: int
+    """Numbers in the adapter, which decide its file's size."""
+
+    @property
+    def total(self) -> int:
+        return self.base + self.adapter + self.activations
+
+
+def estimate_memory(lent: LentCheckpoint, config: TrainConfig, size: Size) -> MemoryEstimate:
+    """Memory for steps of `config.dataset.batch_size` images of `size` pixels."""
+    bytes_each = torch.finfo(lent.precision).bits // 8
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**unet_config(lent, unet_shape(lent.unet))).requires_grad_(False)
+    layers = inject(unet, unet_targets(unet, config.adapter), "lora_unet", Randomness(0))
+    if config.training.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+        unet.train()
+    activations = _kept_bytes(unet, config, size, lent)
+    weights = sum(layer.down.numel() + layer.up.numel() for layer in layers)
+    if config.adapter.text_encoder:
+        weights += _text_encoder_weights(lent, config)
+    return MemoryEstimate(
+        base=_numbers(lent.unet) * bytes_each,
+        adapter=weights * (8 + OPTIMIZER_BYTES[config.optimizer.optimizer]),
+        activations=activations,
+        adapter_weights=weights,
+    )
+
+
+def _kept_bytes(unet: UNet2DConditionModel, config: TrainConfig, size: Size, lent: LentCheckpoint) -> int:
+    """Bytes that autograd saves in one forward pass, each storage counted once and weights not at all."""
+    batch, tokens = config.dataset.batch_size, 77 * (config.model.max_tokens // 75)
+    fake = FakeTensorMode()
+    _make_fake(unet, lent, fake)
+    weights = {p.untyped_storage()._cdata for p in unet.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor  # kept alive by the graph, so that no other storage can take its place in `kept`
+
+    with (
+        fake,
+        torch.device(lent.device),
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        torch.autocast(lent.device.type, lent.precision, enabled=lent.precision != torch.float32),
+    ):
+        output = unet(
+            torch.empty(batch, unet.config["in_channels"], size.height // 8, size.width // 8),
+            torch.zeros(batch, dtype=torch.long),
+            torch.empty(batch, tokens, unet.config["cross_attention_dim"]),
+        )
+    total = sum(kept.values())
+    del output
+    return total
+
+
+def _make_fake(unet: UNet2DConditionModel, lent: LentCheckpoint, fake: FakeTensorMode) -> None:
+    """Replaces meta parameters by fake ones on the real device, whose attention kernels then decide what is kept."""
+    learned = {name for name, parameter in unet.named_parameters() if parameter.requires_grad}
+    shapes = {name: value.shape for name, value in unet.state_dict().items()}
+    with fake:
+        state = {
+            name: torch.empty(shape, dtype=torch.float32 if name in learned else lent.precision, device=lent.device)
+            for name, shape in shapes.items()
+        }
+    unet.load_state_dict(state, assign=True)
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(name in learned)
+
+
+def _text_encoder_weights(lent: LentCheckpoint, config: TrainConfig) -> int:
+    encoder = Parts.of(lent, config.model).text_encoder
+    modules = dict(encoder.named_modules())
+    shapes = [modules[target.module].weight.shape for target in text_encoder_targets(encoder, config.adapter)]
+    return sum(config.adapter.rank * (out + into) for out, into in shapes)
+
+
+def _numbers(weights: Mapping[str, torch.Tensor]) -> int:
+    return sum(tensor.numel() for tensor in weights.values())

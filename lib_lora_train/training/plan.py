@@ -1,0 +1,165 @@
+"""What a run would do, before it starts: images, buckets, steps, time, memory and the adapter's size. Changes nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from lib_lora_train.adapters.file import DTYPES
+from lib_lora_train.config import TrainConfig, raise_problems
+from lib_lora_train.dataset.examples import Dataset, read_dataset
+from lib_lora_train.dataset.images import Size
+from lib_lora_train.dataset.order import BatchPlan
+from lib_lora_train.errors import UserError
+from lib_lora_train.hosts.base import Host
+from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.parts import Parts
+from lib_lora_train.randomness import Randomness
+from lib_lora_train.training.learning import make_accelerator, make_adapter
+from lib_lora_train.training.memory import MemoryEstimate, estimate_memory
+from lib_lora_train.training.run_folder import RunFolder, name_taken
+from lib_lora_train.training.timetable import Timetable
+
+TIMED_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run on paper."""
+
+    name: str
+    checkpoint: str
+    device: str
+    images: int
+    shown_per_epoch: int
+    regularisation_images: int
+    held_out_images: int
+    buckets: dict[Size, int]
+    epochs: int
+    steps: int
+    seconds_per_step: float
+    memory: MemoryEstimate
+    memory_free: int | None
+    """Bytes free on the device, or None where that cannot be asked."""
+    file_bytes: int
+    files: int
+    folder: str
+    warnings: list[str]
+
+    def __str__(self) -> str:
+        buckets = ", ".join(f"{size.width}x{size.height} ({count})" for size, count in self.buckets.items())
+        memory = f"about {_megabytes(self.memory.total)}"
+        if self.memory_free is not None:
+            memory += f" of {_megabytes(self.memory_free)} free"
+        lines = [
+            f"{self.name} on {self.checkpoint}, {self.device}",
+            f"  images      {self.images} to learn, {self.held_out_images} held out, "
+            f"{self.regularisation_images} for regularisation",
+            f"  an epoch    shows {self.shown_per_epoch} images in buckets {buckets}",
+            f"  steps       {self.steps} in {self.epochs} epochs",
+            f"  time        about {_duration(self.steps * self.seconds_per_step)}, after encoding the images",
+            f"  memory      {memory}: {_megabytes(self.memory.base)} UNet, {_megabytes(self.memory.adapter)} adapter "
+            f"and optimizer, {_megabytes(self.memory.activations)} activations",
+            f"  writes      {self.files} files of {_megabytes(self.file_bytes)} in {self.folder}",
+            *(f"  note        {warning}" for warning in self.warnings),
+        ]
+        return "\n".join(lines)
+
+
+def make_plan(config: TrainConfig, host: Host) -> Plan:
+    """Reads the images' sizes, times two steps on random latents, and writes nothing.
+
+    Raises:
+        UserError: for everything that would keep the run from starting.
+    """
+    raise_problems(config.problems())
+    if taken := name_taken(config):
+        raise UserError(taken)
+    dataset = read_dataset(config.dataset, config.run.seed)
+    batches = BatchPlan(dataset, config.dataset, Randomness(config.run.seed))
+    timetable = Timetable.of(config.training, batches.steps_per_epoch)
+    with host.lease() as lent, host.turn():
+        largest = max(batches.showings, key=lambda size: size.width * size.height)
+        memory = estimate_memory(lent, config, largest)
+        seconds = _seconds_per_step(lent, config, max(batches.showings, key=lambda size: batches.showings[size]))
+        return _plan(config, lent, dataset, batches, timetable, memory, seconds)
+
+
+def _plan(
+    config: TrainConfig,
+    lent: LentCheckpoint,
+    dataset: Dataset,
+    batches: BatchPlan,
+    timetable: Timetable,
+    memory: MemoryEstimate,
+    seconds: float,
+) -> Plan:
+    training = config.training
+    warnings = list(dataset.warnings)
+    free = _free_memory(lent.device)
+    if free is not None and memory.total > free:
+        warnings.append(
+            "This needs more memory than is free. Use gradient_checkpointing, a smaller batch_size, or a lower resolution."
+        )
+    every = training.save_every_epochs
+    return Plan(
+        name=config.run.name,
+        checkpoint=f"{lent.name} ({lent.family.title})",
+        device=f"{lent.device} in {str(lent.precision).removeprefix('torch.')}",
+        images=len(dataset.training),
+        shown_per_epoch=sum(batches.showings.values()),
+        regularisation_images=len(dataset.regularisation),
+        held_out_images=len(dataset.held_out),
+        buckets=batches.showings,
+        epochs=min(training.epochs, timetable.epoch_of(timetable.steps)),
+        steps=timetable.steps,
+        seconds_per_step=seconds,
+        memory=memory,
+        memory_free=free,
+        file_bytes=memory.adapter_weights * torch.finfo(DTYPES[config.adapter.save_precision]).bits // 8,
+        files=max(1, timetable.epoch_of(timetable.steps) // every) if every else 1,
+        folder=str(RunFolder.at(config).adapters),
+        warnings=warnings,
+    )
+
+
+def _seconds_per_step(lent: LentCheckpoint, config: TrainConfig, size: Size) -> float:
+    """The median of a few steps on random latents, after one to warm up."""
+    accelerator, parts = make_accelerator(lent), Parts.of(lent, config.model)
+    adapter = make_adapter(parts, config)
+    if config.training.gradient_checkpointing:
+        parts.unet.enable_gradient_checkpointing()
+        parts.unet.train()
+    generator = Randomness(0).torch("plan")
+    batch, tokens = config.dataset.batch_size, 77 * (config.model.max_tokens // 75)
+    latents = torch.randn(batch, parts.unet.config["in_channels"], size.height // 8, size.width // 8, generator=generator)
+    context = torch.randn(batch, tokens, parts.unet.config["cross_attention_dim"], generator=generator)
+    timesteps = torch.randint(0, 1000, (batch,), generator=generator)
+    inputs = [tensor.to(lent.device) for tensor in (latents, timesteps, context)]
+    times = []
+    for _ in range(1 + TIMED_STEPS):
+        started = time.perf_counter()
+        with accelerator.autocast():
+            loss = parts.unet(*inputs).sample.float().square().mean()
+        loss.backward()
+        loss.item()  # waits for the device
+        times.append(time.perf_counter() - started)
+        for weight in adapter.parameters():
+            weight.grad = None
+    return sorted(times[1:])[len(times[1:]) // 2] * config.training.gradient_accumulation
+
+
+def _free_memory(device: torch.device) -> int | None:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{max(count / 2**20, 0.1):.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
