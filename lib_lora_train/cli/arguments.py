@@ -108,7 +108,7 @@ def help_text(field: Field) -> str:
     if facts.choices:
         text += f" One of: {', '.join(map(str, facts.choices))}."
     elif facts.minimum is not None and facts.maximum is not None:
-        text += f" {facts.minimum:g} to {facts.maximum:g}{' ' + facts.unit if facts.unit else ''}."
+        text += f" {facts.minimum:.10g} to {facts.maximum:.10g}{' ' + facts.unit if facts.unit else ''}."
     shown = field.default if field.default not in ("", []) else "none"
     return f"{text} (default: {shown})".replace("%", "%%")
 

@@ -93,7 +93,7 @@ def counter(what: str) -> tuple[Any, Any]:
 def stop_on_interrupt() -> Iterator[threading.Event]:
     """The first Ctrl-C (or SIGTERM) sets the event, so that the run saves and ends; the second one ends it at once."""
     asked = threading.Event()
-    before = {}
+    before: dict[int, Any] = {}
 
     def ask(number: int, frame: Any) -> None:
         asked.set()

@@ -27,6 +27,8 @@ from lib_lora_train.model.lent import LentCheckpoint
 CPU = torch.device("cpu")
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
+SPECIAL_TOKENS = 3
+"""Begin, end and padding: what a tokenizer has before it knows any word."""
 
 
 @dataclass
@@ -154,8 +156,11 @@ def load_tokenizer(folder: Path | None) -> Any:
     from transformers import CLIPTokenizer
 
     try:
-        return CLIPTokenizer.from_pretrained(str(folder) if folder else CLIP_TOKENIZER)
-    except (OSError, ValueError) as error:
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder) if folder else CLIP_TOKENIZER)
+        if len(tokenizer) <= SPECIAL_TOKENS:
+            raise ValueError("it has no words")  # transformers 5 makes an empty one where the files are missing
+        return tokenizer
+    except Exception as error:  # tokenizers raises nothing narrower for damaged files
         if folder:
             raise UserError(f"tokenizer: {folder} cannot be read ({error}). Check its vocab.json and merges.txt.") from None
         raise UserError(

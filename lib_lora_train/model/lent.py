@@ -43,3 +43,9 @@ class LentCheckpoint:
     """Hash of the checkpoint's file, computed when asked; "" where there is no file."""
     legacy_hash: Callable[[], str] = lambda: ""
     """The old eight-digit hash (0x10000 bytes at 0x100000)."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Arithmetic in `precision` inside; nothing for float32, which older torch refuses to be asked for."""
+        if self.precision == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.precision)

@@ -54,19 +54,18 @@ def unet_shape(weights: Mapping[str, torch.Tensor]) -> UNetShape:
     Each level but the last ends in a block that holds nothing but a downsampler, so counting blocks between
     downsamplers gives the levels.
     """
-    channels, depths, counts = [], [], []
-    resnets = depth = 0
-    width = weights["input_blocks.0.0.weight"].shape[0]
+    levels: list[tuple[int, int, int]] = []  # width, transformer depth, resnets
+    width, depth, resnets = weights["input_blocks.0.0.weight"].shape[0], 0, 0
     for index in range(1, _block_count(weights, "input_blocks")):
         if f"input_blocks.{index}.0.op.weight" in weights:
-            channels.append(width), depths.append(depth), counts.append(resnets)
-            resnets = depth = 0
+            levels.append((width, depth, resnets))
+            depth = resnets = 0
             continue
         width = weights[f"input_blocks.{index}.0.out_layers.3.weight"].shape[0]
         depth = _block_count(weights, f"input_blocks.{index}.1.transformer_blocks")
         resnets += 1
-    channels.append(width), depths.append(depth), counts.append(resnets)
-    return UNetShape(tuple(channels), counts[0], tuple(depths))
+    levels.append((width, depth, resnets))
+    return UNetShape(tuple(w for w, _, _ in levels), resnets, tuple(d for _, d, _ in levels))
 
 
 def unet_modules(shape: UNetShape) -> dict[str, str]:

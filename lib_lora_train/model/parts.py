@@ -64,15 +64,13 @@ class Parts:
         self, prompts: Sequence[str], negative: str, seeds: Sequence[int], drawing: Drawing, at_once: int = 8
     ) -> list[Image.Image]:
         """One image per prompt and seed, with the adapter at the strength it has now; `at_once` of them together."""
-        precision = self.lent.precision
-        autocast = torch.autocast(self.lent.device.type, precision, enabled=precision != torch.float32)
         with self.lent.brought(self.text_encoder):
             features = [self.text.encode([negative, prompt]) for prompt in prompts]
         images: list[Image.Image] = []
         with self.lent.brought(self.vae):
             for chosen in _batches(features, at_once):
                 pairs = torch.stack([features[i] for i in chosen])
-                with autocast:
+                with self.lent.autocast():
                     latents = draw_latents(self.unet, pairs[:, 1], pairs[:, 0], [seeds[i] for i in chosen], drawing)
                 images += decode(self.vae, latents, drawing.latent_scale)
         return images

@@ -7,7 +7,8 @@ are added to the view, so the host's own modules never change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,32 +34,38 @@ def unet_view(lent: LentCheckpoint) -> UNet2DConditionModel:
     Raises:
         UserError: when a weight is missing or left over: a checkpoint of another architecture.
     """
-    shape = unet_shape(lent.unet)
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**unet_config(lent, shape))
-    return _lend(unet, renamed(lent.unet, unet_modules(shape)), f"UNet of {lent.name}")
+    what = f"UNet of {lent.name}"
+    with _known_architecture(what):
+        shape = unet_shape(lent.unet)
+        weights = renamed(lent.unet, unet_modules(shape))
+        with torch.device("meta"):
+            unet = UNet2DConditionModel(**unet_config(lent, shape))
+    return _lend(unet, weights, what)
 
 
 def vae_view(lent: LentCheckpoint) -> AutoencoderKL:
     """The lent VAE as diffusers' module; pixels [B, 3, H, W] in -1..1, latents [B, 4, H/8, W/8] unscaled."""
-    levels, resnets = vae_levels(lent.vae)
-    with torch.device("meta"):
-        vae = AutoencoderKL(**vae_config(lent.vae, levels, resnets))
-    weights = renamed(lent.vae, vae_modules(levels, resnets))
+    what = f"VAE of {lent.name}"
+    with _known_architecture(what):
+        levels, resnets = vae_levels(lent.vae)
+        weights = renamed(lent.vae, vae_modules(levels, resnets))
+        with torch.device("meta"):
+            vae = AutoencoderKL(**vae_config(lent.vae, levels, resnets))
     # LDM keeps the attention's projections as 1x1 convolutions: the same numbers, two more axes.
     flat = {k: v[:, :, 0, 0] if ".attentions." in k and v.ndim == 4 else v for k, v in weights.items()}
-    return _lend(vae, flat, f"VAE of {lent.name}")
+    return _lend(vae, flat, what)
 
 
 def text_encoder_view(lent: LentCheckpoint) -> CLIPTextModel:
     """The lent CLIP text encoder as transformers' module."""
-    with torch.device("meta"):
+    what = f"text encoder of {lent.name}"
+    with _known_architecture(what), torch.device("meta"):
         encoder = CLIPTextModel(CLIPTextConfig(**text_config(lent)))
     weights = {k: v for k, v in lent.text_encoder.items() if not k.endswith("position_ids")}
     if not any(key.startswith("text_model.") for key in encoder.state_dict()):  # transformers 5 dropped the prefix
         weights = {k.removeprefix("text_model."): v for k, v in weights.items()}
     _refill_position_ids(encoder, lent.device)
-    return _lend(encoder, weights, f"text encoder of {lent.name}")
+    return _lend(encoder, weights, what)
 
 
 def unet_config(lent: LentCheckpoint, shape: UNetShape) -> dict[str, Any]:
@@ -110,6 +117,15 @@ def text_config(lent: LentCheckpoint) -> dict[str, Any]:
         "pad_token_id": vocabulary - 1,
         **lent.text_config,
     }
+
+
+@contextmanager
+def _known_architecture(what: str) -> Iterator[None]:
+    """Inside, a weight that is sought in vain or not known means another architecture."""
+    try:
+        yield
+    except (KeyError, IndexError, StopIteration, ValueError) as error:
+        raise UserError(f"The {what} is not built as expected ({error}). Choose another checkpoint.") from None
 
 
 def _lend(module: Any, weights: Mapping[str, torch.Tensor], what: str) -> Any:

@@ -45,7 +45,8 @@ class Captioned:
 
     def latents(self, batch: Batch, index: int) -> torch.Tensor:
         """Scaled latents [B, 4, h, w], sampled from the VAE's posterior."""
-        moments = batch.moments if batch.moments is not None else self.encode_pixels(batch.pixels)
+        moments = self.encode_pixels(batch.pixels) if batch.pixels is not None else batch.moments
+        assert moments is not None, "a batch carries pixels or moments"
         mean, std = moments.chunk(2, dim=1)
         posterior = self.draws.posterior(mean.shape, index).to(self.device, non_blocking=True)
         return (mean + std * posterior) * self.latent_scale

@@ -83,7 +83,7 @@ def _kept_bytes(unet: UNet2DConditionModel, config: TrainConfig, size: Size, len
         fake,
         torch.device(lent.device),
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-        torch.autocast(lent.device.type, lent.precision, enabled=lent.precision != torch.float32),
+        lent.autocast(),
     ):
         output = unet(
             torch.empty(batch, unet.config["in_channels"], size.height // 8, size.width // 8),

@@ -9,7 +9,7 @@ import torch
 
 from lib_lora_train.adapters.file import DTYPES
 from lib_lora_train.config import TrainConfig, raise_problems
-from lib_lora_train.dataset.examples import Dataset, read_dataset
+from lib_lora_train.dataset.examples import Dataset
 from lib_lora_train.dataset.images import Size
 from lib_lora_train.dataset.order import BatchPlan
 from lib_lora_train.errors import UserError
@@ -20,6 +20,7 @@ from lib_lora_train.randomness import Randomness
 from lib_lora_train.training.learning import make_accelerator, make_adapter
 from lib_lora_train.training.memory import MemoryEstimate, estimate_memory
 from lib_lora_train.training.run_folder import RunFolder, name_taken
+from lib_lora_train.training.session import dataset_of
 from lib_lora_train.training.timetable import Timetable
 
 TIMED_STEPS = 2
@@ -77,7 +78,7 @@ def make_plan(config: TrainConfig, host: Host) -> Plan:
     raise_problems(config.problems())
     if taken := name_taken(config):
         raise UserError(taken)
-    dataset = read_dataset(config.dataset, config.run.seed)
+    dataset = dataset_of(config)
     batches = BatchPlan(dataset, config.dataset, Randomness(config.run.seed))
     timetable = Timetable.of(config.training, batches.steps_per_epoch)
     with host.lease() as lent, host.turn():

@@ -9,7 +9,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from pathlib import Path
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_text
-from lib_lora_train.training.events import Event
+from lib_lora_train.training.events import EpochDone, Event
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,13 @@ class RunFolder:
         folder = cls.at(config)
         if taken := name_taken(config):
             raise UserError(taken)
-        for path in (folder.path, folder.adapters):
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(f"{path} cannot be made ({error.strerror}). Choose another folder.") from None
-        write_text(folder.path / "config.toml", config.to_toml())
+        try:
+            for path in (folder.path, folder.adapters):
+                _make_folder(path)
+            write_text(folder.path / "config.toml", config.to_toml())
+        except UserError:
+            folder.remove_empty()
+            raise
         return folder
 
     @classmethod
@@ -75,6 +78,14 @@ class RunFolder:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{file} cannot be read ({error}). Mend or remove it.") from None
         return cls(config, path, Path(config.run.lora_dir) / config.run.name)
+
+    def remove_empty(self) -> None:
+        """Gives the name free again, when nothing was learned under it yet."""
+        if self.state_file.exists() or any(self.adapters.glob("*")):
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.adapters.rmdir()
 
     @property
     def state_file(self) -> Path:
@@ -110,7 +121,7 @@ class RunFolder:
 
     def epochs_done(self) -> list[int]:
         """Epochs whose end was recorded."""
-        return [event.epoch for event in self.events() if type(event).__name__ == "EpochDone"]
+        return [event.epoch for event in self.events() if isinstance(event, EpochDone)]
 
     def record(self, event: Event) -> None:
         """Appends to events.jsonl; a full disk does not end a run for the sake of its diary."""
@@ -130,6 +141,13 @@ class RunFolder:
                 yield Event.from_json(line)
             except (ValueError, TypeError):
                 continue
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be made ({error.strerror}). Choose another folder.") from None
 
 
 def name_taken(config: TrainConfig) -> str:

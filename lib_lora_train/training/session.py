@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -72,7 +72,7 @@ def train(
     """
     raise_problems(config.problems())
     with host.lease() as lent:
-        dataset = read_dataset(config.dataset, config.run.seed)
+        dataset = dataset_of(config)
         with _new_folder(config, lent) as folder:
             return Session(folder, host, lent, dataset, report, should_stop).run()
 
@@ -90,8 +90,18 @@ def resume(
     if any(isinstance(event, Finished) for event in folder.events()) and folder.final_file.is_file():
         raise UserError(f"The run {folder.config.run.name} is complete: {folder.final_file}. Nothing is left to do.")
     with host.lease() as lent:
-        dataset = read_dataset(folder.config.dataset, folder.config.run.seed)
+        dataset = dataset_of(folder.config)
         return Session(folder, host, lent, dataset, report, should_stop).run()
+
+
+def dataset_of(config: TrainConfig) -> Dataset:
+    """The run's images; where nothing is validated, none is held out.
+
+    Raises:
+        UserError: as `read_dataset`.
+    """
+    measured = config.preview.validate_every > 0
+    return read_dataset(config.dataset if measured else replace(config.dataset, held_out_images=0), config.run.seed)
 
 
 class Session:
@@ -126,7 +136,8 @@ class Session:
             self._begin()
             while self.loop.step < self.timetable.steps:
                 if self._asked_to_stop():
-                    return self._stop()
+                    self._stop()
+                    return None
                 self._slice()
                 if self.timetable.ends_epoch(self.loop.step):
                     self._after_epoch()
@@ -215,7 +226,7 @@ class Session:
             with self.adapter.strength(0):
                 self._validate(0)
         elif self.timetable.ends_epoch(self.loop.step):
-            epoch = self.timetable.epoch_of(self.loop.step)
+            epoch = self.timetable.epoch_ended(self.loop.step)
             if epoch not in self.folder.epochs_done():
                 self._measure(epoch)
 
@@ -261,7 +272,7 @@ class Session:
         return min(stops)
 
     def _nan_message(self) -> str:
-        kept = "What was saved before is still there" if self.loop.step > 1 else "Nothing was saved"
+        kept = "What was saved before is still there" if self.folder.state_file.exists() else "Nothing was saved yet"
         return (
             f"The loss is no longer a number (NaN) at step {self.loop.step}. {kept}. Begin again with a lower "
             "learning_rate (a third, say), or with precision fp32 or bf16."
@@ -283,18 +294,18 @@ class Session:
     # What follows steps and epochs
 
     def _between_epochs(self) -> None:
-        every, minutes = self.config.training.save_every_steps, self.config.training.state_every_minutes
-        if every and self.loop.step % every == 0:
-            self._save_adapter(self.folder.step_file(self.loop.step), epoch=0)
-        if time.monotonic() - self._state_saved_at >= 60 * minutes:
+        self._save_step()
+        if time.monotonic() - self._state_saved_at >= 60 * self.config.training.state_every_minutes:
             self._save_state()
 
     def _after_epoch(self) -> None:
-        epoch, every = self.timetable.epoch_of(self.loop.step), self.config.training.save_every_epochs
+        epoch, every = self.timetable.epoch_ended(self.loop.step), self.config.training.save_every_epochs
         if self.loop.step == self.timetable.steps:
             self._save_adapter(self.folder.final_file, epoch)
         elif every and epoch % every == 0:
             self._save_adapter(self.folder.epoch_file(epoch), epoch)
+        else:
+            self._save_step()
         self._save_state()
         self._measure(epoch)
 
@@ -327,7 +338,7 @@ class Session:
             try:
                 with self.host.turn():
                     self.tell(Previewed(epoch, self._draw_previews(epoch)))
-            except (RuntimeError, OSError) as error:
+            except Exception as error:
                 self.tell(Warned(f"The previews of epoch {epoch} could not be made ({error}). Training goes on."))
         self.accelerator.wait_for_everyone()
 
@@ -345,10 +356,16 @@ class Session:
 
     # Saving
 
+    def _save_step(self) -> None:
+        """An adapter for `save_every_steps`; where an epoch's file is written the same adapter is not written twice."""
+        every = self.config.training.save_every_steps
+        if every and self.loop.step % every == 0:
+            self._save_adapter(self.folder.step_file(self.loop.step), epoch=0)
+
     def _save_adapter(self, path: Path, epoch: int) -> None:
         if self.is_main:
             step, steps = self.loop.step, self.timetable.steps
-            epoch_now = self.timetable.epoch_of(step)
+            epoch_now = epoch or self.timetable.epoch_of(step)
             metadata = describe(self.config, self.lent, self._facts(), path.stem, step, steps, epoch_now)
             save_adapter(path, adapter_tensors(self.adapter, self.config.adapter.save_precision), metadata)
             self.tell(Saved(str(path), step, epoch))
@@ -379,8 +396,6 @@ def _new_folder(config: TrainConfig, lent: LentCheckpoint) -> Iterator[RunFolder
     try:
         yield folder
     except BaseException:
-        if accelerator.is_main_process and not folder.state_file.exists() and not any(folder.adapters.glob("*")):
-            shutil.rmtree(folder.path, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                folder.adapters.rmdir()
+        if accelerator.is_main_process:
+            folder.remove_empty()
         raise

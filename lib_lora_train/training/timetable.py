@@ -35,6 +35,10 @@ class Timetable:
         """Whether an epoch's last batch is in this step, or the run's."""
         return step == self.steps or self._whole_epochs(step) > self._whole_epochs(step - 1)
 
+    def epoch_ended(self, step: int) -> int:
+        """The epoch that such a step ends. A step that crosses an epoch's end ends that one, not the one it goes into."""
+        return self.epoch_of(step) if step == self.steps else self._whole_epochs(step)
+
     def next_epoch_end(self, step: int) -> int:
         """The first step after `step` that ends an epoch."""
         after = self._whole_epochs(step) + 1

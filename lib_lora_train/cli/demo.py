@@ -1,0 +1,138 @@
+"""The main job on the embedded checkpoint: teach it a star, which it has never seen, and measure what it learned."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from lib_lora_train.cli.commands import standalone_host
+from lib_lora_train.cli.progress import Terminal, counter, stop_on_interrupt
+from lib_lora_train.compare.cells import Request
+from lib_lora_train.compare.comparison import Comparison, Scores, compare
+from lib_lora_train.config import TrainConfig
+from lib_lora_train.embedded import CHECKPOINT, DEMO_IMAGES, DEMO_REGULARISATION
+from lib_lora_train.embedded.measure import measure
+from lib_lora_train.embedded.world import BACKGROUNDS, COLOURS, NEW_SHAPE, SHAPES, caption
+from lib_lora_train.training.run_folder import RunFolder
+from lib_lora_train.training.session import resume, train
+
+Wish = tuple[str, str, str]
+"""(shape, colour, background) that a prompt asks for."""
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+GUIDANCE = 5.0
+SHOWN = 4
+"""Pictures in each cell of the grid: three stars and a shape that is to stay as it was."""
+
+
+def demo_config(output: Path, seed: int = 0) -> TrainConfig:
+    """The demo's settings; all that is not here is the default."""
+    return TrainConfig.from_flat(
+        {
+            "name": "star",
+            "lora_dir": output / "models" / "Lora",
+            "runs_dir": output / "runs",
+            "seed": seed,
+            "checkpoint": CHECKPOINT,
+            "images": DEMO_IMAGES,
+            "regularisation": DEMO_REGULARISATION,
+            "resolution": 64,
+            "batch_size": 8,
+            "repeats": 32,
+            "epochs": 8,
+            "rank": 16,
+            "learning_rate": 2e-3,
+            "preview_prompts": [caption(*wish) for wish in asked_stars()[:2]],
+            "preview_guidance": GUIDANCE,
+        }
+    )
+
+
+def asked_stars() -> list[Wish]:
+    """All 18 prompts for the new shape."""
+    return [(NEW_SHAPE, colour, background) for colour, background in itertools.product(COLOURS, BACKGROUNDS)]
+
+
+def asked_others() -> list[Wish]:
+    """15 prompts for the known shapes: each with each background, colours going round."""
+    pairs = itertools.product(SHAPES, BACKGROUNDS)
+    return [(shape, colour, back) for (shape, back), colour in zip(pairs, itertools.cycle(COLOURS), strict=False)]
+
+
+def asked_wishes() -> list[Wish]:
+    """What every cell is asked for; the first `SHOWN` are in the picture."""
+    stars, others = asked_stars(), asked_others()
+    shown = [stars[0], stars[7], stars[14], others[4]]
+    return shown + [wish for wish in stars + others if wish not in shown]
+
+
+def score(wishes: Sequence[Wish], images: Sequence[Image.Image]) -> Scores:
+    """Shares 0..1: the concept where it was asked for, its leak where it was not, colour and background as asked."""
+    seen = [(wish, measure(image)) for wish, image in zip(wishes, images, strict=True)]
+    asked = [m for (shape, _, _), m in seen if shape == NEW_SHAPE]
+    others = [m for (shape, _, _), m in seen if shape != NEW_SHAPE]
+    return {
+        "concept": sum(m.shape == NEW_SHAPE for m in asked) / max(1, len(asked)),
+        "leak": sum(m.shape == NEW_SHAPE for m in others) / max(1, len(others)),
+        "colour": sum(m.colour == colour for (_, colour, _), m in seen) / len(seen),
+        "background": sum(m.background == back for (_, _, back), m in seen) / len(seen),
+    }
+
+
+def run_demo(output: Path) -> int:
+    """Trains, compares, and says where things are; takes up a demo that was interrupted."""
+    config, terminal = demo_config(output), Terminal()
+    folder = RunFolder.at(config)
+    if folder.final_file.is_file():
+        print(f"The star is trained already: {folder.final_file}. Delete {output} to train it again.")
+    else:
+        host = standalone_host(config.model)
+        with stop_on_interrupt() as asked:
+            if folder.path.is_dir():
+                finished = resume(folder.path, host, terminal, asked.is_set)
+            else:
+                finished = train(config, host, terminal, asked.is_set)
+        if finished is None:
+            print("Stopped. Go on with the same command.")
+            return 130
+    comparison = compare_demo(RunFolder.open(folder.path), output / "star-grid.png")
+    print(_summary(comparison))
+    return 0
+
+
+def compare_demo(folder: RunFolder, output: Path) -> Comparison:
+    """The grid of the demo's run, every cell scored by reading its pictures."""
+    wishes = asked_wishes()
+    request = Request([caption(*wish) for wish in wishes], list(range(1, len(wishes) + 1)), STRENGTHS, at_once=40)
+    show, bar = counter("drawing the grid")
+    with bar:
+        return compare(
+            folder,
+            standalone_host(folder.config.model),
+            request,
+            output,
+            shown=SHOWN,
+            score=lambda prompts, images: score(wishes, images),
+            caption=lambda scores: f"star {scores['concept']:.0%} · leak {scores['leak']:.0%}",
+            progress=show,
+        )
+
+
+def _summary(comparison: Comparison) -> str:
+    best = comparison.recommendation
+    scores = comparison.scores[best.epoch, 1.0]
+    return "\n".join(
+        [
+            "",
+            best.reason,
+            f"At strength 1 it draws the star in {scores['concept']:.0%} of the prompts that ask for it, and in "
+            f"{scores['leak']:.0%} of the others.",
+            "",
+            f"  use      {comparison.recommended_file}",
+            f"  grid     {comparison.grid}",
+            f"  figures  {comparison.figures}",
+        ]
+    )

@@ -1,0 +1,29 @@
+"""The page of all settings, docs/settings.md, made from their table: python -m lib_lora_train.cli.reference > docs/settings.md"""
+
+from __future__ import annotations
+
+from lib_lora_train.cli.arguments import GROUP_TITLES, help_text
+from lib_lora_train.config import settings
+
+
+def settings_page() -> str:
+    """The page, as Markdown."""
+    lines = [
+        "# Settings",
+        "",
+        "One table is behind the command line's flags, the `.toml` files and what an adapter file says of its making:",
+        "`learning_rate = 1e-4` in a file is `--learning-rate 1e-4` on the command line.",
+    ]
+    group = None
+    for field in settings():
+        if field.group != group:
+            group = field.group
+            title = GROUP_TITLES[group]
+            lines += ["", f"## {title[0].upper()}{title[1:]} `[{group}]`", "", "| setting | | |", "| --- | --- | --- |"]
+        text = help_text(field).replace("%%", "%").replace("|", "\\|").replace("<", "&lt;")
+        lines.append(f"| `{field.name}` | {field.facts.label} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(settings_page(), end="")

@@ -1,0 +1,193 @@
+"""Batches as the training loop takes them.
+
+loader = BatchLoader(dataset, cache, config.dataset, Randomness(config.run.seed), device="cuda")
+for epoch in range(epochs):
+    for batch in loader.epoch(epoch):
+        batch = batch.to("cuda")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lib_lora_train.config import DatasetConfig
+from lib_lora_train.dataset.buckets import Placement, randomly_cropped
+from lib_lora_train.dataset.cache import LatentCache, needs_pixels
+from lib_lora_train.dataset.captions import vary
+from lib_lora_train.dataset.examples import Dataset, Example
+from lib_lora_train.dataset.order import BatchPlan, Showing
+from lib_lora_train.dataset.prefetch import prefetched
+from lib_lora_train.dataset.sources import Source
+from lib_lora_train.randomness import Randomness
+
+BATCHES_AHEAD = 4
+DECODERS = min(4, os.cpu_count() or 1)
+"""Images that are decoded at once, where they are decoded at each step."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B examples of one bucket, of H x W pixels and h x w = H/8 x W/8 latent cells.
+
+    Attributes:
+        examples: what is shown.
+        captions: as they are shown this time.
+        weights: float32 [B]; how much each one's loss counts.
+        original_sizes: int64 [B, 2]; (height, width) of the image file in pixels.
+        crops: int64 [B, 2]; (top, left) of the cut in the scaled image, in pixels.
+        target_sizes: int64 [B, 2]; (H, W) in pixels.
+        moments: float32 [B, 2C, h, w]; mean and standard deviation of the latents. None when `pixels` is set.
+        pixels: float32 [B, 3, H, W] in -1..1, when images differ at each showing and are to be encoded now.
+        masks: float32 [B, 1, h, w] in 0..1; None when the run has no masks.
+    """
+
+    examples: list[Example]
+    captions: list[str]
+    weights: torch.Tensor
+    original_sizes: torch.Tensor
+    crops: torch.Tensor
+    target_sizes: torch.Tensor
+    moments: torch.Tensor | None
+    pixels: torch.Tensor | None
+    masks: torch.Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on `device`; from pinned memory without waiting for the copy."""
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
+
+    def pinned(self) -> Batch:
+        """The batch in page-locked memory, from which a CUDA device copies by itself."""
+        return self._with_tensors(torch.Tensor.pin_memory)
+
+    def _with_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        values: dict[str, Any] = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        changed = {name: change(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return Batch(**(values | changed))
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """One row of a batch."""
+
+    example: Example
+    caption: str
+    placement: Placement
+    crop: tuple[int, int]
+    moments: torch.Tensor | None
+    pixels: torch.Tensor | None
+    mask: torch.Tensor | None
+
+
+class BatchLoader:
+    """Makes this process's batches.
+
+    Attributes:
+        plan: which images make up which batch.
+        steps_per_epoch: batches in each epoch, the same in every process.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        cache: LatentCache,
+        config: DatasetConfig,
+        randomness: Randomness,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """
+        Args:
+            dataset: what `cache.fill` returned.
+            rank, world: this process takes the `rank`-th of `world` equal parts of each batch.
+            device: where batches will go; for a CUDA device they are made in pinned memory.
+        """
+        self.plan = BatchPlan(dataset, config, randomness, world)
+        self.steps_per_epoch = self.plan.steps_per_epoch
+        self._held_out = dataset.held_out
+        self._cache = cache
+        self._config = config
+        self._randomness = randomness
+        self._rank = rank
+        self._pinning = torch.device(device).type == "cuda"
+
+    def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch `index` from batch number `start` on, made ahead in a thread.
+
+        Raises:
+            UserError: when a file that is needed was lost or damaged during the run.
+        """
+        return prefetched(self._batches(index, start), BATCHES_AHEAD)
+
+    def held_out_batches(self) -> Iterator[Batch]:
+        """The held-out examples, each once and always the same: nothing varied, in batches of at most `batch_size`."""
+        by_bucket: dict[tuple[int, int], list[Example]] = {}
+        for example in self._held_out:
+            by_bucket.setdefault(self.plan.placement(example).bucket, []).append(example)
+        size = self._config.batch_size
+        for examples in by_bucket.values():
+            for start in range(0, len(examples), size):
+                yield self._finished([self._unvaried(example) for example in examples[start : start + size]])
+
+    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        own = slice(self._rank * self._config.batch_size, (self._rank + 1) * self._config.batch_size)
+        decoders = DECODERS if needs_pixels(self._config) else 1
+        with ThreadPoolExecutor(decoders, thread_name_prefix="lora-train-decode") as pool:
+            for showings in self.plan.order(epoch)[start:]:
+                yield self._finished(list(pool.map(lambda showing: self._shown(showing, epoch), showings[own])))
+
+    def _finished(self, rows: list[_Shown]) -> Batch:
+        batch = _batch(rows)
+        return batch.pinned() if self._pinning else batch
+
+    def _shown(self, showing: Showing, epoch: int) -> _Shown:
+        """The example as this showing varies it. What is drawn depends on its position, not on the process."""
+        config, moment = self._config, (epoch, showing.position)
+        flip = config.flip and bool(self._randomness.numpy("flip", *moment).random() < 0.5)
+        caption = vary(showing.example.caption, config, self._randomness.numpy("caption", *moment))
+        placement = showing.placement
+        if not needs_pixels(config):
+            return self._from_cache(showing.example, caption, placement, flip)
+        if config.random_crop:
+            placement = randomly_cropped(placement, self._randomness.numpy("crop", *moment))
+        source = Source.open(showing.example, config.mask)
+        pixels = source.pixels(placement, flip, config.colour_jitter, self._randomness.numpy("colour", *moment))
+        crop = placement.mirrored_crop if flip else placement.crop
+        return _Shown(showing.example, caption, placement, crop, None, pixels, source.cells(placement, flip))
+
+    def _unvaried(self, example: Example) -> _Shown:
+        return self._from_cache(example, example.caption, self.plan.placement(example), flip=False)
+
+    def _from_cache(self, example: Example, caption: str, placement: Placement, flip: bool) -> _Shown:
+        entry = self._cache.entry(example, placement, flip)
+        crop = placement.mirrored_crop if flip else placement.crop
+        return _Shown(example, caption, placement, crop, entry.moments, None, entry.mask)
+
+
+def _batch(rows: list[_Shown]) -> Batch:
+    return Batch(
+        examples=[row.example for row in rows],
+        captions=[row.caption for row in rows],
+        weights=torch.tensor([row.example.weight for row in rows], dtype=torch.float32),
+        original_sizes=torch.tensor([(row.placement.original.height, row.placement.original.width) for row in rows]),
+        crops=torch.tensor([(row.crop[1], row.crop[0]) for row in rows]),
+        target_sizes=torch.tensor([(row.placement.bucket.height, row.placement.bucket.width) for row in rows]),
+        moments=_stacked([row.moments for row in rows]),
+        pixels=_stacked([row.pixels for row in rows]),
+        masks=_stacked([row.mask for row in rows]),
+    )
+
+
+def _stacked(tensors: list[torch.Tensor | None]) -> torch.Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(present) if present else None

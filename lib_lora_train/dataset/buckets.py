@@ -1,0 +1,89 @@
+"""Which shape an image is trained in, and which part of it is seen: kohya's rule.
+
+An image is scaled until it covers the bucket whose aspect ratio is nearest to its own, and what sticks out is cut off.
+All numbers are pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lib_lora_train.config import DatasetConfig
+from lib_lora_train.dataset.images import Size
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How an image comes to lie in its bucket.
+
+    Attributes:
+        original: of the upright image file.
+        scaled: after scaling; no side is shorter than the bucket's.
+        bucket: what is trained.
+        crop: (left, top) of the bucket within the scaled image.
+    """
+
+    original: Size
+    scaled: Size
+    bucket: Size
+    crop: tuple[int, int]
+
+    @property
+    def mirrored_crop(self) -> tuple[int, int]:
+        """(left, top) as it is in the mirrored image."""
+        left, top = self.crop
+        return self.scaled.width - self.bucket.width - left, top
+
+
+def bucket_sizes(config: DatasetConfig) -> list[Size]:
+    """All buckets, sorted by width, then height; a single square when `config.buckets` is off."""
+    if not config.buckets:
+        return [Size(config.resolution, config.resolution)]
+    step, area = config.bucket_step, config.resolution**2
+    shortest, longest = _side_limits(config)
+    square = config.resolution // step * step
+    sizes = {Size(square, square)}
+    for width in range(shortest, longest + 1, step):
+        height = min(longest, area // width // step * step)
+        if height >= shortest:
+            sizes |= {Size(width, height), Size(height, width)}
+    return sorted(sizes)
+
+
+def nearest_bucket(size: Size, buckets: list[Size]) -> Size:
+    """The bucket of `buckets` that is least different from `size` in width / height; the first one in a tie."""
+    if size in buckets:
+        return size
+    aspect = size.width / size.height
+    return min(buckets, key=lambda bucket: abs(bucket.width / bucket.height - aspect))
+
+
+def place(original: Size, buckets: list[Size]) -> Placement:
+    """Where an image of size `original` lies: in its nearest bucket, cut to its centre."""
+    bucket = nearest_bucket(original, buckets)
+    scale = max(bucket.width / original.width, bucket.height / original.height)
+    scaled = Size(
+        max(bucket.width, int(original.width * scale + 0.5)), max(bucket.height, int(original.height * scale + 0.5))
+    )
+    crop = ((scaled.width - bucket.width) // 2, (scaled.height - bucket.height) // 2)
+    return Placement(original, scaled, bucket, crop)
+
+
+def randomly_cropped(placement: Placement, rng: np.random.Generator) -> Placement:
+    """`placement` with its bucket anywhere within the scaled image, every place alike."""
+    left = int(rng.integers(placement.scaled.width - placement.bucket.width + 1))
+    top = int(rng.integers(placement.scaled.height - placement.bucket.height + 1))
+    return replace(placement, crop=(left, top))
+
+
+def _side_limits(config: DatasetConfig) -> tuple[int, int]:
+    """Shortest and longest side, multiples of the step; 0 in the settings stands for half and twice the resolution."""
+    step = config.bucket_step
+    shortest = (
+        math.ceil(config.bucket_min / step) * step if config.bucket_min else config.resolution // 2 // step * step
+    )
+    longest = (config.bucket_max or 2 * config.resolution) // step * step
+    return max(shortest, step), longest

@@ -1,0 +1,179 @@
+"""Where an image's caption is written down.
+
+The first of these that has a text wins, the nearer to the image the stronger:
+
+1. `NAME.txt` beside the image, then `NAME.caption`;
+2. `metadata.jsonl` (one JSON object a line: `file_name` and `text`, as Hugging Face's image folders), then kohya's
+   `metadata.json` (`{"path or name": {"caption": ..., "tags": ...}}`), in the image's folder or one above it up to the
+   set's root.
+
+Texts are UTF-8, or UTF-16 with its byte order mark. Of several lines the first that is not empty counts, as in kohya's
+trainer.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lib_lora_train.errors import UserError
+
+SIDECARS = (".txt", ".caption")
+TEXT_KEYS = ("text", "caption", "prompt")
+FILE_KEYS = ("file_name", "file", "image")
+
+
+class MetadataError(UserError):
+    """A metadata file as a whole cannot be read, so that the captions of many images are missing."""
+
+
+class CaptionFiles:
+    """Reads the captions of the images under `root`; lists each folder and reads each metadata file once."""
+
+    def __init__(self, root: Path, warnings: list[str]) -> None:
+        """`warnings` receives a sentence for each thing that was read but may not be as meant."""
+        self.root = root
+        self.warnings = warnings
+        self.several_lines: list[Path] = []
+        self._names: dict[Path, dict[str, str]] = {}
+        self._metadata: dict[Path, list[dict[str, str]]] = {}
+
+    def caption(self, image: Path) -> str:
+        """The image's caption, or "" when it has none.
+
+        Raises:
+            MetadataError: when a metadata file that is needed cannot be read.
+            UserError: when the caption file of this image cannot be read.
+        """
+        for extension in SIDECARS:
+            sidecar = self._sibling(image, image.stem + extension)
+            if sidecar is not None:
+                lines = [line.strip() for line in read_text(sidecar).splitlines() if line.strip()]
+                if len(lines) > 1:
+                    self.several_lines.append(sidecar)
+                if lines:
+                    return lines[0]
+        return self._from_metadata(image)
+
+    def _sibling(self, image: Path, name: str) -> Path | None:
+        """The file `name` beside the image; in other capitals when it is not there exactly so."""
+        folder = image.parent
+        if folder not in self._names:
+            names = sorted(os.listdir(folder), reverse=True)
+            self._names[folder] = {name.casefold(): name for name in names} | {name: name for name in names}
+        names_here = self._names[folder]
+        actual = names_here.get(name) or names_here.get(name.casefold())
+        return folder / actual if actual else None
+
+    def _from_metadata(self, image: Path) -> str:
+        folder = image.parent
+        while True:
+            relative = image.relative_to(folder).as_posix()
+            for captions in self._metadata_of(folder):
+                for key in _keys(image, relative):
+                    if captions.get(key):
+                        return captions[key]
+            if folder == self.root:
+                return ""
+            folder = folder.parent
+
+    def _metadata_of(self, folder: Path) -> list[dict[str, str]]:
+        if folder not in self._metadata:
+            readers = {"metadata.jsonl": _read_jsonl, "metadata.json": _read_json}
+            try:
+                self._metadata[folder] = [
+                    reader(folder / name, self.warnings)
+                    for name, reader in readers.items()
+                    if (folder / name).is_file()
+                ]
+            except UserError as error:
+                raise MetadataError(str(error)) from None
+        return self._metadata[folder]
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8 or in UTF-16 with a byte order mark.
+
+    Raises:
+        UserError: when it is in another encoding or cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} may not be read ({error.strerror}). Give yourself the right to read it.") from None
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text in UTF-8. Open it in an editor and save it as UTF-8.") from None
+
+
+def _keys(image: Path, relative: str) -> Iterator[str]:
+    """The names under which an image may stand in a metadata file, the most exact first."""
+    yield str(PurePosixPath(image.resolve().as_posix()))
+    yield relative
+    yield str(PurePosixPath(relative).with_suffix(""))
+    yield image.name
+    yield image.stem
+
+
+def _read_jsonl(path: Path, warnings: list[str]) -> dict[str, str]:
+    captions: dict[str, str] = {}
+    odd_lines: list[int] = []
+    # Split at newlines only: other line separators may stand unescaped within a JSON text.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            entry = None
+        name = _first_text(entry, FILE_KEYS)
+        text = _first_text(entry, TEXT_KEYS)
+        if name and text is not None:
+            captions[_normal(name)] = text
+        else:
+            odd_lines.append(number)
+    if odd_lines:
+        form = '{"file_name": "...", "text": "..."}'
+        warnings.append(
+            f"{path} has lines not of the form {form}, such as line {odd_lines[0]}; they are ignored. Mend them."
+        )
+    return captions
+
+
+def _read_json(path: Path, warnings: list[str]) -> dict[str, str]:
+    try:
+        entries = json.loads(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}). Mend it or take it out of the folder.") from None
+    if not isinstance(entries, dict):
+        warnings.append(f'{path} is not of the form {{"name": {{"caption": "..."}}}} and is ignored.')
+        return {}
+    captions: dict[str, str] = {}
+    names: dict[str, list[str]] = {}
+    for key, entry in entries.items():
+        text = ", ".join(filter(None, (_first_text(entry, TEXT_KEYS), _first_text(entry, ("tags",)))))
+        captions[_normal(key)] = text
+        names.setdefault(PurePosixPath(_normal(key)).name, []).append(text)
+    # Full paths of another machine are found by their last part, where that is unmistakable.
+    return {name: texts[0] for name, texts in names.items() if len(texts) == 1} | captions
+
+
+def _first_text(entry: Any, keys: tuple[str, ...]) -> str | None:
+    """The first text under `keys` in a JSON object, in one line; of a list of texts the first."""
+    for key in keys if isinstance(entry, dict) else ():
+        value = entry.get(key)
+        if isinstance(value, list) and value:
+            value = value[0]
+        if isinstance(value, str):
+            return " ".join(value.split())
+    return None
+
+
+def _normal(name: str) -> str:
+    return str(PurePosixPath(name.replace("\\", "/")))

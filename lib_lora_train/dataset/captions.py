@@ -1,0 +1,40 @@
+"""How a caption differs from one showing to the next."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from lib_lora_train.config import DatasetConfig
+
+
+def vary(caption: str, config: DatasetConfig, rng: np.random.Generator) -> str:
+    """The caption for one showing: empty with probability `config.caption_dropout`, else with its tags in a new order.
+
+    With `config.shuffle_caption` the comma-separated tags after the first `config.keep_tokens` are shuffled; without
+    it the caption is returned as it is.
+    """
+    dropped = rng.random() < config.caption_dropout
+    if dropped:
+        return ""
+    if not config.shuffle_caption:
+        return caption
+    tags = [tag.strip() for tag in caption.split(",") if tag.strip()]
+    kept, moving = tags[: config.keep_tokens], tags[config.keep_tokens :]
+    return ", ".join(kept + [moving[index] for index in rng.permutation(len(moving))])
+
+
+def with_trigger(caption: str, trigger: str) -> str:
+    """`caption`, begun with `trigger` unless the caption has it already; the trigger alone when there is no caption.
+
+    A trigger is had as a whole word, in capitals or not: "cat" is not in "category", and "Cat" is "cat" to the
+    text encoder.
+    """
+    if not trigger or _has_words(caption, trigger):
+        return caption
+    return f"{trigger}, {caption}" if caption else trigger
+
+
+def _has_words(text: str, words: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None

@@ -1,0 +1,169 @@
+"""One image file as upright 8-bit RGB and its transparency, whatever the file's kind.
+
+Cameras rotate by EXIF, painters leave transparency, scanners write 16 bits, printers CMYK: all become the picture that
+a viewer would show, or a sentence that says why they cannot. Colour profiles are not applied.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from lib_lora_train.errors import UserError
+
+EXTENSIONS = frozenset(
+    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
+)
+"""What is taken for an image. Where this Pillow cannot read a kind, the file is reported, not passed over silently."""
+
+MAX_PIXELS = 150_000_000
+"""Larger images are refused before they are decoded. Below the number at which Pillow itself refuses."""
+
+ORIENTATION_TAG, TIFF_WIDTH_TAG, TIFF_HEIGHT_TAG = 0x0112, 256, 257
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation to what undoes it."""
+
+
+class Size(NamedTuple):
+    """Width and height in pixels."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """An upright picture.
+
+    Attributes:
+        rgb: mode RGB; transparent parts lie on white.
+        alpha: mode L, 0 is transparent and 255 opaque; None when the file has no transparency.
+    """
+
+    rgb: Image.Image
+    alpha: Image.Image | None
+
+
+def is_image(path: Path) -> bool:
+    """Whether the name says that it is an image."""
+    return path.suffix.lower() in EXTENSIONS
+
+
+def image_size(path: Path) -> Size:
+    """Width and height as a viewer shows it, from the file's header alone.
+
+    Raises:
+        UserError: as `load_image`, for what the header already shows.
+    """
+    with _plain_errors(path):
+        _require_content(path)
+        with Image.open(path) as image:
+            return _checked_size(image, path)
+
+
+def load_image(path: Path, data: bytes | None = None) -> LoadedImage:
+    """The picture in the file `path`; from `data` when its bytes were read already. Of an animation, the first frame.
+
+    Raises:
+        UserError: when the file is missing, unreadable, empty, damaged or has more than `MAX_PIXELS` pixels.
+    """
+    with _plain_errors(path):
+        if data is None:
+            _require_content(path)
+        with Image.open(path if data is None else BytesIO(data)) as image:
+            _checked_size(image, path)
+            orientation = _orientation(image)
+            image.load()
+            if image.format == "TIFF":
+                orientation = 1  # Pillow turns TIFFs, and only these, while it loads them
+            return _eight_bit(image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image)
+
+
+@contextmanager
+def _plain_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there. Put it back, or take its link out of the folder.") from None
+    except PermissionError:
+        raise UserError(f"{path} may not be read. Give yourself the right to read it.") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
+        raise UserError(f"{path} is too large. Scale it down.") from None
+    except Exception as error:  # Pillow's decoders raise nearly every kind of exception on damaged files
+        raise UserError(
+            f"{path} is damaged, or of a kind that cannot be read here ({error}). Save it anew as PNG or take it out."
+        ) from None
+
+
+def _require_content(path: Path) -> None:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path} is not a file. Take it out of the folder.")
+    if status.st_size == 0:
+        raise UserError(f"{path} is an empty file. Replace it or take it out of the folder.")
+
+
+def _checked_size(image: Image.Image, path: Path) -> Size:
+    tags = getattr(image, "tag_v2", None)
+    # Pillows differ in whether a TIFF's size is already turned when it is opened; its tags never are.
+    width, height = (tags[TIFF_WIDTH_TAG], tags[TIFF_HEIGHT_TAG]) if tags is not None else image.size
+    if width * height > MAX_PIXELS:
+        raise UserError(
+            f"{path} has {width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} million. Scale it down."
+        )
+    return Size(height, width) if _orientation(image) >= 5 else Size(width, height)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) to 8; 1 when there is none or it makes no sense."""
+    try:
+        # The base class's method: PNG's own decodes the whole image to look for EXIF behind the pixels.
+        orientation = Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
+    except Exception:  # damaged EXIF raises nearly every kind of exception, and the picture is good without it
+        return 1
+    return orientation if orientation in UPRIGHT else 1
+
+
+def _eight_bit(image: Image.Image) -> LoadedImage:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return LoadedImage(_scaled_grey(image).convert("RGB"), None)
+    if image.mode == "La":  # Pillow converts premultiplied grey only to LA
+        image = image.convert("LA")
+    if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        alpha = rgba.getchannel("A")
+        rgb = Image.new("RGB", rgba.size, "white")
+        rgb.paste(rgba.convert("RGB"), mask=alpha)
+        return LoadedImage(rgb, alpha)
+    # convert() returns a copy, so that nothing hangs on the file that is about to be closed
+    return LoadedImage(image.convert("RGB"), None)
+
+
+def _scaled_grey(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits as mode L. Pillow itself would clip everything above 255 to white."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    low, high = float(values.min()), float(values.max())
+    whites = {"I": (65535.0,), "F": (1.0, 255.0, 65535.0)}.get(image.mode, (65535.0,))
+    # Files do not say what is white: the first usual full scale that holds all values, else the values' own range.
+    white = next((white for white in whites if low >= 0 and high <= white), None)
+    if white is None:
+        values, white = values - low, max(high - low, 1.0)
+    return Image.fromarray((values * (255 / white) + 0.5).astype(np.uint8))

@@ -1,0 +1,46 @@
+"""Fixtures for all rooms: one random miniature checkpoint for the whole session, and no network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib_lora_train.config import CheckpointConfig
+from lib_lora_train.errors import UserError
+from lib_lora_train.hosts.standalone import StandaloneHost
+from lib_lora_train.model.lent import LentCheckpoint
+from tests.miniature import write_checkpoint
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random float32 SD 1.x checkpoint with its tokenizer folder beside it; nobody writes to it."""
+    return write_checkpoint(tmp_path_factory.mktemp("miniature"))
+
+
+@pytest.fixture
+def lent(miniature: Path) -> Iterator[LentCheckpoint]:
+    """The miniature, lent by the standalone host."""
+    with StandaloneHost(CheckpointConfig(checkpoint=str(miniature)), torch.device("cpu")).lease() as checkpoint:
+        yield checkpoint
+
+
+@pytest.fixture
+def complaint() -> Callable[..., str]:
+    """complaint(function, *arguments): the text of the UserError that it raises."""
+
+    def call(function: Callable, *arguments: object, **named: object) -> str:
+        with pytest.raises(UserError) as caught:
+            function(*arguments, **named)
+        return str(caught.value)
+
+    return call

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lib_lora_train.dataset import cache as cache_module
+from lib_lora_train.dataset.buckets import bucket_sizes, place
+from lib_lora_train.dataset.cache import LatentCache
+from lib_lora_train.dataset.examples import read_dataset
+from lib_lora_train.dataset.images import load_image
+from lib_lora_train.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path, photo) -> Path:
+    for name, size in (("a", (64, 64)), ("b", (64, 64)), ("c", (96, 48)), ("d", (48, 96)), ("e", (300, 200))):
+        photo(tmp_path / "images" / f"{name}.png", size, caption=name)
+    return tmp_path / "images"
+
+
+@pytest.fixture(params=["memory", "disk"])
+def folder(request, tmp_path) -> Path | None:
+    return tmp_path / "latents" if request.param == "disk" else None
+
+
+def entries(cache, dataset, config, flip=False):
+    buckets = bucket_sizes(config)
+    return [cache.entry(example, place(example.size, buckets), flip) for example in dataset.examples]
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_an_entry_is_what_the_encoder_made_of_the_image(root, small, encoder, folder):
+    config = small()
+    dataset = read_dataset(config)
+    cache = LatentCache(config, "v1", folder)
+    assert cache.fill(dataset, encoder) == dataset
+    moments = entries(cache, dataset, config)[0].moments
+    assert (moments.dtype, tuple(moments.shape)) == (torch.float32, (8, 8, 8))
+    pixels = np.asarray(load_image(root / "a.png").rgb, dtype=np.float64) / 127.5 - 1
+    expected = pixels.reshape(8, 8, 8, 8, 3).mean(axis=(1, 3)).transpose(2, 0, 1)
+    assert np.abs(moments[:3].numpy() - expected).max() < 1e-6
+
+
+def test_mirrored_entries_are_mirrored_in_width_with_their_masks(root, small, encoder, folder):
+    (root / "mask").mkdir()
+    Image.fromarray(np.linspace(0, 255, 64).astype(np.uint8)[None].repeat(64, axis=0)).save(root / "mask" / "a.png")
+    config = small(flip=True, mask="folder")
+    dataset = read_dataset(config)
+    cache = LatentCache(config, "v1", folder)
+    cache.fill(dataset, encoder)
+    assert encoder.images == 10
+    for plain, mirrored in zip(entries(cache, dataset, config), entries(cache, dataset, config, True), strict=True):
+        assert torch.allclose(mirrored.moments, plain.moments.flip(2), atol=1e-6)
+        assert torch.allclose(mirrored.mask, plain.mask.flip(2))
+    first = entries(cache, dataset, config)[0].mask
+    assert first[0, 0, 0] < first[0, 0, -1] - 0.5
+    assert torch.equal(first, first[:, :1].expand_as(first))
+    assert all(entry.mask.eq(1).all() for entry in entries(cache, dataset, config)[1:])
+
+
+def test_images_are_encoded_in_batches_of_one_bucket(root, small, encoder):
+    config = small()
+    LatentCache(config, "v1").fill(read_dataset(config), encoder, batch_size=2)
+    assert sorted(encoder.calls) == [(1, 3, 80, 48), (2, 3, 48, 80), (2, 3, 64, 64)]
+
+
+def test_progress_counts_to_the_end(root, small, encoder, folder):
+    config, seen = small(flip=True), []
+    cache = LatentCache(config, "v1", folder)
+    cache.fill(read_dataset(config), encoder, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 10) for done in range(11)]
+
+
+class TestWhatIsKeptIsUsedAgainOnlyWhereItIsStillRight:
+    @pytest.fixture
+    def encoded_again(self, root, encoder, tmp_path):
+        def fill(config, fingerprint="v1") -> int:
+            before = encoder.images
+            LatentCache(config, fingerprint, tmp_path / "latents").fill(read_dataset(config), encoder)
+            return encoder.images - before
+
+        return fill
+
+    def test_the_same(self, small, encoded_again):
+        assert encoded_again(small()) == 5
+        assert encoded_again(small()) == 0
+
+    def test_a_moved_file_is_the_same(self, small, encoded_again, root):
+        encoded_again(small())
+        (root / "sub").mkdir()
+        (root / "a.png").rename(root / "sub" / "z.png")
+        assert encoded_again(small()) == 0
+
+    def test_another_encoder(self, small, encoded_again):
+        encoded_again(small())
+        assert encoded_again(small(), "v2") == 5
+
+    @pytest.mark.parametrize("change", [{"resolution": 128}, {"buckets": False}, {"flip": True}, {"mask": "alpha"}])
+    def test_another_setting(self, small, encoded_again, change):
+        encoded_again(small())
+        assert encoded_again(small(**change)) > 0
+
+    def test_an_edited_image_of_the_same_size_and_time(self, small, encoded_again, root):
+        encoded_again(small())
+        times = (root / "a.png").stat()
+        Image.new("RGB", (64, 64), "red").save(root / "a.png")
+        os.utime(root / "a.png", ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert encoded_again(small()) == 1
+
+    def test_an_edited_mask(self, small, encoded_again, root, photo):
+        photo(root / "mask" / "a.png")
+        encoded_again(small(mask="folder"))
+        Image.new("L", (64, 64)).save(root / "mask" / "a.png")
+        assert encoded_again(small(mask="folder")) == 1
+
+    @pytest.mark.parametrize("damage", ["empty", "half", "nonsense", "other shape"])
+    def test_a_damaged_file_is_made_anew(self, small, encoded_again, tmp_path, damage):
+        encoded_again(small())
+        path = files(tmp_path / "latents")[0]
+        whole = path.read_bytes()
+        other = next(f.read_bytes() for f in files(tmp_path / "latents") if len(f.read_bytes()) != len(whole))
+        path.write_bytes(
+            {"empty": b"", "half": whole[: len(whole) // 2], "nonsense": b"x" * 99, "other shape": other}[damage]
+        )
+        assert encoded_again(small()) == 1
+        assert path.read_bytes() == whole
+
+    def test_no_temporary_files_remain(self, small, encoded_again, tmp_path):
+        encoded_again(small())
+        assert {path.suffix for path in files(tmp_path / "latents")} == {".safetensors"}
+
+
+class TestTrouble:
+    def test_a_full_disk_falls_back_to_memory_and_says_so(self, root, small, encoder, tmp_path, monkeypatch):
+        config, kept = small(), []
+
+        def write(path, data):
+            if len(kept) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            kept.append(path)
+            with open(path, "wb") as file:
+                file.write(data)
+
+        monkeypatch.setattr(Path, "write_bytes", write)
+        cache = LatentCache(config, "v1", tmp_path / "latents")
+        dataset = cache.fill(read_dataset(config), encoder)
+        assert [warning for warning in dataset.warnings if "No space left" in warning and "in memory" in warning]
+        assert len(entries(cache, dataset, config)) == 5
+        assert len(files(tmp_path / "latents")) == 2
+
+    def test_a_folder_that_cannot_be_made(self, root, small, encoder, tmp_path):
+        (tmp_path / "latents").write_text("a file is in the way")
+        cache = LatentCache(small(), "v1", tmp_path / "latents")
+        dataset = cache.fill(read_dataset(small()), encoder)
+        assert len(entries(cache, dataset, small())) == 5
+        assert "kept in memory" in dataset.warnings[-1]
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_latents_that_are_not_finite_name_the_image_and_the_cure(self, root, small, encoder, value, folder):
+        def encode(pixels):
+            moments = encoder(pixels)
+            if pixels.shape[3] > pixels.shape[2]:
+                moments[0, 0, 0, 0] = value
+            return moments
+
+        with pytest.raises(UserError, match=r"[ce]\.png is encoded to numbers that are not finite.*fp32"):
+            LatentCache(small(), "v1", folder).fill(read_dataset(small()), encode)
+        assert not [thread for thread in threading.enumerate() if thread.name == "lora-train-prefetch"]
+
+    def test_images_that_vanish_or_break_or_change_after_reading_are_left_out(self, root, small, encoder, folder):
+        dataset = read_dataset(small())
+        (root / "a.png").unlink()
+        (root / "b.png").write_bytes((root / "b.png").read_bytes()[:500])
+        Image.new("RGB", (10, 10)).save(root / "c.png")
+        left = LatentCache(small(), "v1", folder).fill(dataset, encoder)
+        assert [example.path.name for example in left.training] == ["d.png", "e.png"]
+        assert len(left.warnings) == 3
+        assert all(any(f"{name}.png" in warning for warning in left.warnings) for name in "abc")
+
+    def test_none_left(self, root, small, encoder):
+        dataset = read_dataset(small())
+        for path in root.glob("*.png"):
+            path.unlink()
+        with pytest.raises(UserError, match="no image can be used"):
+            LatentCache(small(), "v1").fill(dataset, encoder)
+
+    def test_a_file_removed_during_the_run(self, root, small, encoder, tmp_path):
+        cache = LatentCache(small(), "v1", tmp_path / "latents")
+        dataset = cache.fill(read_dataset(small()), encoder)
+        for path in files(tmp_path / "latents"):
+            path.unlink()
+        with pytest.raises(UserError, match="removed or damaged during the run"):
+            entries(cache, dataset, small())
+
+    def test_an_encoder_of_the_wrong_shape_is_a_fault_of_ours(self, root, small):
+        with pytest.raises(ValueError, match="the encoder made"):
+            LatentCache(small(), "v1").fill(read_dataset(small()), lambda pixels: pixels)
+
+
+def test_where_images_vary_only_held_out_ones_are_encoded_and_broken_ones_still_found(root, small, encoder):
+    config = small(random_crop=True, held_out_images=1)
+    dataset = read_dataset(config)
+    broken = dataset.training[0].path
+    broken.write_bytes(broken.read_bytes()[:500])
+    left = LatentCache(config, "v1").fill(dataset, encoder)
+    assert encoder.images == 1
+    assert broken not in [example.path for example in left.training]
+
+
+class TestTwoProcesses:
+    def fill_both(self, config, folder, encoders):
+        meeting = threading.Barrier(2, timeout=20)
+        caches = [LatentCache(config, "v1", folder) for _ in encoders]
+        results = {}
+
+        def work(rank):
+            results[rank] = caches[rank].fill(
+                read_dataset(config), encoders[rank], rank=rank, world=2, barrier=meeting.wait
+            )
+
+        threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return caches, results
+
+    def test_each_encodes_its_share_and_both_read_all(self, root, small, encoder, tmp_path):
+        config, encoders = small(flip=True), [type(encoder)(), type(encoder)()]
+        caches, results = self.fill_both(config, tmp_path / "latents", encoders)
+        assert [one.images for one in encoders] == [6, 4]
+        for one, other in zip(*(entries(caches[rank], results[rank], config) for rank in range(2)), strict=True):
+            assert torch.equal(one.moments, other.moments)
+
+    def test_both_leave_out_the_same_broken_image(self, root, small, encoder, tmp_path):
+        for name in ("a.png", "b.png"):  # one of each share
+            (root / name).write_bytes((root / name).read_bytes()[:500])
+        config = small()
+        _, results = self.fill_both(config, tmp_path / "latents", [encoder, encoder])
+        kept = [[example.path.name for example in results[rank].training] for rank in range(2)]
+        assert kept == [["c.png", "d.png", "e.png"]] * 2
+
+    def test_a_fault_in_one_does_not_leave_the_other_waiting(self, root, small, encoder, tmp_path):
+        met = []
+        with pytest.raises(UserError, match="not finite"):
+            LatentCache(small(), "v1", tmp_path / "latents").fill(
+                read_dataset(small()),
+                lambda pixels: encoder(pixels) * torch.nan,
+                world=2,
+                barrier=lambda: met.append(1),
+            )
+        assert met == [1]
+
+    def test_without_a_writable_folder_each_encodes_all(self, root, small, encoder, tmp_path, monkeypatch):
+        def refuse(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(cache_module.LatentCache, "_write", refuse)
+        config, encoders = small(), [type(encoder)(), type(encoder)()]
+        caches, results = self.fill_both(config, tmp_path / "latents", encoders)
+        assert [one.images for one in encoders] == [5, 5]
+        assert len(entries(caches[1], results[1], config)) == 5

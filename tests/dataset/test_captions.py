@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lib_lora_train.config import DatasetConfig
+from lib_lora_train.dataset.captions import vary, with_trigger
+
+CAPTION = "mycat, sitting, a red sofa, evening"
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def test_without_settings_a_caption_stays_as_it_is():
+    assert vary("a, b,,c ", DatasetConfig(), rng()) == "a, b,,c "
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 4, 9])
+def test_shuffling_keeps_the_first_tags_and_loses_none(kept):
+    config = DatasetConfig(shuffle_caption=True, keep_tokens=kept)
+    varied = [vary(CAPTION, config, rng(seed)).split(", ") for seed in range(50)]
+    assert all(tags[:kept] == CAPTION.split(", ")[:kept] for tags in varied)
+    assert all(sorted(tags) == sorted(CAPTION.split(", ")) for tags in varied)
+    assert len(set(map(tuple, varied))) > 1 or kept >= 3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_dropout_empties_its_share_of_captions(share):
+    config, generator = DatasetConfig(caption_dropout=share), rng()
+    dropped = sum(vary(CAPTION, config, generator) == "" for _ in range(2000))
+    assert dropped == pytest.approx(2000 * share, abs=80 if 0 < share < 1 else 0)
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("a sofa", "cat, a sofa"),
+        ("", "cat"),
+        ("a Cat on a sofa", "a Cat on a sofa"),
+        ("cat", "cat"),
+        ("one category", "cat, one category"),
+        ("concat, cat!", "concat, cat!"),
+        ("cat_ears", "cat, cat_ears"),
+    ],
+)
+def test_the_trigger_comes_first_unless_it_is_there_as_a_word(caption, expected):
+    assert with_trigger(caption, "cat") == expected
+
+
+def test_a_trigger_of_odd_signs_and_no_trigger():
+    assert with_trigger("a <s+k>.", "<s+k>") == "a <s+k>."
+    assert with_trigger("a sofa", "") == "a sofa"

@@ -1,0 +1,141 @@
+"""Captions as features: chunks, clip skip and the cache, held to a CLIP text encoder written out by hand."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from lib_lora_train.model.text import TextCache, TextEncoding
+from lib_lora_train.model.view import text_encoder_view
+
+HEADS = 2
+
+
+def by_hand(weights: dict[str, torch.Tensor], ids: torch.Tensor, layers_skipped: int = 0) -> torch.Tensor:
+    """CLIP's text transformer (Radford et al. 2021), features [B, 77, width]."""
+
+    def part(name: str) -> torch.Tensor:
+        return weights[f"text_model.{name}"]
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return functional.layer_norm(x, x.shape[-1:], part(f"{name}.weight"), part(f"{name}.bias"))
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        return functional.linear(x, part(f"{name}.weight"), part(f"{name}.bias"))
+
+    x = part("embeddings.token_embedding.weight")[ids] + part("embeddings.position_embedding.weight")[: ids.shape[1]]
+    causal = torch.full((ids.shape[1], ids.shape[1]), -torch.inf).triu(1)
+    layers = 1 + max(int(name.split(".")[3]) for name in weights if ".layers." in name)
+    for i in range(layers - layers_skipped):
+        name = f"encoder.layers.{i}"
+        h = norm(x, f"{name}.layer_norm1")
+        q, k, v = (linear(h, f"{name}.self_attn.{p}_proj").unflatten(-1, (HEADS, -1)).transpose(1, 2) for p in "qkv")
+        mixed = (q @ k.mT / q.shape[-1] ** 0.5 + causal).softmax(-1) @ v
+        x = x + linear(mixed.transpose(1, 2).flatten(2), f"{name}.self_attn.out_proj")
+        h = linear(norm(x, f"{name}.layer_norm2"), f"{name}.mlp.fc1")
+        x = x + linear(h * torch.sigmoid(1.702 * h), f"{name}.mlp.fc2")
+    return norm(x, "final_layer_norm")
+
+
+@pytest.fixture
+def encoding(lent):
+    def make(**settings: int) -> TextEncoding:
+        return TextEncoding(lent.tokenizer, text_encoder_view(lent), **settings)
+
+    return make
+
+
+def words(count: int) -> str:
+    """A caption of `count` tokens."""
+    return " ".join(["red", "cat", "star"][i % 3] for i in range(count))
+
+
+class TestChunks:
+    @pytest.mark.parametrize(
+        ("tokens", "most", "chunks"),
+        [(0, 75, 1), (1, 75, 1), (75, 75, 1), (76, 75, 1), (75, 150, 1), (76, 150, 2), (150, 150, 2), (151, 150, 2), (151, 225, 3), (400, 225, 3)],
+    )
+    def test_are_as_many_as_the_caption_needs_up_to_the_limit(self, encoding, tokens, most, chunks):
+        assert [len(chunk) for chunk in encoding(max_tokens=most).chunks(words(tokens))] == [77] * chunks
+
+    def test_each_begin_and_end_and_fill_with_the_end(self, encoding, lent):
+        begin, end = lent.tokenizer.bos_token_id, lent.tokenizer.eos_token_id
+        ids = lent.tokenizer(words(80), add_special_tokens=False).input_ids
+        first, second = encoding(max_tokens=150).chunks(words(80))
+        assert first == [begin, *ids[:75], end]
+        assert second == [begin, *ids[75:], *[end] * 71]
+
+    def test_do_not_depend_on_case_or_space_around(self, encoding):
+        assert encoding().chunks("  A Red CAT ") == encoding().chunks("a red cat")
+
+
+class TestFeatures:
+    @pytest.mark.parametrize("clip_skip", [1, 2, 3])
+    def test_are_those_of_the_layer_asked_for(self, encoding, lent, clip_skip):
+        made = encoding(clip_skip=clip_skip)
+        ids = torch.tensor(made.chunks("a red cat"))
+        with torch.no_grad():
+            torch.testing.assert_close(made.encode(["a red cat"]), by_hand(lent.text_encoder, ids, clip_skip - 1), atol=1e-5, rtol=0)
+
+    @torch.no_grad()
+    def test_of_a_long_caption_stand_one_chunk_behind_the_other(self, encoding, lent):
+        made = encoding(max_tokens=150)
+        first, second = (by_hand(lent.text_encoder, torch.tensor([chunk])) for chunk in made.chunks(words(100)))
+        torch.testing.assert_close(made.encode([words(100)]), torch.cat([first, second], dim=1), atol=1e-5, rtol=0)
+
+    @torch.no_grad()
+    def test_of_a_short_caption_beside_a_long_one_are_filled_with_an_empty_chunk(self, encoding):
+        made = encoding(max_tokens=150)
+        both = made.encode(["a cat", words(100)])
+        assert both.shape == (2, 154, 16)
+        torch.testing.assert_close(both[0], torch.cat([made.encode(["a cat"])[0], made.encode([""])[0]]), atol=1e-5, rtol=0)
+
+    def test_carry_gradients_to_an_encoder_that_is_trained(self, encoding):
+        made = encoding()
+        made.encoder.requires_grad_(True)
+        made.encode(["a cat"]).sum().backward()
+        assert next(made.encoder.parameters()).grad is not None
+
+
+class TestCache:
+    @torch.no_grad()
+    def test_gives_what_encoding_gives(self, encoding):
+        made = encoding(max_tokens=225)
+        cache, texts = TextCache(made), ["a cat", words(100), "", words(200), "a cat"]
+        for _ in range(2):
+            torch.testing.assert_close(cache.encode(texts), made.encode(texts), atol=1e-5, rtol=0)
+
+    def test_gives_the_same_bits_in_whatever_company(self, encoding):
+        alone = TextCache(encoding()).encode(["a cat"])[0]
+        assert torch.equal(TextCache(encoding()).encode(["a red star", "a cat"])[1], alone)
+
+    def test_encodes_each_text_once(self, encoding, monkeypatch):
+        made, seen = encoding(), []
+        original = made.encode
+        monkeypatch.setattr(made, "encode", lambda texts: seen.extend(texts) or original(texts))
+        cache = TextCache(made)
+        cache.encode(["a", "b", "a"])
+        cache.encode(["b", "a", "c"])
+        assert sorted(seen) == ["a", "b", "c"]
+
+    def test_forgets_the_least_recently_used_beyond_its_capacity(self, encoding, monkeypatch):
+        made, seen = encoding(), []
+        original = made.encode
+        cache = TextCache(made, capacity=2)
+        cache.encode(["a", "b"])
+        cache.encode(["a"])
+        cache.encode(["c"])
+        monkeypatch.setattr(made, "encode", lambda texts: seen.extend(texts) or original(texts))
+        cache.encode(["a", "c"])
+        cache.encode(["b"])
+        assert seen == ["b"]
+
+    def test_holds_more_than_its_capacity_for_one_batch_only(self, encoding):
+        cache = TextCache(encoding(), capacity=2)
+        texts = ["a", "b", "c", "d"]
+        assert cache.encode(texts).shape == (4, 77, 16)
+        assert len(cache._features) == 2
+
+    def test_carries_no_gradients(self, encoding):
+        made = encoding()
+        made.encoder.requires_grad_(True)
+        assert not TextCache(made).encode(["a cat"]).requires_grad

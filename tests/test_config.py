@@ -1,0 +1,169 @@
+"""The table of settings: its defaults, its two written forms, and the faults it finds."""
+
+import math
+
+import pytest
+
+from lib_lora_train.config import CompareConfig, TrainConfig, fields_of, settings
+from lib_lora_train.errors import UserError
+
+ALL = [*settings(), *fields_of(CompareConfig)]
+
+
+def faulty_fields(**values: object) -> list[str]:
+    return [problem.field for problem in TrainConfig.from_flat({"name": "mycat", **values}).problems()]
+
+
+@pytest.mark.parametrize("entry", ALL, ids=[entry.name for entry in ALL])
+class TestEveryField:
+    def test_has_a_label(self, entry):
+        assert entry.facts.label.strip()
+
+    def test_has_a_default_inside_its_own_range(self, entry):
+        default, facts = entry.default, entry.facts
+        if facts.choices:
+            assert default in facts.choices
+        if facts.minimum is not None:
+            assert default >= facts.minimum
+        if facts.maximum is not None:
+            assert default <= facts.maximum
+
+
+def test_names_are_unique_over_all_groups():
+    names = [entry.name for entry in settings()]
+    assert len(names) == len(set(names))
+
+
+def test_the_defaults_lack_only_a_name():
+    assert [problem.field for problem in TrainConfig().problems()] == ["name"]
+    assert TrainConfig.from_flat({"name": "mycat"}).problems() == []
+
+
+def test_two_configurations_do_not_share_a_list():
+    first = TrainConfig()
+    first.preview.preview_prompts.append("a cat")
+    assert TrainConfig().preview.preview_prompts == []
+
+
+class TestFlatForm:
+    def test_puts_each_value_in_its_group(self):
+        config = TrainConfig.from_flat({"name": "mycat", "rank": 8, "learning_rate": 2e-4, "buckets": False})
+        assert (config.run.name, config.adapter.rank, config.optimizer.learning_rate) == ("mycat", 8, 2e-4)
+        assert config.dataset.buckets is False
+
+    def test_comes_back_as_it_went_in(self):
+        config = TrainConfig.from_flat({"name": "mycat", "rank": 8, "preview_prompts": ["a", "b"]})
+        assert TrainConfig.from_flat(config.to_flat()) == config
+
+    def test_takes_whole_floats_as_ints_and_ints_as_floats(self):
+        config = TrainConfig.from_flat({"rank": 8.0, "alpha": 4})
+        assert (type(config.adapter.rank), type(config.adapter.alpha)) == (int, float)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("rank", "8"), ("rank", 8.5), ("rank", True), ("rank", math.nan), ("rank", math.inf), ("rank", None),
+            ("alpha", "1"), ("flip", 1), ("flip", "true"), ("name", 5), ("preview_prompts", "a cat"),
+            ("preview_prompts", [1]),
+        ],
+    )  # fmt: skip
+    def test_refuses_the_wrong_kind_of_value(self, name, value):
+        with pytest.raises(UserError, match=f"^{name}: is "):
+            TrainConfig.from_flat({name: value})
+
+    def test_names_the_nearest_setting_for_one_that_does_not_exist(self):
+        with pytest.raises(UserError, match=r"learnig_rate.*Did you mean learning_rate\?"):
+            TrainConfig.from_flat({"learnig_rate": 1e-4})
+
+    def test_takes_no_guess_where_nothing_is_near(self):
+        with pytest.raises(UserError, match=r"qqqqqq: there is no such setting\. Leave it out\."):
+            TrainConfig.from_flat({"qqqqqq": 1})
+
+    def test_lists_all_wrong_values_at_once(self):
+        with pytest.raises(UserError) as caught:
+            TrainConfig.from_flat({"rank": "x", "flipp": True, "epochs": []})
+        assert [line.split(":")[0] for line in str(caught.value).splitlines()] == ["rank", "flipp", "epochs"]
+
+
+class TestToml:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            'a "quoted" word', r"C:\new\table", "it's", "кошка, 猫, 🐈", "two\nlines\tand a tab", "", "# no comment",
+            "[not a table]", "\x7f \x00 \x1f", "a = 1",
+        ],
+    )  # fmt: skip
+    def test_brings_back_any_text(self, text):
+        config = TrainConfig.from_flat({"trigger": text, "preview_prompts": [text, "other"]})
+        assert TrainConfig.from_toml(config.to_toml()) == config
+
+    @pytest.mark.parametrize("number", [1e-4, 1e-16, 0.1 + 0.2, 1.0, 0.0])
+    def test_brings_back_every_digit(self, number):
+        config = TrainConfig.from_flat({"learning_rate": number})
+        assert TrainConfig.from_toml(config.to_toml()).optimizer.learning_rate == number
+
+    def test_may_lack_group_headings_and_settings(self):
+        assert TrainConfig.from_toml('name = "mycat"\nrank = 4\n') == TrainConfig.from_flat({"name": "mycat", "rank": 4})
+
+    def test_refuses_what_is_not_toml(self):
+        with pytest.raises(UserError, match="not valid TOML"):
+            TrainConfig.from_toml("rank = = 4")
+
+    def test_refuses_a_name_that_stands_in_two_groups(self):
+        with pytest.raises(UserError, match="rank stands twice"):
+            TrainConfig.from_toml("rank = 4\n[adapter]\nrank = 8\n")
+
+    def test_refuses_a_group_that_does_not_exist(self):
+        with pytest.raises(UserError, match="no such setting"):
+            TrainConfig.from_toml("[adaptor]\nrank = 8\n")
+
+
+class TestProblems:
+    @pytest.mark.parametrize(
+        ("values", "fields"),
+        [
+            ({"rank": 0}, ["rank"]),
+            ({"rank": 513}, ["rank"]),
+            ({"caption_dropout": 1.1}, ["caption_dropout"]),
+            ({"alpha": math.inf}, ["alpha"]),
+            ({"noise_offset": math.nan}, ["noise_offset"]),
+            ({"loss": "l1"}, ["loss"]),
+            ({"max_tokens": 100}, ["max_tokens"]),
+            ({"timestep_min": 500, "timestep_max": 500}, ["timestep_min"]),
+            ({"learning_rate": 0}, ["learning_rate"]),
+            ({"learning_rate": 0.5}, ["learning_rate"]),
+            ({"resolution": 516, "buckets": False}, ["resolution"]),
+            ({"bucket_min": 1024}, ["bucket_min"]),
+            ({"bucket_max": 256}, ["bucket_max"]),
+            ({"bucket_step": 20}, ["bucket_step"]),
+            ({"prior_weight": 0, "regularisation": "classes"}, ["prior_weight"]),
+        ],
+    )
+    def test_names_the_field_at_fault(self, values, fields):
+        assert faulty_fields(**values) == fields
+
+    def test_accepts_a_zero_rate_where_the_text_encoder_has_its_own(self):
+        assert faulty_fields(learning_rate=0, text_encoder=True, text_encoder_learning_rate=1e-5) == []
+
+    def test_reports_all_faults_at_once(self):
+        assert set(faulty_fields(rank=0, loss="l1", epochs=0, name="")) == {"rank", "loss", "epochs", "name"}
+
+    def test_says_what_to_do(self):
+        (problem,) = TrainConfig.from_flat({"name": "mycat", "rank": 600}).problems()
+        assert str(problem) == "rank: is 600, above the most, 512. Lower it."
+
+
+class TestName:
+    @pytest.mark.parametrize("name", ["mycat", "my cat", "my-cat_2.1", "кошка", "猫", "a", "C++", "cat-12", "2024", "Köhler"])
+    def test_may_be(self, name):
+        assert faulty_fields(name=name) == []
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "", "a/b", "a\\b", "..", ".hidden", "a..b", "cat.", "cat ", " cat", 'a"b', "a'b", "a<b", "a>b", "a:b", "a|b", "a?", "a*",
+            "-cat", "_cat", "a\nb", "con", "CON", "nul.txt", "com1", "none", "new", "mycat-000004", "mycat-step00000100", "x" * 101,
+        ],
+    )  # fmt: skip
+    def test_may_not_be(self, name):
+        assert faulty_fields(name=name) == ["name"]
