@@ -7,7 +7,7 @@ VENV   := .venv/$(STACK)
 READY  := $(VENV)/.ready
 RUN    := $(VENV)/bin/python
 
-.PHONY: demo test bench lint checkpoint clean
+.PHONY: demo test bench lint docs checkpoint clean
 
 demo: $(READY)
 	$(RUN) -m lib_lora_train demo
@@ -21,6 +21,9 @@ bench: $(READY)
 lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
+
+docs: $(READY)
+	$(RUN) -m lib_lora_train.cli.reference > docs/settings.md
 
 # Trains the embedded checkpoint again from its seed; about an hour on one core.
 checkpoint: $(READY)

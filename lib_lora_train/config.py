@@ -183,8 +183,8 @@ class DatasetConfig:
     )
     cache: str = setting(
         "memory",
-        "Latent cache",
-        "Images are encoded once and kept in memory, or on disk (for large sets, and for later runs).",
+        "Cache",
+        "Images and captions are encoded once and kept in memory, or on disk (for large sets, and for later runs).",
         choices=("memory", "disk"),
     )
     held_out_images: int = setting(
@@ -531,6 +531,8 @@ def _name_problems(name: str) -> Iterator[Problem]:
         yield Problem("name", f"{name!r} is a reserved word. Choose another name.")
     elif len(name) > 100:
         yield Problem("name", f"has {len(name)} characters. Use at most 100.")
+    elif len(name.encode()) > 200:  # file systems allow 255 bytes, and an epoch's number and ending need room
+        yield Problem("name", f"takes {len(name.encode())} bytes as a file name. Use at most 200, {len(name) * 200 // len(name.encode())} letters such as these.")
     elif re.search(r"-(\d{6}|step\d{8})$", name):
         yield Problem("name", f"{name!r} ends like the file of an epoch. Choose another name.")
 

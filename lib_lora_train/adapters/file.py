@@ -11,16 +11,21 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import safetensors
 import safetensors.torch
 import torch
 
-from lib_lora_train.adapters.inject import Adapter
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_bytes
 
+if TYPE_CHECKING:  # only a name here: reading a file needs no peft, which takes seconds to import
+    from lib_lora_train.adapters.inject import Adapter
+
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+OTHER_KINDS = {".lora_mid.weight": "a LoRA with Tucker convolutions", ".dora_scale": "a DoRA"}
+"""Ends of keys that stand beside lora_down and lora_up in other kinds of adapter."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,10 @@ def load_adapter(path: Path) -> AdapterFile:
     names = [key.removesuffix(".lora_down.weight") for key in tensors if key.endswith(".lora_down.weight")]
     if not names or any(f"{name}.lora_up.weight" not in tensors for name in names):
         raise UserError(f"{path} is no LoRA in kohya's format (lora_down / lora_up). Choose another adapter.")
+    if other := next((kind for part, kind in OTHER_KINDS.items() if any(key.endswith(part) for key in tensors)), ""):
+        raise UserError(f"{path} is {other}, which is more than lora_down and lora_up. Choose a plain LoRA.")
+    if not all(_fit(tensors, name) for name in names):
+        raise UserError(f"{path} is damaged: its lora_down and lora_up do not fit together. Choose another adapter.")
     return AdapterFile({name: _layer(tensors, name) for name in sorted(names)}, metadata)
 
 
@@ -118,6 +127,12 @@ def with_hashes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
         "sshs_model_hash": hashlib.sha256(body).hexdigest(),
         "sshs_legacy_hash": hashlib.sha256(plain[0x100000 : 0x100000 + 0x10000]).hexdigest()[:8],
     }
+
+
+def _fit(tensors: Mapping[str, torch.Tensor], name: str) -> bool:
+    down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
+    alpha = tensors.get(f"{name}.alpha")
+    return min(down.ndim, up.ndim) >= 2 and 0 < down.shape[0] == up.flatten(1).shape[1] and (alpha is None or alpha.numel() == 1)
 
 
 def _layer(tensors: Mapping[str, torch.Tensor], name: str) -> LayerWeights:

@@ -71,6 +71,11 @@ class Adapter:
         """Everything that is trained, in a fixed order."""
         return [weight for layer in self.layers for weight in (layer.down, layer.up)]
 
+    @torch.no_grad()
+    def is_finite(self) -> bool:
+        """Whether every weight is a number; waits for the device once."""
+        return bool(torch.stack([weight.isfinite().all() for weight in self.parameters()]).all())
+
     @contextmanager
     def strength(self, strength: float) -> Iterator[None]:
         """Acts at `strength` inside, and fully again afterwards; 0 is the base alone, bit for bit.

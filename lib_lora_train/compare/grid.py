@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -183,9 +184,8 @@ def wrapped(text: str, size: int, width: int, most: int) -> list[str]:
 def _shortened(text: str, size: int, width: int) -> str:
     if _text_width(text, size) <= width:
         return text
-    while text and _text_width(text + "...", size) > width:
-        text = text[:-1]
-    return text.rstrip() + "..."
+    fitting = bisect_right(range(len(text)), width, key=lambda length: _text_width(text[:length] + "...", size))
+    return text[: max(0, fitting - 1)].rstrip() + "..."
 
 
 def _draw_best_frame(draw: ImageDraw.ImageDraw, layout: Layout, row: int) -> None:

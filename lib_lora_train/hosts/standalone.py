@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import pickle
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from lib_lora_train.hosts.recognise import TEXT, UNET, VAE, read_header, refuse_
 from lib_lora_train.model.family import SD1
 from lib_lora_train.model.lent import LentCheckpoint
 
-CPU = torch.device("cpu")
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 SPECIAL_TOKENS = 3
@@ -53,14 +51,13 @@ class StandaloneHost:
         precision = choose_precision(self.config.precision, self.device)
         side_car = _side_car(path)
         folder = tokenizer_folder(self.config, path)
-        yield LentCheckpoint(
+        lent = LentCheckpoint(
             name=path.stem,
             family=SD1,
-            unet=_on(weights, UNET, self.device, precision),
-            # The VAE and the text encoder run a few times only: they wait on the CPU, mapped from disk where they are
-            # float32 already. Full precision costs little there and never overflows.
-            vae=_on(weights, VAE, CPU, torch.float32),
-            text_encoder=_text_encoder_names(_on(weights, f"{TEXT}transformer.", CPU, torch.float32)),
+            unet={name: tensor.to(self.device, precision) for name, tensor in _part(weights, UNET).items()},
+            # The VAE and the text encoder run a few times only: until then they wait as they are, mapped from disk.
+            vae=_part(weights, VAE),
+            text_encoder=_text_encoder_names(_part(weights, f"{TEXT}transformer.")),
             tokenizer=load_tokenizer(folder),
             device=self.device,
             precision=precision,
@@ -70,22 +67,22 @@ class StandaloneHost:
             sha256=lambda: file_sha256(path),
             legacy_hash=lambda: legacy_hash(path),
         )
+        del weights  # what was converted need not stay mapped
+        yield lent
 
     @contextmanager
     def _brought(self, view: nn.Module) -> Iterator[nn.Module]:
-        """Moves frozen weights to the device and afterwards puts the old tensors back; trained ones stay where they are."""
-        if self.device == CPU:
-            yield view
-            return
-        waiting = {name: p.data for name, p in view.named_parameters() if p.device != self.device}
-        parameters = dict(view.named_parameters())
+        """Frozen weights on the device, in float32, which costs little there and never overflows; afterwards the old
+        tensors again. Trained weights are there already, in float32.
+        """
+        waiting = {parameter: parameter.data for parameter in view.parameters()}
         try:
-            for name, data in waiting.items():
-                parameters[name].data = data.to(self.device)
+            for parameter, data in waiting.items():
+                parameter.data = data.to(self.device, torch.float32)
             yield view
         finally:
-            for name, data in waiting.items():
-                parameters[name].data = data
+            for parameter, data in waiting.items():
+                parameter.data = data
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -185,15 +182,10 @@ def legacy_hash(path: Path) -> str:
         return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
 
 
-def _on(
-    weights: Mapping[str, torch.Tensor], prefix: str, device: torch.device, dtype: torch.dtype
-) -> dict[str, torch.Tensor]:
-    part = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-    return {
-        name: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
-        for name, tensor in part.items()
-        if not re.match(r"(loss\.|model_ema\.)", name)
-    }
+def _part(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """One of the checkpoint's networks; a VAE's training loss, which some files carry along, is left out."""
+    names = {name: name.removeprefix(prefix) for name in weights if name.startswith(prefix)}
+    return {short: weights[name] for name, short in names.items() if not short.startswith("loss.")}
 
 
 def _text_encoder_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

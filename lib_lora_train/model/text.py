@@ -7,12 +7,20 @@ encoder's ordinary output.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
+
+from lib_lora_train.errors import UserError
+from lib_lora_train.files import write_bytes
 
 CHUNK = 75
 
@@ -52,6 +60,14 @@ class TextEncoding:
         core = getattr(self.encoder, "text_model", self.encoder)  # transformers 5 has no text_model inside
         return core.final_layer_norm(output.hidden_states[-self.clip_skip])
 
+    def fingerprint(self) -> str:
+        """Differs between encoders and settings that give different features."""
+        digest = hashlib.blake2b(f"{self.clip_skip} {self.max_tokens}".encode(), digest_size=16)
+        for name, tensor in sorted(self.encoder.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     @property
     def device(self) -> torch.device:
         """Where the encoder is now."""
@@ -61,12 +77,15 @@ class TextEncoding:
 class TextCache:
     """Features of recent captions, so that a caption is encoded once however often it is shown.
 
-    With shuffled captions there are more of them than fit; the least recently used go first.
+    With shuffled captions there are more of them than fit; the least recently used go first. With a `folder`, features
+    are kept there for later runs too, under a name made of the caption, the encoder's weights and the settings.
     """
 
-    def __init__(self, encoding: TextEncoding, capacity: int = 1024) -> None:
+    def __init__(self, encoding: TextEncoding, capacity: int = 1024, folder: Path | None = None) -> None:
         self.encoding = encoding
         self.capacity = capacity
+        self._folder = folder
+        self._encoder_key = encoding.fingerprint() if folder else ""
         self._features: OrderedDict[str, torch.Tensor] = OrderedDict()
 
     @torch.no_grad()
@@ -75,13 +94,30 @@ class TextCache:
         for text in dict.fromkeys(texts):
             # One at a time, so that a caption's features never depend on which others it was encoded with.
             if text not in self._features:
-                with torch.autocast(self.encoding.device.type, enabled=False):
-                    self._features[text] = self.encoding.encode([text])[0]
+                self._features[text] = self._from_disk(text)
             self._features.move_to_end(text)
         rows = [self._features[text] for text in texts]
         while len(self._features) > self.capacity:
             self._features.popitem(last=False)
         return torch.stack(self._padded(rows))
+
+    def _from_disk(self, text: str) -> torch.Tensor:
+        """The features of `text` from the folder where they are, else encoded and put there."""
+        if self._folder is None:
+            return self._encoded(text)
+        name = hashlib.blake2b(f"{self._encoder_key}\n{text}".encode(), digest_size=24).hexdigest()
+        path = self._folder / name[:2] / f"{name}.safetensors"
+        try:
+            return safetensors.torch.load(path.read_bytes())["features"].to(self.encoding.device)
+        except (OSError, KeyError, ValueError, safetensors.SafetensorError):  # not there, or cut short by a crash
+            features = self._encoded(text)
+        with contextlib.suppress(UserError):  # a full disk costs the next run some time, nothing else
+            write_bytes(path, safetensors.torch.save({"features": features.cpu().contiguous()}))
+        return features
+
+    def _encoded(self, text: str) -> torch.Tensor:
+        with torch.autocast(self.encoding.device.type, enabled=False):
+            return self.encoding.encode([text])[0]
 
     def _padded(self, rows: list[torch.Tensor]) -> list[torch.Tensor]:
         longest = max(row.shape[0] for row in rows)

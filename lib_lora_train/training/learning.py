@@ -11,8 +11,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from lib_lora_train.adapters.file import AdapterFile, load_adapter
+from lib_lora_train.adapters.file import AdapterFile, LayerWeights, load_adapter
 from lib_lora_train.adapters.inject import (
+    AdaptedLayer,
     Adapter,
     Target,
     inject,
@@ -63,6 +64,8 @@ def make_adapter(parts: Parts, config: TrainConfig) -> Adapter:
         inject(parts.text_encoder, text, TEXT_ENCODER, randomness) if text else [],
     )
     if start:
+        if wrong := [layer for layer in adapter.layers if not _same_size(layer, start.layers[layer.name])]:
+            raise UserError(_does_not_fit(parts, config, len(wrong)))
         load_into(adapter.layers, {name: (layer.down, layer.up) for name, layer in start.layers.items()})
     return adapter
 
@@ -81,11 +84,19 @@ def _targets_of(start: AdapterFile, parts: Parts, config: TrainConfig) -> tuple[
         found.append([Target(names[name], layer.rank, layer.alpha) for name, layer in layers.items()])
         left -= set(layers)
     if left or not any(found):
-        raise UserError(
-            f"continue_from: {config.adapter.continue_from} does not fit {parts.lent.name} ({parts.lent.family.title}); "
-            f"{len(left)} of its layers are not there. Choose an adapter that was made for this kind of checkpoint."
-        )
+        raise UserError(_does_not_fit(parts, config, len(left)))
     return found[0], found[1]
+
+
+def _same_size(layer: AdaptedLayer, weights: LayerWeights) -> bool:
+    return layer.down.numel() == weights.down.numel() and layer.up.numel() == weights.up.numel()
+
+
+def _does_not_fit(parts: Parts, config: TrainConfig, layers: int) -> str:
+    return (
+        f"continue_from: {config.adapter.continue_from} does not fit {parts.lent.name} ({parts.lent.family.title}); "
+        f"{layers} of its layers are not there. Choose an adapter that was made for this kind of checkpoint."
+    )
 
 
 @dataclass

@@ -34,7 +34,9 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, ste
     name = config.lr_schedule
     if name == "constant" and config.warmup_steps:
         name = "constant_with_warmup"
-    return get_scheduler(name, optimizer, num_warmup_steps=min(config.warmup_steps, steps), num_training_steps=steps)
+    warmup = min(config.warmup_steps, steps)
+    # At least a step after the warm-up: the polynomial schedule divides by their number.
+    return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=max(steps, warmup + 1))
 
 
 def has_fused_adamw(device: torch.device) -> bool:

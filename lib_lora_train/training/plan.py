@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from lib_lora_train.adapters.file import DTYPES
-from lib_lora_train.config import TrainConfig, raise_problems
+from lib_lora_train.config import TrainConfig, TrainingConfig, raise_problems
 from lib_lora_train.dataset.examples import Dataset
 from lib_lora_train.dataset.images import Size
 from lib_lora_train.dataset.order import BatchPlan
@@ -104,7 +104,6 @@ def _plan(
         warnings.append(
             "This needs more memory than is free. Use gradient_checkpointing, a smaller batch_size, or a lower resolution."
         )
-    every = training.save_every_epochs
     return Plan(
         name=config.run.name,
         checkpoint=f"{lent.name} ({lent.family.title})",
@@ -120,10 +119,22 @@ def _plan(
         memory=memory,
         memory_free=free,
         file_bytes=memory.adapter_weights * torch.finfo(DTYPES[config.adapter.save_precision]).bits // 8,
-        files=max(1, timetable.epoch_of(timetable.steps) // every) if every else 1,
+        files=_file_count(timetable, training),
         folder=str(RunFolder.at(config).adapters),
         warnings=warnings,
     )
+
+
+def _file_count(timetable: Timetable, training: TrainingConfig) -> int:
+    """Adapters that the run will write: of epochs, of steps between them, and the last one."""
+    steps, epochs, every = timetable.steps, training.save_every_epochs, training.save_every_steps
+    saved = set(range(every, steps, every)) if every else set()
+    step = timetable.next_epoch_end(0)
+    while step < steps:
+        if epochs and timetable.epoch_ended(step) % epochs == 0:
+            saved.add(step)
+        step = timetable.next_epoch_end(step)
+    return len(saved | {steps})
 
 
 def _seconds_per_step(lent: LentCheckpoint, config: TrainConfig, size: Size) -> float:

@@ -163,7 +163,9 @@ class Session:
         if self.config.training.gradient_checkpointing:
             self.parts.unet.enable_gradient_checkpointing()
             self.parts.unet.train()
-        self.text = TextSource(self.parts, bool(self.adapter.text_encoder), TextCache(self.parts.text))
+        learns = bool(self.adapter.text_encoder)
+        folder = self._cache_folder("text") if not learns else None
+        self.text = TextSource(self.parts, learns, TextCache(self.parts.text, folder=folder))
         self.text.prepare(self._captions(), self.config.dataset.shuffle_caption, self._stack)
         if needs_pixels(self.config.dataset):
             self._stack.enter_context(self.lent.brought(self.parts.vae))
@@ -171,9 +173,7 @@ class Session:
         self._make_loop()
 
     def _fill_cache(self) -> None:
-        data, runs_dir = self.config.dataset, Path(self.config.run.runs_dir)
-        on_disk = data.cache == "disk" or self.share.world > 1  # processes share what each has encoded
-        self.cache = LatentCache(data, self.parts.vae_fingerprint(), runs_dir / "cache" if on_disk else None)
+        self.cache = LatentCache(self.config.dataset, self.parts.vae_fingerprint(), self._cache_folder("latents"))
         with self.lent.brought(self.parts.vae):
             self.dataset = self.cache.fill(
                 self.dataset,
@@ -183,6 +183,10 @@ class Session:
                 barrier=self.accelerator.wait_for_everyone,
                 progress=lambda done, images: self._report_encoding(done, images),
             )
+
+    def _cache_folder(self, what: str) -> Path | None:
+        on_disk = self.config.dataset.cache == "disk" or self.share.world > 1  # processes share what each has encoded
+        return Path(self.config.run.runs_dir) / "cache" / what if on_disk else None
 
     def _report_encoding(self, done: int, images: int) -> None:
         if self.is_main:
@@ -373,6 +377,8 @@ class Session:
 
     def _save_state(self) -> None:
         if self.is_main:
+            if not self.adapter.is_finite():
+                raise UserError(self._nan_message())
             states.save_state(self.folder.state_file, self.adapter, self.loop, self._origin())
         self._state_saved_at = time.monotonic()
 

@@ -13,6 +13,8 @@ from lib_lora_train.errors import UserError
 from lib_lora_train.files import written_whole
 from lib_lora_train.training.loop import Loop
 
+PARTS = {"step", "optimizer", "schedule", "scaler", "adapter", "origin"}
+
 
 def save_state(path: Path, adapter: Adapter, loop: Loop, origin: dict[str, str]) -> None:
     """Writes adapter (float32, unrounded), optimizer, schedule and step. `origin` names what the run began on.
@@ -32,9 +34,12 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any]:
         UserError: when the file is damaged.
     """
     try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError):
-        raise UserError(f"{path} is damaged. Delete it to begin the run again from its start.") from None
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, LookupError):
+        state = None
+    if not isinstance(state, dict) or not PARTS <= state.keys():
+        raise UserError(f"{path} is damaged. Delete it to begin the run again from its start.")
+    return state
 
 
 def changes_since(origin: dict[str, str], now: dict[str, str]) -> list[str]:

@@ -182,6 +182,17 @@ class TestLoading:
         safetensors.torch.save_file({name: torch.ones(2, 2) for name in names}, tmp_path / "a.safetensors")
         assert "no LoRA in kohya's format" in complaint(load_adapter, tmp_path / "a.safetensors")
 
+    @pytest.mark.parametrize(("extra", "words"), [("a.dora_scale", "a DoRA"), ("a.lora_mid.weight", "Tucker")])
+    def test_refuses_what_is_more_than_a_lora(self, tmp_path, complaint, extra, words):
+        tensors = {"a.lora_down.weight": torch.ones(4, 8), "a.lora_up.weight": torch.ones(8, 4), extra: torch.ones(4, 4)}
+        safetensors.torch.save_file(tensors, tmp_path / "a.safetensors")
+        assert words in complaint(load_adapter, tmp_path / "a.safetensors")
+
+    @pytest.mark.parametrize(("down", "up"), [((4, 8), (8, 3)), ((4,), (8, 4)), ((0, 8), (8, 0)), ((4, 8), (8,))])
+    def test_refuses_matrices_that_do_not_fit_together(self, tmp_path, complaint, down, up):
+        safetensors.torch.save_file({"a.lora_down.weight": torch.ones(down), "a.lora_up.weight": torch.ones(up)}, tmp_path / "a")
+        assert "do not fit together" in complaint(load_adapter, tmp_path / "a")
+
     @pytest.mark.parametrize("content", [b"", b"abc", b"<html>" * 20, struct.pack("<Q", 10) + b"[1, 2]    "])
     def test_refuses_what_is_no_safetensors_file(self, tmp_path, complaint, content):
         (tmp_path / "a.safetensors").write_bytes(content)

@@ -1,0 +1,195 @@
+"""Our command line against diffusers' script, each as a process of its own, started as its users start it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+
+from benchmarks.workload import Workload
+from lib_lora_train.config import CheckpointConfig
+from lib_lora_train.model.parts import Parts
+
+ROOT = Path(__file__).resolve().parent.parent
+STAND_IN = Path(__file__).resolve().parent / "stand_in"
+MIXED = {"fp32": "no", "fp16": "fp16", "bf16": "bf16"}
+SAMPLE_SECONDS = 0.02
+
+
+@dataclass
+class Measured:
+    """One run of a program."""
+
+    seconds: list[float] = field(default_factory=list)
+    """When the progress bar showed a new step, since the command."""
+    steps: list[int] = field(default_factory=list)
+    """The steps that were done then."""
+    busy: list[float] = field(default_factory=list)
+    """Processor seconds that all its threads had used by then."""
+    peak_resident: int = 0
+    """Most memory the process held, in bytes; pages of a file that is mapped count while they are in memory."""
+    peak_anonymous: int = 0
+    """The same without pages of files, sampled."""
+
+    @property
+    def first_step(self) -> float:
+        """Seconds from the command to the end of the first optimizer step."""
+        return self.seconds[0]
+
+    @property
+    def rate(self) -> float:
+        """Steps per second over the last three quarters of the run."""
+        return 1 / self._per_step(self.seconds)
+
+    @property
+    def busy_per_step(self) -> float:
+        """Processor seconds per step, over the same steps."""
+        return self._per_step(self.busy)
+
+    def _per_step(self, clock: list[float]) -> float:
+        begin = next(i for i, step in enumerate(self.steps) if step >= self.steps[-1] / 4)
+        return (clock[-1] - clock[begin]) / (self.steps[-1] - self.steps[begin])
+
+
+def compare_programs(workload: Workload, script: Path, folder: Path, steps: int, repeats: int) -> dict[str, Any]:
+    """Runs both in turns; medians of each figure."""
+    model = write_diffusers_layout(workload, folder / "diffusers")
+    ours, theirs = [], []
+    for number in range(repeats):
+        place = folder / f"turn-{number}"
+        place.mkdir()
+        ours.append(measure(our_command(workload, place, steps), steps))
+        theirs.append(measure(peer_command(workload, model, script, place, steps), steps))
+    return {"ours": medians(ours), "peer": medians(theirs), "stand_in_torchvision": not has_torchvision()}
+
+
+def medians(runs: list[Measured]) -> dict[str, float]:
+    """The figures of several runs of one program."""
+    return {
+        "steps_per_second": statistics.median(run.rate for run in runs),
+        "cpu_seconds_per_step": statistics.median(run.busy_per_step for run in runs),
+        "seconds_to_first_step": statistics.median(run.first_step for run in runs),
+        "peak_resident_mb": statistics.median(run.peak_resident for run in runs) / 1e6,
+        "peak_anonymous_mb": statistics.median(run.peak_anonymous for run in runs) / 1e6,
+    }
+
+
+def our_command(workload: Workload, folder: Path, steps: int) -> list[str]:
+    """`python -m lib_lora_train train ...`"""
+    flags = []
+    for name, value in workload.flags(folder, steps).items():
+        flag = name.replace("_", "-")
+        flags += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return [sys.executable, "-m", "lib_lora_train", "train", *flags]
+
+
+def peer_command(workload: Workload, model: Path, script: Path, folder: Path, steps: int) -> list[str]:
+    """`python train_text_to_image_lora.py ...`, without `accelerate launch`, which costs it time to start."""
+    flags = {
+        "pretrained_model_name_or_path": model,
+        "train_data_dir": workload.images,
+        "output_dir": folder / "peer",
+        "cache_dir": folder / "cache",
+        "caption_column": "text",
+        "resolution": workload.resolution,
+        "train_batch_size": workload.batch_size,
+        "rank": workload.rank,
+        "mixed_precision": MIXED[workload.precision],
+        "max_train_steps": steps,
+        "lr_scheduler": "constant",
+        "lr_warmup_steps": 0,
+        "checkpointing_steps": 10 * steps,
+        "seed": 0,
+    }
+    return [sys.executable, str(script), "--center_crop", *(f"--{name}={value}" for name, value in flags.items())]
+
+
+def measure(command: list[str], steps: int) -> Measured:
+    """Runs a program that shows a progress bar of `steps`.
+
+    Raises:
+        RuntimeError: when it fails; with the end of what it printed.
+    """
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+    )
+    result, text = Measured(), ""
+    sampler = threading.Thread(target=_sample_memory, args=(process.pid, result))
+    sampler.start()
+    pattern = re.compile(rf"\b(\d+)/{steps} \[")
+    while block := os.read(process.stdout.fileno(), 1 << 16):
+        text = text[-4000:] + block.decode(errors="replace")
+        for done in map(int, pattern.findall(text)):
+            if done > (result.steps[-1] if result.steps else 0):
+                result.steps.append(done)
+                result.seconds.append(time.perf_counter() - started)
+                result.busy.append(busy_seconds(process.pid))
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    sampler.join()
+    if process.returncode or not result.steps:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{text}")
+    result.peak_resident = usage.ru_maxrss * 1024
+    return result
+
+
+def busy_seconds(pid: int) -> float:
+    """Processor time of a process so far: user and system, all threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def environment() -> dict[str, str]:
+    """Ours, with no network, a progress bar that shows every step, and a torchvision."""
+    paths = [str(ROOT)] if has_torchvision() else [str(ROOT), str(STAND_IN)]
+    return {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "TQDM_MININTERVAL": "0",
+        "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+    }
+
+
+def has_torchvision() -> bool:
+    """Whether the real one is installed."""
+    return importlib.util.find_spec("torchvision") is not None
+
+
+def write_diffusers_layout(workload: Workload, folder: Path) -> Path:
+    """The workload's checkpoint as a folder that diffusers reads, in the number format of the checkpoint's file."""
+    with workload.host().lease() as lent:
+        parts = Parts.of(lent, CheckpointConfig())
+        stored = torch.float16 if workload.stored_in_half() else torch.float32
+        for name, module in (("unet", parts.unet), ("vae", parts.vae), ("text_encoder", parts.text_encoder)):
+            module.to(stored).save_pretrained(folder / name)
+        lent.tokenizer.save_pretrained(folder / "tokenizer")
+    schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
+    DDPMScheduler(**schedule).save_pretrained(folder / "scheduler")
+    return folder
+
+
+def _sample_memory(pid: int, result: Measured) -> None:
+    """Notes the largest RssAnon until the process is gone."""
+    pattern = re.compile(r"RssAnon:\s+(\d+) kB")
+    while True:
+        try:
+            found = pattern.search(Path(f"/proc/{pid}/status").read_text())
+        except OSError:
+            return
+        if found is None:  # it has ended and waits to be noticed
+            return
+        result.peak_anonymous = max(result.peak_anonymous, int(found[1]) * 1024)
+        time.sleep(SAMPLE_SECONDS)

@@ -1,0 +1,201 @@
+"""What an adapter file holds, for a person: sizes, targets, how it was trained, and how much it changes where."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib_lora_train.adapters.file import DTYPES, AdapterFile, LayerWeights, load_adapter
+
+PARTS = {"lora_unet_": "UNet", "lora_te_": "text encoder", "lora_te1_": "text encoder 1", "lora_te2_": "text encoder 2"}
+TARGETS = {
+    "attention": r"_(attn\d|self_attn)_",
+    "feed-forward": r"_(ff_net|mlp_fc)",
+    "projections around the transformers": r"_proj_(in|out)$",
+    "residual blocks": r"_resnets_|_(in|out)_layers_|_emb_layers_|_skip_connection",
+    "down- and upsamplers": r"_(down|up)samplers_|_op$|_output_blocks_\d+_\d+_conv$",
+}
+FACTS = {
+    "base model": ("ss_sd_model_name",),
+    "base version": ("ss_base_model_version",),
+    "epoch": ("ss_epoch", "ss_num_epochs"),
+    "step": ("ss_steps", "ss_max_train_steps"),
+    "images": ("ss_num_train_images",),
+    "regularisation images": ("ss_num_reg_images",),
+    "resolution": ("ss_resolution",),
+    "batch size": ("ss_total_batch_size",),
+    "learning rate": ("ss_learning_rate",),
+    "text encoder learning rate": ("ss_text_encoder_lr",),
+    "schedule": ("ss_lr_scheduler",),
+    "optimizer": ("ss_optimizer",),
+    "clip skip": ("ss_clip_skip",),
+    "noise offset": ("ss_noise_offset",),
+    "min-SNR gamma": ("ss_min_snr_gamma",),
+    "seed": ("ss_seed",),
+    "network": ("ss_network_module",),
+    "name": ("ss_output_name",),
+}
+"""Label -> metadata keys; of two, the second is the whole of which the first is a part."""
+LONGEST_FACT = 80
+BAR = 30
+LEVELS = 3
+"""Blocks to a level in LDM's names, counted with the downsampler: input_blocks_4 is on level 1."""
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """The findings on one file.
+
+    Attributes:
+        size: in bytes.
+        ranks, alphas: how many layers have each.
+        layers: by part: UNet, text encoder.
+        targets: in words.
+        facts: what the metadata tells of the training, by label.
+        norms: Frobenius norm of dW at strength 1 in each block: "down 0", "mid", "up 3", "text encoder".
+    """
+
+    path: Path
+    size: int
+    dtypes: list[str]
+    ranks: dict[int, int]
+    alphas: dict[float, int]
+    layers: dict[str, int]
+    targets: list[str]
+    facts: dict[str, str]
+    norms: dict[str, float]
+
+
+def inspect_adapter(path: Path) -> AdapterReport:
+    """Reads a LoRA in kohya's format, of this project or of others.
+
+    Raises:
+        UserError: when the file is missing, damaged, or no LoRA.
+    """
+    file = load_adapter(path)
+    layers = file.layers.values()
+    return AdapterReport(
+        path=Path(path),
+        size=Path(path).stat().st_size,
+        dtypes=sorted({_dtype(weights) for weights in layers}),
+        ranks=dict(sorted(Counter(weights.rank for weights in layers).items())),
+        alphas=dict(sorted(Counter(weights.alpha for weights in layers).items())),
+        layers=dict(sorted(Counter(part_of(name) for name in file.layers).items())),
+        targets=targets_of(file),
+        facts=training_facts(file.metadata),
+        norms=block_norms(file.layers),
+    )
+
+
+def format_report(report: AdapterReport) -> str:
+    """The report as plain text for a terminal."""
+    sections = [
+        [
+            f"{report.path.name}  ({_size(report.size)}, {' and '.join(report.dtypes)})",
+            f"  rank     {_counted(report.ranks)}",
+            f"  alpha    {_counted(report.alphas)}",
+            f"  layers   {', '.join(f'{count} in the {part}' for part, count in report.layers.items())}",
+            f"  targets  {', '.join(report.targets)}",
+        ]
+    ]
+    if report.facts:
+        width = max(map(len, report.facts))
+        sections.append(["Training", *(f"  {label:<{width}}  {value}" for label, value in report.facts.items())])
+    sections.append(["Change at strength 1 (Frobenius norm of dW)", *_bars(report.norms)])
+    return "\n\n".join("\n".join(lines) for lines in sections)
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a layer of this name belongs to."""
+    return next((part for prefix, part in PARTS.items() if name.startswith(prefix)), "other")
+
+
+def block_of(name: str) -> str:
+    """Where in its part a layer lies; LDM's block numbers (SDXL) are turned into levels."""
+    if not name.startswith("lora_unet_"):
+        return part_of(name)
+    if match := re.match(r"lora_unet_(down|up)_blocks_(\d+)_", name):
+        return f"{match[1]} {match[2]}"
+    if re.match(r"lora_unet_mid(dle)?_block_", name):
+        return "mid"
+    if match := re.match(r"lora_unet_input_blocks_([1-9]\d*)_", name):
+        return f"down {(int(match[1]) - 1) // LEVELS}"
+    if match := re.match(r"lora_unet_output_blocks_(\d+)_", name):
+        return f"up {int(match[1]) // LEVELS}"
+    return "other"
+
+
+def targets_of(file: AdapterFile) -> list[str]:
+    """What is adapted, in words."""
+    found = {_target(name) for name in file.layers}
+    ordered = [target for target in (*TARGETS, "others") if target in found]
+    wide = any(weights.down.ndim == 4 and weights.down.shape[-1] > 1 for weights in file.layers.values())
+    return [*ordered, "with 3x3 convolutions"] if wide else ordered
+
+
+def training_facts(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What the `ss_*` keys tell, by label; what is missing or None is left out."""
+    facts = {}
+    for label, keys in FACTS.items():
+        values = [_clean(metadata[key]) for key in keys if metadata.get(key, "None") not in ("None", "")]
+        if values:
+            facts[label] = " of ".join(values)
+    return facts
+
+
+def block_norms(layers: Mapping[str, LayerWeights]) -> dict[str, float]:
+    """Frobenius norm of all dW of a block together, in the order in which data flows."""
+    squares: dict[str, float] = defaultdict(float)
+    for name, weights in layers.items():
+        squares[block_of(name)] += squared_norm(weights)
+    return {block: math.sqrt(squares[block]) for block in sorted(squares, key=_flow)}
+
+
+def squared_norm(weights: LayerWeights) -> float:
+    """|| alpha / rank * up @ down ||^2, through the rank x rank products, without building dW."""
+    down, up = weights.down.double().flatten(1), weights.up.double().flatten(1)
+    # Rounding can leave a tiny negative number where the change is zero; NaN stays NaN.
+    square = ((up.T @ up) * (down @ down.T)).sum().item() * (weights.alpha / weights.rank) ** 2
+    return 0.0 if square < 0 else square
+
+
+def _target(name: str) -> str:
+    return next((target for target, pattern in TARGETS.items() if re.search(pattern, name)), "others")
+
+
+def _flow(block: str) -> tuple[int, str]:
+    order = ("text", "down", "mid", "up", "other")
+    return order.index(block.split()[0]), block
+
+
+def _dtype(weights: LayerWeights) -> str:
+    dtype = weights.down.dtype
+    return next((name for name, known in DTYPES.items() if known == dtype), str(dtype).removeprefix("torch."))
+
+
+def _clean(text: str) -> str:
+    """Other people's metadata on one line and without what a terminal would obey."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text).strip()
+    return plain if len(plain) <= LONGEST_FACT else plain[: LONGEST_FACT - 3] + "..."
+
+
+def _counted(values: Mapping[int, int] | Mapping[float, int]) -> str:
+    """"16", or "4 (22 layers), 16 (192 layers)"."""
+    if len(values) == 1:
+        return f"{next(iter(values)):g}"
+    return ", ".join(f"{value:g} ({count} layer{'s' * (count != 1)})" for value, count in values.items())
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+
+
+def _bars(norms: Mapping[str, float]) -> list[str]:
+    width = max(map(len, norms))
+    most = max((norm for norm in norms.values() if math.isfinite(norm)), default=0.0) or 1.0
+    lines = [f"  {block:<{width}}  {norm:9.4f}  {'#' * round(BAR * norm / most) if math.isfinite(norm) else ''}" for block, norm in norms.items()]
+    return [line.rstrip() for line in lines]

@@ -1,0 +1,99 @@
+"""The shipped checkpoint: small, complete, named as Stable Diffusion 1 names its weights."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from safetensors import safe_open
+from transformers import CLIPTextConfig, CLIPTokenizer
+
+from lib_lora_train.embedded import CHECKPOINT, DEMO_IMAGES, DEMO_REGULARISATION, TOKENIZER
+from lib_lora_train.embedded.measure import measure
+from lib_lora_train.embedded.vocabulary import WORDS, write_tokenizer
+from lib_lora_train.embedded.world import BACKGROUNDS, COLOURS, NEW_SHAPE, SHAPES
+
+MEGABYTE = 10**6
+
+
+@pytest.fixture(scope="module")
+def weights():
+    with safe_open(CHECKPOINT, "np") as file:
+        yield file
+
+
+def test_everything_together_is_under_20_megabytes():
+    files = [file for file in CHECKPOINT.parent.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    assert sum(file.stat().st_size for file in files) < 20 * MEGABYTE
+
+
+def test_the_weights_are_those_of_the_three_parts_in_float16(weights):
+    keys = set(weights.keys())
+    parts = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model.")
+    assert all(any(key.startswith(part) for key in keys) for part in parts)
+    assert all(key.startswith(parts) or key == "alphas_cumprod" for key in keys)
+    floats = [key for key in keys if key.startswith(parts) and not key.endswith("position_ids")]
+    assert {weights.get_slice(key).get_dtype() for key in floats} == {"F16"}
+    assert all(np.isfinite(weights.get_tensor(key)).all() for key in floats)
+
+
+def test_the_config_describes_these_weights(weights):
+    params = yaml.safe_load(CHECKPOINT.with_suffix(".yaml").read_text())["model"]["params"]
+    unet = params["unet_config"]["params"]
+    shape = weights.get_slice("model.diffusion_model.input_blocks.0.0.weight").get_shape()
+    assert shape == [unet["model_channels"], unet["in_channels"], 3, 3]
+    context = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    assert weights.get_slice(context).get_shape()[1] == unet["context_dim"]
+    assert (params["scale_factor"], unet["num_heads"]) == (0.18215, 8)
+    assert params["cond_stage_config"]["params"]["version"] == f"models/Stable-diffusion/{CHECKPOINT.stem}"
+
+
+def test_the_tokenizer_gives_each_word_one_token_between_start_and_end():
+    tokenizer = CLIPTokenizer.from_pretrained(str(TOKENIZER))
+    vocabulary = json.loads((TOKENIZER / "vocab.json").read_text())
+    words = ["a", "red", "star", "on", "a", "white", "background"]
+    start, end = len(vocabulary) - 2, len(vocabulary) - 1
+    assert tokenizer(" ".join(words)).input_ids == [start, *(vocabulary[f"{word}</w>"] for word in words), end]
+    assert all(len(tokenizer(word, add_special_tokens=False).input_ids) == 1 for word in WORDS)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (start, end, end)
+
+
+def test_unknown_words_fall_apart_into_known_pieces():
+    tokenizer = CLIPTokenizer.from_pretrained(str(TOKENIZER))
+    ids = tokenizer("A Photo, of sks (gold) 42!", add_special_tokens=False).input_ids
+    spelled = ["a</w>", "photo</w>", ",</w>", "of</w>", "sk", "s</w>"]
+    assert tokenizer.convert_ids_to_tokens(ids) == [*spelled, "(</w>", "gold</w>", ")</w>", "4</w>", "2</w>", "!</w>"]
+
+
+def test_the_text_config_fits_the_tokenizer_and_the_weights(weights):
+    config = CLIPTextConfig.from_pretrained(str(TOKENIZER))
+    table = weights.get_slice("cond_stage_model.transformer.text_model.embeddings.token_embedding.weight").get_shape()
+    assert table == [config.vocab_size, config.hidden_size]
+    assert (config.bos_token_id, config.eos_token_id) == (config.vocab_size - 2, config.vocab_size - 1)
+
+
+def test_the_shipped_tokenizer_is_what_its_code_writes(tmp_path):
+    write_tokenizer(tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {
+        file.name: file.read_bytes() for file in TOKENIZER.iterdir()
+    }
+
+
+@pytest.mark.parametrize(("folder", "count"), [(DEMO_IMAGES, 12), (DEMO_REGULARISATION, 30)])
+def test_every_demo_picture_shows_what_its_caption_says(folder, count):
+    pictures = sorted(folder.glob("*.png"))
+    assert len(pictures) == count
+    for picture in pictures:
+        caption = picture.with_suffix(".txt").read_text().strip()
+        colour, shape, background = re.fullmatch(r"an? (\w+) (\w+) on a (\w+) background", caption).groups()
+        assert measure(Image.open(picture)).shows(shape, colour, background)
+
+
+def test_the_demo_covers_all_colours_and_backgrounds_and_keeps_the_shapes_apart():
+    words = [set(file.read_text().split()) for file in DEMO_IMAGES.glob("*.txt")]
+    assert set(COLOURS) | set(BACKGROUNDS) <= set().union(*words)
+    assert all(NEW_SHAPE in caption for caption in words)
+    known = [set(file.read_text().split()) for file in DEMO_REGULARISATION.glob("*.txt")]
+    assert all(caption & set(SHAPES) and NEW_SHAPE not in caption for caption in known)

@@ -1,0 +1,120 @@
+"""The measurer reads pictures back with plain arithmetic, and is strict: it must not flatter a model."""
+
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from lib_lora_train.embedded.measure import measure
+from lib_lora_train.embedded.practice import practice_picture
+from lib_lora_train.embedded.world import (
+    ALL_SHAPES,
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    Scene,
+    blend,
+    coverage,
+    placed,
+    render,
+    sample_scene,
+    star_outline,
+    to_image,
+)
+
+
+def scenes(seed: int, each: int = 2) -> list[Scene]:
+    """Every shape, colour and background, `each` times."""
+    rng = np.random.default_rng(seed)
+    return [sample_scene(rng, *wish) for *wish, _ in itertools.product(ALL_SHAPES, COLOURS, BACKGROUNDS, range(each))]
+
+
+def right(scene: Scene, image: Image.Image) -> bool:
+    return measure(image).shows(scene.shape, scene.colour, scene.background)
+
+
+def star_like(arms: int, inner: float, rotation: float = 0.0) -> Image.Image:
+    """A filled star of any kind, drawn as large as the world draws its own."""
+    points = placed(star_outline(arms, inner), (0.5, 0.5), 0.38, rotation)
+    return to_image(blend(np.array(BACKGROUNDS["white"], float), np.array(COLOURS["red"]), coverage(points, 64)))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_fresh_pictures_are_read_right(seed):
+    asked = scenes(seed)
+    assert np.mean([right(scene, render(scene)) for scene in asked]) >= 0.99
+
+
+@pytest.mark.parametrize("blur", [1.0, 2.0])
+def test_blurred_pictures_are_read_right(blur):
+    asked = scenes(4, each=1)
+    blurred = [render(scene).filter(ImageFilter.GaussianBlur(blur)) for scene in asked]
+    assert np.mean(list(map(right, asked, blurred))) >= 0.99
+
+
+def test_noisy_pictures_are_read_right():
+    rng = np.random.default_rng(5)
+    asked = scenes(5, each=1)
+    noisy = [to_image(np.asarray(render(scene), float) + rng.normal(0, 12, (64, 64, 3))) for scene in asked]
+    assert np.mean(list(map(right, asked, noisy))) >= 0.99
+
+
+@pytest.mark.parametrize("side", [32, 128])
+def test_other_sizes_are_read_right(side):
+    assert all(right(scene, render(scene, side)) for scene in scenes(6, each=1))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_known_shape_is_taken_for_a_star_nor_a_star_for_it(shape):
+    rng = np.random.default_rng(7)
+    for _ in range(30):
+        assert measure(render(sample_scene(rng, shape, "green", "white"))).likeness["star"] < 0.85
+        assert measure(render(sample_scene(rng, "star", "green", "white"))).likeness[shape] < 0.85
+
+
+def test_the_size_is_that_of_the_scene():
+    for scene in scenes(8, each=1):
+        assert measure(render(scene)).radius == pytest.approx(scene.radius, rel=0.06)
+
+
+@pytest.mark.parametrize("picture", [star_like(5, 0.45), star_like(5, 0.45, 30.0), star_like(5, 0.38)])
+def test_a_five_pointed_star_is_a_star_at_any_angle(picture):
+    assert measure(picture).shape == "star"
+
+
+@pytest.mark.parametrize(("arms", "inner"), [(3, 0.4), (4, 0.4), (6, 0.5), (8, 0.6), (5, 0.8)])
+def test_other_stars_are_not(arms, inner):
+    assert measure(star_like(arms, inner)).shape != "star"
+
+
+@pytest.mark.parametrize("background", BACKGROUNDS)
+def test_an_empty_picture_has_a_background_and_nothing_on_it(background):
+    seen = measure(Image.new("RGB", (64, 64), BACKGROUNDS[background]))
+    assert (seen.shape, seen.colour, seen.background) == (None, None, background)
+
+
+def test_noise_shows_no_shape():
+    rng = np.random.default_rng(9)
+    seen = [measure(to_image(rng.uniform(0, 255, (64, 64, 3)))).shape for _ in range(20)]
+    assert seen == [None] * 20
+
+
+def test_two_shapes_at_once_are_no_shape():
+    left = placed(star_outline(), (0.27, 0.5), 0.2, 0)
+    right_one = placed(star_outline(), (0.73, 0.5), 0.2, 0)
+    mask = coverage(left, 64) + coverage(right_one, 64)
+    picture = to_image(blend(np.array(BACKGROUNDS["black"], float), np.array(COLOURS["yellow"]), mask))
+    assert measure(picture).shape is None
+
+
+def test_colours_between_the_named_ones_have_no_name():
+    seen = measure(render(Scene("circle", "red", "white")).point(lambda value: 255 - value))
+    assert (seen.background, seen.colour) == ("black", None)
+
+
+def test_a_clutter_is_seldom_taken_for_a_shape_it_does_not_hold():
+    rng = np.random.default_rng(10)
+    clutter = [practice_picture(rng) for _ in range(150)]
+    stars = [measure(to_image(picture)).shape == "star" for picture in clutter]
+    assert np.mean(stars) < 0.08

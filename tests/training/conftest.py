@@ -1,0 +1,34 @@
+"""A lending host, and tiny runs on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib_lora_train.config import CheckpointConfig, TrainConfig
+from lib_lora_train.hosts.standalone import StandaloneHost
+from lib_lora_train.training import session
+from lib_lora_train.training.pace import Pace
+from tests.training.runs import LendingHost, tiny_config
+
+
+@pytest.fixture(scope="session")
+def host(miniature: Path) -> Iterator[LendingHost]:
+    """Lends the miniature; leased once, for speed."""
+    with StandaloneHost(CheckpointConfig(checkpoint=str(miniature)), torch.device("cpu")).lease() as lent:
+        yield LendingHost(lent)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, miniature: Path) -> Callable[..., TrainConfig]:
+    """tiny(**settings): a run in tmp_path with four images."""
+    return lambda **settings: tiny_config(tmp_path, miniature, **settings)
+
+
+@pytest.fixture
+def step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices of one step, so that there is a Progress event for each."""
+    monkeypatch.setattr(session, "Pace", lambda **options: Pace(steps=1, fixed=True))

@@ -1,0 +1,88 @@
+"""Runs small enough to be made by the dozen: a few noise images, the random miniature, rank 2, no previews."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors.torch import load_file
+
+import torch
+from lib_lora_train.config import TrainConfig
+from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.training.events import Event
+
+
+@dataclass
+class LendingHost:
+    """Lends one checkpoint again and again, as a WebUI does, and counts the turns taken."""
+
+    lent: LentCheckpoint
+    turns: int = field(default=0)
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[LentCheckpoint]:
+        yield self.lent
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        self.turns += 1
+        yield
+
+
+class Killed(BaseException):
+    """Not an error that anybody may handle."""
+
+
+def photos(folder: Path, count: int = 4, side: int = 64) -> Path:
+    """A folder of captioned noise images, the same every time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        pixels = np.random.Generator(np.random.PCG64(i)).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"a red star, cat, photo, blue {i}", encoding="utf-8")
+    return folder
+
+
+def tiny_config(folder: Path, checkpoint: Path, **settings: object) -> TrainConfig:
+    """A run in `folder`: its images (made when missing), adapters and run folder; `settings` by flat name."""
+    values: dict[str, object] = {
+        "name": "tiny",
+        "checkpoint": str(checkpoint),
+        "images": str(folder / "images"),
+        "lora_dir": str(folder / "Lora"),
+        "runs_dir": str(folder / "runs"),
+        "resolution": 64,
+        "held_out_images": 0,
+        "rank": 2,
+        "epochs": 1,
+        "batch_size": 2,
+        "learning_rate": 1e-2,
+        "lr_schedule": "constant",
+        "save_precision": "fp32",
+        "preview_every": 0,
+        "validate_every": 0,
+    }
+    if "images" not in settings and not (folder / "images").exists():
+        photos(folder / "images")
+    return TrainConfig.from_flat(values | settings)
+
+
+def adapter_files(config: TrainConfig) -> dict[str, bytes]:
+    """The run's adapter files, by name."""
+    folder = Path(config.run.lora_dir) / config.run.name
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*"))}
+
+
+def final_weights(config: TrainConfig) -> dict[str, torch.Tensor]:
+    """The tensors of the run's last adapter."""
+    name = config.run.name
+    return load_file(Path(config.run.lora_dir) / name / f"{name}.safetensors")
+
+
+def of_kind(events: list[Event], kind: type) -> list:
+    return [event for event in events if isinstance(event, kind)]

@@ -1,0 +1,92 @@
+"""Learning rates over the run, against the formulas."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from lib_lora_train.adapters.inject import Adapter
+from lib_lora_train.config import OptimizerConfig
+from lib_lora_train.training.optimizers import make_optimizer, make_schedule
+
+CPU = torch.device("cpu")
+
+
+def layer() -> SimpleNamespace:
+    return SimpleNamespace(down=nn.Parameter(torch.ones(2, 3)), up=nn.Parameter(torch.ones(3, 2)))
+
+
+@pytest.fixture
+def both() -> Adapter:
+    return Adapter([layer(), layer()], [layer()])
+
+
+def rates(config: OptimizerConfig, steps: int) -> list[float]:
+    """The rate used in each step."""
+    optimizer = make_optimizer(Adapter([layer()]), config, CPU)
+    schedule, used = make_schedule(optimizer, config, steps), []
+    for _ in range(steps):
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return used
+
+
+def test_the_unet_learns_at_the_learning_rate_and_the_text_encoder_at_half_of_it(both):
+    groups = make_optimizer(both, OptimizerConfig(learning_rate=2e-3), CPU).param_groups
+    assert [group["lr"] for group in groups] == [2e-3, 1e-3]
+    assert [len(group["params"]) for group in groups] == [4, 2]
+
+
+def test_the_text_encoder_can_have_its_own_rate(both):
+    config = OptimizerConfig(learning_rate=2e-3, text_encoder_learning_rate=5e-5)
+    assert [group["lr"] for group in make_optimizer(both, config, CPU).param_groups] == [2e-3, 5e-5]
+
+
+def test_every_weight_is_optimized_once(both):
+    groups = make_optimizer(both, OptimizerConfig(), CPU).param_groups
+    assert [id(p) for group in groups for p in group["params"]] == [id(p) for p in both.parameters()]
+
+
+def test_weight_decay_shrinks_a_weight_without_gradient(both):
+    optimizer = make_optimizer(both, OptimizerConfig(learning_rate=0.1, weight_decay=0.5), CPU)
+    weight = both.unet[0].down
+    weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    assert torch.allclose(weight, torch.full_like(weight, 1 - 0.1 * 0.5))
+
+
+def test_constant_stays():
+    assert rates(OptimizerConfig(learning_rate=1e-3, lr_schedule="constant"), 5) == [1e-3] * 5
+
+
+def test_warm_up_rises_from_0_to_the_rate_and_then_stays():
+    used = rates(OptimizerConfig(learning_rate=1e-3, lr_schedule="constant", warmup_steps=4), 6)
+    assert used == pytest.approx([0, 0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3])
+
+
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_cosine_falls_along_half_a_wave_after_the_warm_up(warmup):
+    steps = 13
+    used = rates(OptimizerConfig(learning_rate=1e-3, lr_schedule="cosine", warmup_steps=warmup), steps)
+    falling = [0.5e-3 * (1 + math.cos(math.pi * i / (steps - warmup))) for i in range(steps - warmup)]
+    assert used == pytest.approx([1e-3 * i / 3 for i in range(warmup)] + falling)
+
+
+def test_linear_falls_in_a_line():
+    assert rates(OptimizerConfig(learning_rate=1e-3, lr_schedule="linear"), 4) == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+
+
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"])
+def test_every_schedule_works_with_a_warm_up_longer_than_the_run(name):
+    used = rates(OptimizerConfig(learning_rate=1e-3, lr_schedule=name, warmup_steps=100), 4)
+    assert all(0 <= rate <= 1e-3 for rate in used)
+    assert used == sorted(used)
+
+
+def test_eight_bits_are_refused_where_there_is_no_cuda(both, complaint):
+    assert "adamw8bit needs a CUDA device" in complaint(make_optimizer, both, OptimizerConfig(optimizer="adamw8bit"), CPU)

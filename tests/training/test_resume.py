@@ -1,0 +1,210 @@
+"""A run that is killed and resumed is the run that was never killed: byte for byte, wherever it is cut."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lib_lora_train.config import CheckpointConfig
+from lib_lora_train.errors import UserError
+from lib_lora_train.hosts.standalone import StandaloneHost
+from lib_lora_train.training import session
+from lib_lora_train.training.events import EpochDone, Progress, Started, Stopped, Validated, Warned
+from lib_lora_train.training.run_folder import RunFolder
+from lib_lora_train.training.session import resume, train
+from tests.miniature import write_checkpoint
+from tests.training.runs import adapter_files, of_kind, photos
+
+ALL_AT_ONCE = {
+    "shuffle_caption": True,
+    "caption_dropout": 0.3,
+    "flip": True,
+    "text_encoder": True,
+    "batch_size": 1,
+    "gradient_accumulation": 2,  # of 3 batches in an epoch: the second step crosses the end of the first epoch
+    "epochs": 2,
+    "save_every_steps": 1,
+    "state_every_minutes": 0.0,
+    "lr_schedule": "cosine",
+    "warmup_steps": 1,
+    "noise_offset": 0.05,
+}
+STEPS = 3
+
+forks = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, which copies the leased checkpoint")
+
+
+def killed_after(config, host, events: int) -> int:
+    """Runs `config` in a process that ends itself, without a chance to tidy up, at its n-th event; returns its exit code."""
+
+    def work() -> None:
+        seen = []
+
+        def report(event) -> None:
+            seen.append(event)
+            if len(seen) == events:
+                os._exit(9)
+
+        train(config, host, report)
+        os._exit(0)
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def moved(config, folder: Path):
+    config.run.lora_dir, config.run.runs_dir = str(folder / "Lora"), str(folder / "runs")
+    return config
+
+
+@forks
+@pytest.mark.usefixtures("step_by_step")
+def test_killed_at_any_event_and_resumed_it_writes_the_same_bytes(tiny, host, tmp_path):
+    settings, events = {**ALL_AT_ONCE, "images": str(photos(tmp_path / "three", 3))}, []
+    whole = tiny(**settings)
+    train(whole, host, events.append)
+    assert [event.step for event in of_kind(events, Progress)] == list(range(1, STEPS + 1))
+    expected = adapter_files(whole)
+    started = next(i for i, event in enumerate(events, start=1) if isinstance(event, Started))
+    for cut in range(started, len(events)):
+        folder = tmp_path / f"cut{cut}"
+        config = moved(tiny(**settings), folder)
+        assert killed_after(config, host, cut) == 9
+        assert adapter_files(config).items() <= expected.items()
+        resume(folder / "runs" / "tiny", host)
+        assert adapter_files(config) == expected, f"cut at {events[cut - 1]}"
+        shutil.rmtree(folder)
+
+
+@pytest.mark.usefixtures("step_by_step")
+def test_stopped_after_any_step_and_resumed_it_writes_the_same_bytes(tiny, host, tmp_path):
+    settings = {**ALL_AT_ONCE, "images": str(photos(tmp_path / "three", 3))}
+    whole = tiny(**settings)
+    train(whole, host)
+    expected = adapter_files(whole)
+    config, done = moved(tiny(**settings), tmp_path / "stopped"), []
+    assert train(config, host, done.append, lambda: bool(of_kind(done, Progress))) is None
+    for step in range(2, STEPS):
+        done.clear()
+        resume(tmp_path / "stopped" / "runs" / "tiny", host, done.append, lambda: bool(of_kind(done, Progress)))
+        assert of_kind(done, Stopped) == [Stopped(step)]
+    assert resume(tmp_path / "stopped" / "runs" / "tiny", host) is not None
+    made = adapter_files(config)
+    assert {name: made[name] for name in expected} == expected
+    assert made.keys() - expected.keys() <= {f"tiny-step{step:08d}.safetensors" for step in range(1, STEPS)}
+
+
+@pytest.fixture
+def stopped(tiny, host, step_by_step):
+    """stopped(**settings): a run stopped after its first step; returns its settings and folder."""
+
+    def make(**settings):
+        config, seen = tiny(**settings), []
+        assert train(config, host, seen.append, lambda: bool(of_kind(seen, Progress))) is None
+        return config, Path(config.run.runs_dir) / config.run.name
+
+    return make
+
+
+def test_a_stop_before_the_first_step_leaves_a_run_that_can_be_begun(tiny, host):
+    config, events = tiny(), []
+    assert train(config, host, events.append, lambda: True) is None
+    assert events[-1] == Stopped(0)
+    assert resume(Path(config.run.runs_dir) / "tiny", host) == Path(config.run.lora_dir) / "tiny" / "tiny.safetensors"
+
+
+def test_a_complete_run_says_so(tiny, host, complaint):
+    config = tiny()
+    final = train(config, host)
+    before = adapter_files(config)
+    text = complaint(resume, Path(config.run.runs_dir) / "tiny", host)
+    assert text == f"The run tiny is complete: {final}. Nothing is left to do."
+    assert adapter_files(config) == before
+
+
+def test_a_damaged_state_is_refused_and_nothing_is_lost(stopped, host, complaint):
+    config, folder = stopped()
+    before = adapter_files(config)
+    (folder / "state.pt").write_bytes((folder / "state.pt").read_bytes()[:1000])
+    assert "is damaged. Delete it" in complaint(resume, folder, host)
+    assert adapter_files(config) == before
+    (folder / "state.pt").unlink()
+    assert resume(folder, host) is not None
+
+
+def test_another_checkpoint_is_refused(stopped, complaint, tmp_path):
+    _, folder = stopped()
+    (tmp_path / "other").mkdir()
+    other = write_checkpoint(tmp_path / "other", seed=7)
+    before = (folder / "state.pt").read_bytes()
+    text = complaint(resume, folder, StandaloneHost(CheckpointConfig(checkpoint=str(other)), torch.device("cpu")))
+    assert "miniature is not the checkpoint that the run tiny began on" in text
+    assert (folder / "state.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["caption", "image", "new image"])
+def test_changed_images_are_said_and_the_run_goes_on(stopped, host, change):
+    config, folder = stopped()
+    images = Path(config.dataset.images)
+    if change == "caption":
+        (images / "0.txt").write_text("a white cat")
+    elif change == "image":
+        Image.new("RGB", (96, 64), "red").save(images / "0.png")
+    else:
+        Image.new("RGB", (64, 64), "red").save(images / "new.png")
+    events = []
+    assert resume(folder, host, events.append) is not None
+    assert "The images or captions have changed" in " ".join(e.message for e in of_kind(events, Warned))
+
+
+def test_unchanged_images_are_not_worth_a_word(stopped, host):
+    _, folder = stopped()
+    events = []
+    resume(folder, host, events.append)
+    assert of_kind(events, Warned) == []
+
+
+def test_there_must_be_a_run(tmp_path, host, complaint):
+    assert f"There is no run in {tmp_path / 'nowhere'}" in complaint(resume, tmp_path / "nowhere", host)
+
+
+def test_the_base_is_measured_once_and_every_epoch_too(stopped, host):
+    _, folder = stopped(validate_every=1, held_out_images=1, epochs=2, batch_size=1)
+    resume(folder, host)
+    recorded = list(RunFolder.open(folder).events())
+    assert [event.epoch for event in of_kind(recorded, Validated)] == [0, 1, 2]
+    assert [event.epoch for event in of_kind(recorded, EpochDone)] == [1, 2]
+
+
+def test_an_epoch_that_was_saved_but_not_measured_is_measured_first(tiny, host, monkeypatch):
+    config = tiny(validate_every=1, held_out_images=1, epochs=2, state_every_minutes=0.0)
+    folder = Path(config.run.runs_dir) / "tiny"
+    measure = session.Session._measure
+    monkeypatch.setattr(session.Session, "_measure", lambda run, epoch: fail_in_epoch_one(run, epoch, measure))
+    with pytest.raises(UserError):
+        train(config, host)
+    monkeypatch.setattr(session.Session, "_measure", measure)
+    resume(folder, host)
+    assert [event.epoch for event in of_kind(list(RunFolder.open(folder).events()), EpochDone)] == [1, 2]
+
+
+def fail_in_epoch_one(run, epoch, measure):
+    if epoch == 1:
+        raise UserError("the power is gone")
+    measure(run, epoch)
+
+
+def test_a_run_is_found_in_a_folder_that_was_renamed(stopped, host, tmp_path):
+    config, folder = stopped()
+    folder.rename(tmp_path / "elsewhere")
+    assert resume(tmp_path / "elsewhere", host) == Path(config.run.lora_dir) / "tiny" / "tiny.safetensors"
