@@ -42,6 +42,13 @@ class Measured:
     peak_anonymous: int = 0
     """The same without pages of files, sampled."""
 
+    def note(self, step: int, seconds: float, pid: int) -> None:
+        """Keeps what the progress bar shows, when it shows something new."""
+        if step > (self.steps[-1] if self.steps else 0):
+            self.steps.append(step)
+            self.seconds.append(seconds)
+            self.busy.append(busy_seconds(pid))
+
     @property
     def first_step(self) -> float:
         """Seconds from the command to the end of the first optimizer step."""
@@ -121,24 +128,26 @@ def measure(command: list[str], steps: int) -> Measured:
     Raises:
         RuntimeError: when it fails; with the end of what it printed.
     """
+    result, text = Measured(), ""
     started = time.perf_counter()
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
     )
-    result, text = Measured(), ""
     sampler = threading.Thread(target=_sample_memory, args=(process.pid, result))
     sampler.start()
-    pattern = re.compile(rf"\b(\d+)/{steps} \[")
-    while block := os.read(process.stdout.fileno(), 1 << 16):
-        text = text[-4000:] + block.decode(errors="replace")
-        for done in map(int, pattern.findall(text)):
-            if done > (result.steps[-1] if result.steps else 0):
-                result.steps.append(done)
-                result.seconds.append(time.perf_counter() - started)
-                result.busy.append(busy_seconds(process.pid))
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    sampler.join()
+    try:
+        pattern = re.compile(rf"\b(\d+)/{steps} \[")
+        while block := os.read(process.stdout.fileno(), 1 << 16):
+            text = text[-4000:] + block.decode(errors="replace")
+            for done in map(int, pattern.findall(text)):
+                result.note(done, time.perf_counter() - started, process.pid)
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        sampler.join()
     if process.returncode or not result.steps:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{text}")
     result.peak_resident = usage.ru_maxrss * 1024

@@ -25,6 +25,8 @@ class DatasetFacts:
 
     images: int
     regularisation_images: int
+    repeats: int
+    """How often an epoch shows an image, on average."""
     batches_per_epoch: int
     tags: Mapping[str, int]
     """How often each comma-separated tag occurs in the captions."""
@@ -38,7 +40,7 @@ def describe(
     """The metadata of one adapter file; `name` is the file's stem, which is also its alias in the WebUI."""
     adapter, data, optimizer = config.adapter, config.dataset, config.optimizer
     rank, alpha = adapter.rank, adapter.alpha or adapter.rank
-    folder = f"{data.repeats}_{Path(data.images).name}"
+    folder = f"{facts.repeats}_{Path(data.images).name}"
     convolution = {"conv_dim": str(adapter.conv_rank), "conv_alpha": str(adapter.conv_alpha or adapter.conv_rank)}
     values = {
         "ss_output_name": name,
@@ -77,7 +79,7 @@ def describe(
         "ss_min_snr_gamma": config.objective.min_snr_gamma if config.objective.weighting == "min_snr" else None,
         "ss_noise_offset": config.objective.noise_offset or None,
         "ss_tag_frequency": {folder: dict(facts.tags)},
-        "ss_dataset_dirs": {folder: {"n_repeats": data.repeats, "img_count": facts.images}},
+        "ss_dataset_dirs": {folder: {"n_repeats": facts.repeats, "img_count": facts.images}},
         "ss_bucket_info": {
             "buckets": {
                 str(i): {"resolution": list(size), "count": count} for i, (size, count) in enumerate(facts.buckets.items())

@@ -71,13 +71,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def add_run_settings(parser: argparse.ArgumentParser) -> None:
-    """--config and a flag for every setting of a run."""
+    """--config and a flag for every setting of a run; those that most people set come first."""
+    parser.usage = f"{parser.prog} [--config FILE] [--SETTING VALUE ...]"
     parser.add_argument("--config", type=Path, help="a .toml file of settings; flags win over it")
-    groups: dict[str, Any] = {}
-    for field in settings():
-        if field.group not in groups:
-            groups[field.group] = parser.add_argument_group(GROUP_TITLES[field.group])
-        add_fields(groups[field.group], [field])
+    add_fields(parser.add_argument_group("what most people set"), [field for field in settings() if field.facts.basic])
+    for group, title in GROUP_TITLES.items():
+        others = [field for field in settings() if field.group == group and not field.facts.basic]
+        add_fields(parser.add_argument_group(title), others)
 
 
 def add_run_folder(parser: argparse.ArgumentParser) -> None:

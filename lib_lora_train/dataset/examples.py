@@ -22,6 +22,9 @@ from lib_lora_train.randomness import Randomness
 LISTED = 10
 """So many bad images are named one by one; the others are counted."""
 
+PICTURES_AN_EPOCH = 150
+"""What repeats = 0 aims at: with ten epochs, the 1,500 pictures that a person or a thing commonly takes."""
+
 MANY_REPEATS = 1000
 """A sub-folder with this many repeats is more likely named after a year, as in 2024_holidays."""
 
@@ -108,7 +111,7 @@ def read_dataset(config: DatasetConfig, seed: int = 0) -> Dataset:
     own = _read_folder(root, other, config, False, warnings)
     regularisation = _read_folder(other, root, config, True, warnings) if other is not None else []
     training, held_out = _split(own, config.held_out_images, seed)
-    return Dataset(training, regularisation, held_out, warnings)
+    return Dataset(_repeated(training, config.repeats), regularisation, held_out, warnings)
 
 
 def held_out_count(images: int, wanted: int) -> int:
@@ -135,6 +138,14 @@ def _split(examples: list[Example], wanted: int, seed: int) -> tuple[list[Exampl
     chosen = set(Randomness(seed).numpy("held out").permutation(len(examples))[:count].tolist())
     training = [example for index, example in enumerate(examples) if index not in chosen]
     return training, [examples[index] for index in sorted(chosen)]
+
+
+def _repeated(training: list[Example], repeats: int) -> list[Example]:
+    """Each example `repeats` times as often; 0 fills an epoch, unless the user's folders say how often."""
+    if not repeats:
+        counted = any(example.repeats != 1 for example in training)
+        repeats = 1 if counted else max(1, round(PICTURES_AN_EPOCH / len(training)))
+    return [replace(example, repeats=example.repeats * repeats) for example in training]
 
 
 def _read_folder(
@@ -180,7 +191,7 @@ def _read_example(
     example = Example(path, caption or ("" if trigger else folder_caption), repeats, 1.0, False, mask, width, height)
     if regularisation:
         return replace(example, weight=config.prior_weight, regularisation=True)
-    return replace(example, caption=with_trigger(example.caption, trigger), repeats=repeats * config.repeats)
+    return replace(example, caption=with_trigger(example.caption, trigger))
 
 
 def _doubts(examples: list[Example], root: Path, config: DatasetConfig, captions: CaptionFiles) -> list[str]:

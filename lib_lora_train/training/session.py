@@ -387,6 +387,7 @@ class Session:
         return DatasetFacts(
             images=len(self.dataset.training),
             regularisation_images=len(self.dataset.regularisation),
+            repeats=round(sum(example.repeats for example in self.dataset.training) / len(self.dataset.training)),
             batches_per_epoch=self.loader.steps_per_epoch,
             tags=tag_frequency([example.caption for example in own]),
             buckets={(size.width, size.height): count for size, count in self.loader.plan.showings.items()},

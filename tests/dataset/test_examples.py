@@ -90,6 +90,19 @@ class TestLayouts:
         assert names(dataset.training) == ["a.png"]
         assert "mask/b.png is damaged" in dataset.warnings[0].replace(os.sep, "/")
 
+    @pytest.mark.parametrize(("images", "repeats"), [(1, 150), (4, 38), (20, 8), (100, 2), (400, 1)])
+    def test_by_itself_an_epoch_shows_about_150_pictures(self, root, photo, small, images, repeats):
+        for number in range(images):
+            photo(root / f"{number:03}.png")
+        dataset = read_dataset(small(repeats=0, held_out_images=0))
+        assert {example.repeats for example in dataset.training} == {repeats}
+
+    def test_by_itself_counts_in_folder_names_stand(self, root, photo, small):
+        photo(root / "3_cat" / "a.png")
+        photo(root / "b.png")
+        dataset = read_dataset(small(repeats=0, held_out_images=0))
+        assert [example.repeats for example in dataset.training] == [3, 1]
+
     def test_doubtful_repeats_are_pointed_out(self, root, photo, small):
         photo(root / "2024_holidays" / "a.png", caption="x")
         photo(root / "0_off" / "b.png", caption="x")

@@ -12,6 +12,7 @@ from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.standalone import StandaloneHost, choose_precision, file_sha256, legacy_hash, read_weights
 from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.view import vae_view
 
 CPU = torch.device("cpu")
 
@@ -66,10 +67,20 @@ class TestWhatIsLent:
         assert {tensor.dtype for tensor in unet.values()} == {torch.float32}
         assert all(torch.equal(tensor, half[f"model.diffusion_model.{name}"].float()) for name, tensor in unet.items())
 
-    def test_has_the_unet_in_the_asked_precision_and_the_rest_in_full(self, miniature):
-        checkpoint = lent_from(miniature, precision="bf16")
+    def test_has_the_unet_in_the_asked_precision_and_the_rest_as_it_is_in_the_file(self, own_copy):
+        save_file({name: tensor.half() for name, tensor in load_file(own_copy).items()}, own_copy)
+        checkpoint = lent_from(own_copy, precision="bf16")
         assert {tensor.dtype for tensor in checkpoint.unet.values()} == {torch.bfloat16}
-        assert {t.dtype for part in (checkpoint.vae, checkpoint.text_encoder) for t in part.values()} == {torch.float32}
+        assert {t.dtype for part in (checkpoint.vae, checkpoint.text_encoder) for t in part.values()} == {torch.float16}
+
+    def test_brings_the_vae_in_full_precision_and_puts_the_lent_tensors_back(self, own_copy):
+        save_file({name: tensor.half() for name, tensor in load_file(own_copy).items()}, own_copy)
+        checkpoint = lent_from(own_copy)
+        vae = vae_view(checkpoint)
+        before = {name: p.data_ptr() for name, p in vae.named_parameters()}
+        with checkpoint.brought(vae):
+            assert {p.dtype for p in vae.parameters()} == {torch.float32}
+        assert {name: p.data_ptr() for name, p in vae.named_parameters()} == before
 
     def test_leaves_out_copies_for_averaging_and_the_vaes_loss(self, own_copy):
         extra = {"model_ema.decay": torch.ones(()), "first_stage_model.loss.logvar": torch.ones(()), "alphas_cumprod": torch.ones(3)}

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import torch
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.model.lent import LentCheckpoint
 from lib_lora_train.training.events import Event

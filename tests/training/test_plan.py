@@ -54,7 +54,7 @@ def test_a_plan_changes_nothing_on_disk(tiny, host, tmp_path):
 
 def test_a_plan_names_what_it_counts(tiny, host, tmp_path):
     photos(tmp_path / "class", 3)
-    config = tiny(held_out_images=1, repeats=2, regularisation=str(tmp_path / "class"))
+    config = tiny(held_out_images=1, validate_every=1, repeats=2, regularisation=str(tmp_path / "class"))
     plan = make_plan(config, host)
     assert (plan.images, plan.held_out_images, plan.regularisation_images) == (3, 1, 3)
     assert plan.shown_per_epoch == 3 * 2 * 2
