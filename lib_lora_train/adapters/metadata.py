@@ -40,7 +40,7 @@ def describe(
     """The metadata of one adapter file; `name` is the file's stem, which is also its alias in the WebUI."""
     adapter, data, optimizer = config.adapter, config.dataset, config.optimizer
     rank, alpha = adapter.rank, adapter.alpha or adapter.rank
-    folder = f"{facts.repeats}_{Path(data.images).name}"
+    folder = f"{facts.repeats}_{Path(data.images).absolute().name}"
     convolution = {"conv_dim": str(adapter.conv_rank), "conv_alpha": str(adapter.conv_alpha or adapter.conv_rank)}
     values = {
         "ss_output_name": name,
@@ -94,7 +94,7 @@ def shareable_config(config: TrainConfig) -> TrainConfig:
     """The settings without the places on this machine: of paths, only the last part is kept."""
     flat = {name: value for name, value in config.to_flat().items() if name not in PLACES}
     for name in PATHS:
-        flat[name] = Path(flat[name]).name if flat[name] else ""
+        flat[name] = Path(flat[name]).absolute().name if flat[name] else ""
     return TrainConfig.from_flat(flat)
 
 

@@ -84,13 +84,13 @@ def score(wishes: Sequence[Wish], images: Sequence[Image.Image]) -> Scores:
 
 def run_demo(output: Path) -> int:
     """Trains, compares, and says where things are; takes up a demo that was interrupted."""
-    config, terminal = demo_config(output), Terminal()
+    config = demo_config(output)
     folder = RunFolder.at(config)
     if folder.final_file.is_file():
         print(f"The star is trained already: {folder.final_file}. Delete {output} to train it again.")
     else:
         host = standalone_host(config.model)
-        with stop_on_interrupt() as asked:
+        with stop_on_interrupt() as asked, Terminal() as terminal:
             if folder.path.is_dir():
                 finished = resume(folder.path, host, terminal, asked.is_set)
             else:

@@ -32,6 +32,13 @@ class Terminal:
         self._bar: Any = None
         self._epochs = 0
 
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Takes the bar away, so that a message after it has a line of its own."""
+        self._close()
+
     def __call__(self, event: Event) -> None:
         """Shows one event."""
         match event:

@@ -58,13 +58,15 @@ def make_adapter(parts: Parts, config: TrainConfig) -> Adapter:
     unet = unet_targets(parts.unet, config.adapter)
     text = text_encoder_targets(parts.text_encoder, config.adapter) if config.adapter.text_encoder else []
     if start:
-        unet, text = _targets_of(start, parts, config)
+        unet, kept = _targets_of(start, parts, config)
+        text = kept or text  # a file without text encoder layers gets fresh ones, where they are asked for
     adapter = Adapter(
         inject(parts.unet, unet, UNET, randomness) if unet else [],
         inject(parts.text_encoder, text, TEXT_ENCODER, randomness) if text else [],
     )
     if start:
-        if wrong := [layer for layer in adapter.layers if not _same_size(layer, start.layers[layer.name])]:
+        known = [layer for layer in adapter.layers if layer.name in start.layers]
+        if wrong := [layer for layer in known if not _same_size(layer, start.layers[layer.name])]:
             raise UserError(_does_not_fit(parts, config, len(wrong)))
         load_into(adapter.layers, {name: (layer.down, layer.up) for name, layer in start.layers.items()})
     return adapter

@@ -19,6 +19,7 @@ from lib_lora_train.model.parts import Parts
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.training.learning import make_accelerator, make_adapter
 from lib_lora_train.training.memory import MemoryEstimate, estimate_memory
+from lib_lora_train.training.optimizers import make_optimizer
 from lib_lora_train.training.run_folder import RunFolder, name_taken
 from lib_lora_train.training.session import dataset_of
 from lib_lora_train.training.timetable import Timetable
@@ -141,6 +142,7 @@ def _seconds_per_step(lent: LentCheckpoint, config: TrainConfig, size: Size) -> 
     """The median of a few steps on random latents, after one to warm up."""
     accelerator, parts = make_accelerator(lent), Parts.of(lent, config.model)
     adapter = make_adapter(parts, config)
+    make_optimizer(adapter, config.optimizer, lent.device)  # refuses here what could not start
     if config.training.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
         parts.unet.train()

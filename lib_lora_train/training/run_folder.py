@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib_lora_train.adapters.file import load_adapter
+from lib_lora_train.adapters.metadata import PATHS, PLACES
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_text
@@ -51,7 +53,7 @@ class RunFolder:
         try:
             for path in (folder.path, folder.adapters):
                 _make_folder(path)
-            write_text(folder.path / "config.toml", config.to_toml())
+            write_text(folder.path / "config.toml", with_absolute_paths(config).to_toml())
         except UserError:
             folder.remove_empty()
             raise
@@ -114,7 +116,7 @@ class RunFolder:
         pattern = re.compile(re.escape(self.config.run.name) + r"-(\d{6})\.safetensors")
         found = [AdapterPoint(p, int(m[1])) for p in self.adapters.glob("*.safetensors") if (m := pattern.fullmatch(p.name))]
         if self.final_file.is_file():
-            found.append(AdapterPoint(self.final_file, max(self.epochs_done(), default=1)))
+            found.append(AdapterPoint(self.final_file, int(load_adapter(self.final_file).metadata.get("ss_epoch", 1))))
         if not found:
             raise UserError(f"{self.adapters} holds no adapter of this run yet. Train at least one epoch first.")
         return sorted(found, key=lambda point: point.epoch)
@@ -148,6 +150,14 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{path} cannot be made ({error.strerror}). Choose another folder.") from None
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """`config` as it means the same from every working directory."""
+    flat = config.to_flat()
+    return TrainConfig.from_flat(
+        flat | {name: Path(flat[name]).expanduser().absolute() for name in (*PLACES, *PATHS) if flat[name]}
+    )
 
 
 def name_taken(config: TrainConfig) -> str:

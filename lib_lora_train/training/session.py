@@ -62,6 +62,12 @@ from lib_lora_train.training.validation import validation_loss, validation_times
 Report = Callable[[Event], None]
 
 
+OUT_OF_MEMORY = (
+    "The device has not enough memory for a step. Use gradient_checkpointing, a smaller batch_size (with "
+    "gradient_accumulation for the same effect), or a lower resolution; epochs saved before are still there."
+)
+
+
 def train(
     config: TrainConfig, host: Host, report: Report = lambda event: None, should_stop: Callable[[], bool] = lambda: False
 ) -> Path | None:
@@ -262,7 +268,10 @@ class Session:
         before, until = self.loop.step, self._next_stop()
         with self.host.turn():
             started = time.perf_counter()
-            loss = self.loop.run_until(until)
+            try:
+                loss = self.loop.run_until(until)
+            except torch.cuda.OutOfMemoryError:
+                raise UserError(OUT_OF_MEMORY) from None
             self.pace.note(until - before, time.perf_counter() - started)
         if not math.isfinite(loss):
             raise UserError(self._nan_message())

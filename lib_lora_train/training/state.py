@@ -37,7 +37,7 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any]:
         state = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, LookupError):
         state = None
-    if not isinstance(state, dict) or not PARTS <= state.keys():
+    if not isinstance(state, dict) or not state.keys() >= PARTS:
         raise UserError(f"{path} is damaged. Delete it to begin the run again from its start.")
     return state
 

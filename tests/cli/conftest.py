@@ -39,7 +39,8 @@ def flags(tmp_path: Path, miniature: Path) -> Callable[..., list[str]]:
     """flags(**settings): the arguments of `train` for a run of one step in tmp_path."""
 
     def make(**settings: object) -> list[str]:
-        config = tiny_config(tmp_path, miniature, **{"max_steps": 1, **settings})
+        checkpoint = Path(str(settings.pop("checkpoint", miniature)))
+        config = tiny_config(tmp_path, checkpoint, **{"max_steps": 1, **settings})
         path = tmp_path / "settings.toml"
         path.write_text(config.to_toml(), encoding="utf-8")
         return ["--config", str(path)]

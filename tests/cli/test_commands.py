@@ -44,6 +44,14 @@ class TestTrain:
         one_plain_message(result, "rank: ", "learning_rate: ", "name: ", "checkpoint: ", "images: ")
 
 
+BAD = {
+    "zero bytes": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("not an image"),
+    "cut off": lambda path: path.write_bytes(whole_png()[: len(whole_png()) // 2]),
+    "enormous": lambda path: path.write_bytes(enormous_png()),
+}
+
+
 class TestImages:
     def test_missing(self, call, flags, tmp_path):
         one_plain_message(call("train", *flags(images=str(tmp_path / "nowhere"))), "there is no folder", "nowhere")
@@ -56,20 +64,16 @@ class TestImages:
         (tmp_path / "empty").mkdir()
         one_plain_message(call("train", *flags(images=str(tmp_path / "empty"))), "has no images")
 
-    def test_not_readable(self, call, flags, monkeypatch):
-        def refuse(*arguments, **named):
-            raise PermissionError(errno.EACCES, "Permission denied")
+    def test_not_readable(self, call, flags, monkeypatch, tmp_path):
+        arguments, listdir = flags(), os.listdir
 
-        arguments = flags()
+        def refuse(path="."):
+            if Path(path) == tmp_path / "images":
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return listdir(path)
+
         monkeypatch.setattr(os, "listdir", refuse)
         one_plain_message(call("train", *arguments), "may not be read", "Permission denied")
-
-    BAD = {
-        "zero bytes": lambda path: path.write_bytes(b""),
-        "text": lambda path: path.write_text("not an image"),
-        "cut off": lambda path: path.write_bytes(whole_png()[: len(whole_png()) // 2]),
-        "enormous": lambda path: path.write_bytes(enormous_png()),
-    }
 
     @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
     def test_only_a_bad_one(self, call, flags, tmp_path, bad):
@@ -82,6 +86,7 @@ class TestImages:
     def test_a_bad_one_among_good_ones_is_left_out_with_a_note(self, call, flags, tmp_path, bad):
         arguments = flags()
         bad(tmp_path / "images" / "broken.png")
+        (tmp_path / "images" / "broken.txt").write_text("a cat")
         result = call("train", *arguments)
         assert result.code == 0
         notes = [line for line in (result.out + result.err).splitlines() if line.startswith("note: ")]

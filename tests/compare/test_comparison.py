@@ -61,7 +61,7 @@ def test_other_cells_differ_from_the_base_and_from_each_other(cells):
 
 def test_a_cell_does_not_depend_on_what_was_drawn_before(cells, run, host):
     request = Request(PROMPTS[1:], [2], [0.5])
-    last = list(draw_cells(host.lent, run.config, run.points()[1:], request))[0]
+    last = next(draw_cells(host.lent, run.config, run.points()[1:], request))
     assert last.images[0].tobytes() == cells[2, 0.5][1]
 
 

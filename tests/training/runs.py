@@ -58,6 +58,7 @@ def tiny_config(folder: Path, checkpoint: Path, **settings: object) -> TrainConf
         "runs_dir": str(folder / "runs"),
         "resolution": 64,
         "held_out_images": 0,
+        "repeats": 1,
         "rank": 2,
         "epochs": 1,
         "batch_size": 2,

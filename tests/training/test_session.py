@@ -275,6 +275,14 @@ class TestContinuing:
         assert before.keys() == after.keys()
         assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
 
+    def test_adds_text_encoder_layers_where_they_are_asked_for(self, tiny, host, earlier):
+        config = tiny(continue_from=str(earlier), text_encoder=True)
+        train(config, host)
+        before, after = load_file(earlier), final_weights(config)
+        added = after.keys() - before.keys()
+        assert added
+        assert all(name.startswith("lora_te_") for name in added)
+
     def test_does_not_tell_where_the_file_lay(self, tiny, host, earlier, tmp_path):
         path = train(tiny(continue_from=str(earlier)), host)
         assert str(tmp_path).encode() not in path.read_bytes()
@@ -383,6 +391,13 @@ class TestNumbersThatBreak:
         assert "learning_rate" in text
         assert list(adapter_files(config)) == ["tiny-000001.safetensors"]
         assert all(t.isfinite().all() for t in load_file(adapters(config) / "tiny-000001.safetensors").values())
+
+    def test_too_little_memory_for_a_step_is_said_in_words(self, tiny, host, complaint, monkeypatch):
+        def exhausted(loop, batch, i):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        monkeypatch.setattr(session.Loop, "_accumulate", exhausted)
+        assert "gradient_checkpointing" in complaint(train, tiny(), host)
 
     def test_in_the_first_epoch_leave_nothing_and_say_so(self, tiny, host, complaint, monkeypatch):
         self.nan_after(monkeypatch, 0)
