@@ -1,0 +1,42 @@
+"""The demo material: stars to learn from, and known shapes that keep the learning from spreading."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+
+from lib_lora_train.embedded.world import BACKGROUNDS, COLOURS, NEW_SHAPE, SHAPES, Scene, render, sample_scene
+
+
+def write_demo(images: Path, regularisation: Path, seed: int = 0) -> None:
+    """Writes 12 captioned stars and 30 captioned known shapes, six of each, as PNG and text.
+
+    Both go evenly through the six colours and three backgrounds.
+    """
+    rng = np.random.default_rng([seed, 4])
+    stars = [(NEW_SHAPE, colour, background) for colour, background in _pairs(12)]
+    known = [(shape, *pair) for place, shape in enumerate(SHAPES) for pair in _pairs(6, place)]
+    write_scenes(images, [sample_scene(rng, *wish) for wish in stars])
+    write_scenes(regularisation, [sample_scene(rng, *wish) for wish in known])
+
+
+def write_scenes(folder: Path, scenes: list[Scene]) -> None:
+    """Writes each scene as `NN_colour_shape_background.png` with its caption in a `.txt` beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, scene in enumerate(scenes, start=1):
+        file = folder / f"{number:02d}_{scene.colour}_{scene.shape}_{scene.background}.png"
+        render(scene).save(file, optimize=True)
+        file.with_suffix(".txt").write_text(scene.caption + "\n", encoding="utf-8", newline="\n")
+
+
+def _pairs(count: int, shift: int = 0) -> list[tuple[str, str]]:
+    """`count` pairs of colour and background in which every colour comes equally often, and so does every background."""
+    rounds = itertools.count()
+    pairs: list[tuple[str, str]] = []
+    backgrounds = list(BACKGROUNDS)
+    while len(pairs) < count:
+        turn = next(rounds) + shift
+        pairs += [(colour, backgrounds[(place + turn) % len(backgrounds)]) for place, colour in enumerate(COLOURS)]
+    return pairs[:count]
