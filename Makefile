@@ -13,7 +13,7 @@ demo: $(READY)
 	$(RUN) -m lib_lora_train demo
 
 test: $(READY)
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2
 
 bench: $(READY)
 	$(RUN) -m benchmarks.bench_training $(ARGS)
@@ -25,7 +25,7 @@ lint: $(READY)
 docs: $(READY)
 	$(RUN) -m lib_lora_train.cli.reference > docs/settings.md
 
-# Trains the embedded checkpoint again from its seed; about an hour on one core.
+# Trains the embedded checkpoint again from its seed; about two hours on one core.
 checkpoint: $(READY)
 	$(RUN) -m lib_lora_train.embedded.make_checkpoint --seed 0 --out build/shapes-v1.safetensors
 

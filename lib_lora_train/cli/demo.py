@@ -22,7 +22,7 @@ from lib_lora_train.training.session import resume, train
 Wish = tuple[str, str, str]
 """(shape, colour, background) that a prompt asks for."""
 
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+STRENGTHS = (0.0, 0.5, 0.75, 1.0)
 GUIDANCE = 5.0
 SHOWN = 4
 """Pictures in each cell of the grid: three stars and a shape that is to stay as it was."""
@@ -42,7 +42,10 @@ def demo_config(output: Path, seed: int = 0) -> TrainConfig:
             "resolution": 64,
             "batch_size": 8,
             "repeats": 32,
-            "epochs": 6,
+            "epochs": 5,
+            "flip": True,
+            "caption_dropout": 0.1,
+            "weighting": "min_snr",
             "rank": 16,
             "learning_rate": 2e-3,
             "preview_prompts": [caption(*asked_stars()[0])],
