@@ -341,7 +341,7 @@ class CompareConfig:
     )
     prompts: list[str] = setting([], "Prompts", "One picture each in every cell. Empty: the run's preview prompts.", basic=True)
     seed: int = setting(1, "Seed", "The same in every cell.", minimum=0, maximum=2**32 - 1)
-    output: str = setting("", "Grid file", "A .png; its figures go beside it as .json. Empty: in the run's folder.")
+    output: str = setting("", "Grid file", "A .png; its figures go beside it as NAME.json. Empty: in the run's folder.")
 
 
 NAME_PATTERN = re.compile(r"[^\W_](?:[\w .+-]*[\w+-])?")

@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="draw the grid of a run's epochs against strengths")
     add_run_folder(compare)
     add_fields(compare, fields_of(CompareConfig))
-    demo = commands.add_parser("demo", help="teach the embedded checkpoint a star: no download, three minutes")
+    demo = commands.add_parser("demo", help="teach the embedded checkpoint a star: no download, a few minutes")
     demo.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for all that is written")
     return parser
 

@@ -46,7 +46,7 @@ def compare(
     caption: Callable[[Scores], str] = lambda scores: "",
     progress: Callable[[int, int], None] = lambda done, cells: None,
 ) -> Comparison:
-    """Draws every epoch at every strength and writes `output` (.png) and its figures (.json).
+    """Draws every epoch at every strength and writes `output` (.png) and, beside it, the figures: NAME.json.
 
     `shown` prompts of the request are in the picture, all of them are scored.
 
@@ -69,7 +69,8 @@ def compare(
     )
     _save_png(draw_grid(grid), output)
     best = next(point.path for point in points if point.epoch == recommendation.epoch)
-    comparison = Comparison(output, output.with_suffix(".json"), recommendation, best, scores if score else {})
+    figures = output.with_name(f"{folder.config.run.name}.json")
+    comparison = Comparison(output, figures, recommendation, best, scores if score else {})
     write_text(comparison.figures, json.dumps(_figures(folder, comparison, losses, cells), indent=2, ensure_ascii=False))
     return comparison
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from diffusers import AutoencoderKL
 
 from lib_lora_train.embedded.practice import practice_batch
 
-AUTOENCODER_CONFIG = {
+AUTOENCODER_CONFIG: dict[str, Any] = {
     "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4,
     "block_out_channels": [32, 32, 64, 64],
@@ -119,7 +120,7 @@ def normalise_latents(autoencoder: AutoencoderKL, pictures: torch.Tensor) -> Non
     out.weight *= scale[None, :, None, None]
 
 
-def fresh_weights(module: torch.nn.Module, noise: torch.Generator) -> torch.nn.Module:
+def fresh_weights(module: Any, noise: torch.Generator) -> Any:
     """Draws the weights anew, as torch would by default but from `noise`, so that a seed decides everything."""
     for parameter_owner in module.modules():
         for name, parameter in parameter_owner.named_parameters(recurse=False):

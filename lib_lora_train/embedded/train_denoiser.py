@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from lib_lora_train.embedded.train_autoencoder import fresh_weights, optimise
 from lib_lora_train.embedded.train_text_encoder import encode
 from lib_lora_train.embedded.world import BACKGROUNDS, COLOURS, SHAPES, Scene, caption, render, sample_scene
 
-UNET_CONFIG = {
+UNET_CONFIG: dict[str, Any] = {
     "sample_size": 8,
     "in_channels": 4,
     "out_channels": 4,

@@ -79,8 +79,8 @@ def sample_scene(rng: np.random.Generator, shape: str, colour: str, background: 
     room = min(_MAX_OFFSET, max(0.0, 0.5 - _MARGIN - reach))
     x, y = 0.5 + rng.uniform(-room, room, 2)
     rotation = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
-    tint = tuple(float(v) for v in rng.uniform(-MAX_TINT, MAX_TINT, 3))
-    return Scene(shape, colour, background, (float(x), float(y)), float(radius), float(rotation), tint)
+    red, green, blue = (float(v) for v in rng.uniform(-MAX_TINT, MAX_TINT, 3))
+    return Scene(shape, colour, background, (float(x), float(y)), float(radius), float(rotation), (red, green, blue))
 
 
 def random_scene(rng: np.random.Generator, shapes: tuple[str, ...] = SHAPES) -> Scene:

@@ -258,7 +258,7 @@ class TestOtherCommands:
         result = call("compare", "tiny", "--runs-dir", tmp_path / "runs", "--strengths", "0", "1", "--prompts", "a cat")
         assert result.code == 0
         assert (tmp_path / "runs" / "tiny" / "tiny-grid.png").is_file()
-        assert str(tmp_path / "runs" / "tiny" / "tiny-grid.json") in result.out
+        assert str(tmp_path / "runs" / "tiny" / "tiny.json") in result.out
 
     def test_ctrl_c_before_anything_was_done(self, call, flags, monkeypatch):
         def interrupted(*arguments):

@@ -81,7 +81,7 @@ def test_a_comparison_writes_a_picture_and_its_figures(run, host, tmp_path):
         assert picture.width > 3 * 64
         assert picture.height > 2 * 64
     figures = json.loads(comparison.figures.read_text(encoding="utf-8"))
-    assert comparison.figures == tmp_path / "grid.json"
+    assert comparison.figures == tmp_path / "tiny.json"
     assert [(c["epoch"], c["strength"], c["file"], c["shown"]) for c in figures["cells"]] == [
         (epoch, strength, name, 0.2)
         for epoch, name in ((1, "tiny-000001.safetensors"), (2, "tiny.safetensors"))
