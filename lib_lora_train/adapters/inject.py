@@ -18,7 +18,9 @@ from lib_lora_train.randomness import Randomness
 ADAPTER = "lora_train"
 TRANSFORMER = ("Transformer2DModel",)
 CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
-TEXT = ("CLIPAttention", "CLIPMLP")
+TEXT = ("CLIPAttention", "CLIPSdpaAttention", "CLIPFlashAttention2", "CLIPMLP")
+"""transformers 4.4x names the attention's class after its kernel; before and after, it is CLIPAttention."""
+
 ATTENTION_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
