@@ -1,7 +1,7 @@
 """Makes the embedded checkpoint from a seed: `python -m lib_lora_train.embedded.make_checkpoint --seed 0 --out FILE`.
 
 Trains the autoencoder, the text encoder and then the denoiser on both, and writes one float16 file with Stable
-Diffusion 1's names, its config beside it and its tokenizer in a folder of the same name. About an hour on one
+Diffusion 1's names, its config beside it and its tokenizer in a folder of the same name. About two hours on one
 CPU thread; every finished stage is kept in --work, so that a broken run goes on from there.
 """
 

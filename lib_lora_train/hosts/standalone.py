@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -64,7 +65,7 @@ class StandaloneHost:
             prediction=_prediction(self.config.prediction, weights, side_car),
             text_config=_text_config(folder),
             brought=self._brought,
-            sha256=lambda: file_sha256(path),
+            sha256=functools.cache(lambda: file_sha256(path)),  # asked for at every save
             legacy_hash=lambda: legacy_hash(path),
         )
         del weights  # what was converted need not stay mapped

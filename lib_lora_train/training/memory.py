@@ -19,8 +19,7 @@ from lib_lora_train.config import TrainConfig
 from lib_lora_train.dataset.images import Size
 from lib_lora_train.model.lent import LentCheckpoint
 from lib_lora_train.model.names import unet_shape
-from lib_lora_train.model.parts import Parts
-from lib_lora_train.model.view import unet_config
+from lib_lora_train.model.view import text_encoder_view, unet_config
 from lib_lora_train.randomness import Randomness
 
 OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2}
@@ -110,7 +109,7 @@ def _make_fake(unet: UNet2DConditionModel, lent: LentCheckpoint, fake: FakeTenso
 
 
 def _text_encoder_weights(lent: LentCheckpoint, config: TrainConfig) -> int:
-    encoder = Parts.of(lent, config.model).text_encoder
+    encoder = text_encoder_view(lent)
     modules = dict(encoder.named_modules())
     shapes = [modules[target.module].weight.shape for target in text_encoder_targets(encoder, config.adapter)]
     return sum(config.adapter.rank * (out + into) for out, into in shapes)
