@@ -22,8 +22,8 @@ def train(values: argparse.Namespace) -> int:
 
     config = run_config(values)
     raise_problems(command_line_problems(config))
-    with stop_on_interrupt() as asked, Terminal() as terminal:
-        finished = run(config, standalone_host(config.model), terminal, asked.is_set)
+    with stop_on_interrupt() as control, Terminal() as terminal:
+        finished = run(config, standalone_host(config.model), terminal, control)
     return _ended(finished, Path(config.run.runs_dir) / config.run.name)
 
 
@@ -35,8 +35,8 @@ def resume(values: argparse.Namespace) -> int:
 
     path = run_path(values)
     config = RunFolder.open(path).config
-    with stop_on_interrupt() as asked, Terminal() as terminal:
-        finished = run(path, standalone_host(config.model), terminal, asked.is_set)
+    with stop_on_interrupt() as control, Terminal() as terminal:
+        finished = run(path, standalone_host(config.model), terminal, control)
     return _ended(finished, path)
 
 

@@ -76,7 +76,7 @@ def asked_wishes() -> list[Wish]:
 
 
 def score(wishes: Sequence[Wish], images: Sequence[Image.Image]) -> Scores:
-    """Shares 0..1: the concept where it was asked for, its leak where it was not, colour and background as asked."""
+    """Shares 0..1: the concept where it was control for, its leak where it was not, colour and background as control."""
     seen = [(wish, measure(image)) for wish, image in zip(wishes, images, strict=True)]
     asked = [m for (shape, _, _), m in seen if shape == NEW_SHAPE]
     others = [m for (shape, _, _), m in seen if shape != NEW_SHAPE]
@@ -96,11 +96,11 @@ def run_demo(output: Path) -> int:
         print(f"The star is trained already: {folder.final_file}. Delete {output} to train it again.")
     else:
         host = standalone_host(config.model)
-        with stop_on_interrupt() as asked, Terminal() as terminal:
+        with stop_on_interrupt() as control, Terminal() as terminal:
             if folder.path.is_dir():
-                finished = resume(folder.path, host, terminal, asked.is_set)
+                finished = resume(folder.path, host, terminal, control)
             else:
-                finished = train(config, host, terminal, asked.is_set)
+                finished = train(config, host, terminal, control)
         if finished is None:
             print("Stopped. Go on with the same command.")
             return 130

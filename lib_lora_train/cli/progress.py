@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lib_lora_train.training.control import Control
 from lib_lora_train.training.events import (
     Encoding,
     Event,
@@ -97,13 +98,13 @@ def counter(what: str) -> tuple[Any, Any]:
 
 
 @contextlib.contextmanager
-def stop_on_interrupt() -> Iterator[threading.Event]:
-    """The first Ctrl-C (or SIGTERM) sets the event, so that the run saves and ends; the second one ends it at once."""
-    asked = threading.Event()
+def stop_on_interrupt() -> Iterator[Control]:
+    """The first Ctrl-C (or SIGTERM) asks the run to save and end; the second one ends it at once."""
+    control = Control()
     before: dict[int, Any] = {}
 
     def ask(number: int, frame: Any) -> None:
-        asked.set()
+        control.stop()
         print("\nStopping: saving what is learned so far. Press Ctrl-C again to end at once.", file=sys.stderr)
         for each, handler in before.items():
             signal.signal(each, handler)
@@ -111,7 +112,7 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield control
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from lib_lora_train.model.lent import LentCheckpoint
 
+Waiting = Callable[[str], None]
+"""Told, about twice a second, why a turn cannot begin yet; what it raises ends the wait."""
+
+
+def wait_patiently(reason: str) -> None:
+    """Waits as long as it takes."""
+
 
 class Host(Protocol):
-    """Implemented by `standalone`, and by the WebUIs' hosts."""
+    """Implemented by `standalone`, and by the WebUIs' hosts. One lease at a time; make another host for another lease."""
 
     def lease(self) -> AbstractContextManager[LentCheckpoint]:
         """Lends the checkpoint for the length of a run. On exit everything is as before, and that was checked."""
         ...
 
-    def turn(self) -> AbstractContextManager[None]:
-        """Holds the device for one slice of steps. Between two turns the host may draw."""
+    def turn(self, waiting: Waiting = wait_patiently) -> AbstractContextManager[None]:
+        """Holds the device for one slice of steps. Between two turns the host may draw, or load another checkpoint:
+        then the next turn begins when the lent one is back.
+        """
         ...

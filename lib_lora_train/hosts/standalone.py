@@ -16,10 +16,11 @@ from typing import Any
 import torch
 import yaml
 from safetensors import safe_open
-from torch import nn
 
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
+from lib_lora_train.hosts.base import Waiting, wait_patiently
+from lib_lora_train.hosts.bring import brought_to
 from lib_lora_train.hosts.recognise import TEXT, UNET, VAE, read_header, refuse_unless_sd1
 from lib_lora_train.model.family import SD1
 from lib_lora_train.model.lent import LentCheckpoint
@@ -64,7 +65,7 @@ class StandaloneHost:
             precision=precision,
             prediction=_prediction(self.config.prediction, weights, side_car),
             text_config=_text_config(folder),
-            brought=self._brought,
+            brought=brought_to(self.device),
             sha256=functools.cache(lambda: file_sha256(path)),  # asked for at every save
             legacy_hash=lambda: legacy_hash(path),
         )
@@ -72,22 +73,8 @@ class StandaloneHost:
         yield lent
 
     @contextmanager
-    def _brought(self, view: nn.Module) -> Iterator[nn.Module]:
-        """Frozen weights on the device, in float32, which costs little there and never overflows; afterwards the old
-        tensors again. Trained weights are there already, in float32.
-        """
-        waiting = {parameter: parameter.data for parameter in view.parameters()}
-        try:
-            for parameter, data in waiting.items():
-                parameter.data = data.to(self.device, torch.float32)
-            yield view
-        finally:
-            for parameter, data in waiting.items():
-                parameter.data = data
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Nobody waits."""
+    def turn(self, waiting: Waiting = wait_patiently) -> Iterator[None]:
+        """Nobody else is there to wait for."""
         yield
 
 

@@ -15,8 +15,31 @@ from lib_lora_train.model.family import Family
 
 
 @dataclass
+class View:
+    """The parameters of a module that shares the host's tensors, and how they come from them."""
+
+    parameters: Mapping[str, nn.Parameter]
+    """By the module's names, as they were before anything was added to it."""
+    weights: Callable[[], Mapping[str, torch.Tensor]]
+    """The lent tensors under the same names."""
+
+    def let_go(self) -> None:
+        """Holds no tensor any longer, so that the host can free them."""
+        for parameter in self.parameters.values():
+            parameter.data = parameter.data.new_empty(0)
+
+    def take(self) -> None:
+        """Shares the host's tensors as they are now."""
+        for name, tensor in self.weights().items():
+            self.parameters[name].data = tensor
+
+
+@dataclass
 class LentCheckpoint:
-    """What every room below gets instead of a host. The tensors belong to the host: nothing may write to them."""
+    """What every room below gets instead of a host. The tensors belong to the host: nothing may write to them.
+
+    A host that moves its tensors while they are lent puts the new ones into the mappings and tells the `views`.
+    """
 
     name: str
     """File name without its extension, for people and for metadata."""
@@ -43,6 +66,9 @@ class LentCheckpoint:
     """Hash of the checkpoint's file, computed when asked; "" where there is no file."""
     legacy_hash: Callable[[], str] = lambda: ""
     """The old eight-digit hash (0x10000 bytes at 0x100000)."""
+
+    views: list[View] = field(default_factory=list)
+    """Everything that was built on these tensors."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Arithmetic in `precision` inside; nothing for float32, which older torch refuses to be asked for."""

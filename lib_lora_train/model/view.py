@@ -7,7 +7,7 @@ are added to the view, so the host's own modules never change.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from lib_lora_train.errors import UserError
-from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.lent import LentCheckpoint, View
 from lib_lora_train.model.names import (
     UNetShape,
     renamed,
@@ -37,10 +37,10 @@ def unet_view(lent: LentCheckpoint) -> UNet2DConditionModel:
     what = f"UNet of {lent.name}"
     with _known_architecture(what):
         shape = unet_shape(lent.unet)
-        weights = renamed(lent.unet, unet_modules(shape))
+        modules = unet_modules(shape)
         with torch.device("meta"):
             unet = UNet2DConditionModel(**unet_config(lent, shape))
-    return _lend(unet, weights, what)
+        return _lend(lent, unet, lambda: renamed(lent.unet, modules), what)
 
 
 def vae_view(lent: LentCheckpoint) -> AutoencoderKL:
@@ -48,12 +48,16 @@ def vae_view(lent: LentCheckpoint) -> AutoencoderKL:
     what = f"VAE of {lent.name}"
     with _known_architecture(what):
         levels, resnets = vae_levels(lent.vae)
-        weights = renamed(lent.vae, vae_modules(levels, resnets))
+        modules = vae_modules(levels, resnets)
         with torch.device("meta"):
             vae = AutoencoderKL(**vae_config(lent.vae, levels, resnets))
-    # LDM keeps the attention's projections as 1x1 convolutions: the same numbers, two more axes.
-    flat = {k: v[:, :, 0, 0] if ".attentions." in k and v.ndim == 4 else v for k, v in weights.items()}
-    return _lend(vae, flat, what)
+
+        def weights() -> dict[str, torch.Tensor]:
+            named = renamed(lent.vae, modules)
+            # LDM keeps the attention's projections as 1x1 convolutions: the same numbers, two more axes.
+            return {k: v[:, :, 0, 0] if ".attentions." in k and v.ndim == 4 else v for k, v in named.items()}
+
+        return _lend(lent, vae, weights, what)
 
 
 def text_encoder_view(lent: LentCheckpoint) -> CLIPTextModel:
@@ -61,11 +65,14 @@ def text_encoder_view(lent: LentCheckpoint) -> CLIPTextModel:
     what = f"text encoder of {lent.name}"
     with _known_architecture(what), torch.device("meta"):
         encoder = CLIPTextModel(CLIPTextConfig(**text_config(lent)))
-    weights = {k: v for k, v in lent.text_encoder.items() if not k.endswith("position_ids")}
-    if not any(key.startswith("text_model.") for key in encoder.state_dict()):  # transformers 5 dropped the prefix
-        weights = {k.removeprefix("text_model."): v for k, v in weights.items()}
+    prefixed = any(key.startswith("text_model.") for key in encoder.state_dict())  # transformers 5 dropped the prefix
+
+    def weights() -> dict[str, torch.Tensor]:
+        own = {k: v for k, v in lent.text_encoder.items() if not k.endswith("position_ids")}
+        return own if prefixed else {k.removeprefix("text_model."): v for k, v in own.items()}
+
     _refill_position_ids(encoder, lent.device)
-    return _lend(encoder, weights, what)
+    return _lend(lent, encoder, weights, what)
 
 
 def unet_config(lent: LentCheckpoint, shape: UNetShape) -> dict[str, Any]:
@@ -128,9 +135,9 @@ def _known_architecture(what: str) -> Iterator[None]:
         raise UserError(f"The {what} is not built as expected ({error}). Choose another checkpoint.") from None
 
 
-def _lend(module: Any, weights: Mapping[str, torch.Tensor], what: str) -> Any:
+def _lend(lent: LentCheckpoint, module: Any, weights_now: Callable[[], Mapping[str, torch.Tensor]], what: str) -> Any:
     """Puts the lent tensors where the meta parameters stood, and freezes them."""
-    own = module.state_dict()
+    own, weights = module.state_dict(), weights_now()
     wrong = sorted(own.keys() ^ weights.keys()) or sorted(k for k in own if own[k].shape != weights[k].shape)
     if wrong:
         raise UserError(
@@ -138,6 +145,7 @@ def _lend(module: Any, weights: Mapping[str, torch.Tensor], what: str) -> Any:
             "Choose another checkpoint."
         )
     module.load_state_dict(dict(weights), strict=True, assign=True)
+    lent.views.append(View(dict(module.named_parameters()), weights_now))
     return module.requires_grad_(False).eval()
 
 

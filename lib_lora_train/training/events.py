@@ -95,6 +95,21 @@ class Warned(Event):
 
 
 @dataclass(frozen=True)
+class Paused(Event):
+    """The run waits at `step`: `reason` says for what."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Resumed(Event):
+    """A run that waited goes on."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class Stopped(Event):
     """The run was asked to stop; it can be resumed at `step`."""
 

@@ -31,13 +31,16 @@ from lib_lora_train.model.text import TextCache
 from lib_lora_train.objectives.noise import Share
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.training import state as states
+from lib_lora_train.training.control import Control
 from lib_lora_train.training.events import (
     Encoding,
     EpochDone,
     Event,
     Finished,
+    Paused,
     Previewed,
     Progress,
+    Resumed,
     Saved,
     Started,
     Stopped,
@@ -62,6 +65,9 @@ from lib_lora_train.training.validation import validation_loss, validation_times
 Report = Callable[[Event], None]
 
 
+class StopAskedFor(Exception):  # noqa: N818 - a wish, not an error
+    """The run was asked to stop while it was between two slices, or waited for the host."""
+
 OUT_OF_MEMORY = (
     "The device has not enough memory for a step. Use gradient_checkpointing, a smaller batch_size (with "
     "gradient_accumulation for the same effect), or a lower resolution; epochs saved before are still there."
@@ -69,7 +75,7 @@ OUT_OF_MEMORY = (
 
 
 def train(
-    config: TrainConfig, host: Host, report: Report = lambda event: None, should_stop: Callable[[], bool] = lambda: False
+    config: TrainConfig, host: Host, report: Report = lambda event: None, control: Control | None = None
 ) -> Path | None:
     """Runs `config` from its beginning; returns the final adapter, or None when it was stopped.
 
@@ -80,11 +86,11 @@ def train(
     with host.lease() as lent:
         dataset = dataset_of(config)
         with _new_folder(config, lent) as folder:
-            return Session(folder, host, lent, dataset, report, should_stop).run()
+            return Session(folder, host, lent, dataset, report, control or Control()).run()
 
 
 def resume(
-    path: Path, host: Host, report: Report = lambda event: None, should_stop: Callable[[], bool] = lambda: False
+    path: Path, host: Host, report: Report = lambda event: None, control: Control | None = None
 ) -> Path | None:
     """Goes on with the run in `path` where it was saved last; the settings are the run's own.
 
@@ -97,7 +103,7 @@ def resume(
         raise UserError(f"The run {folder.config.run.name} is complete: {folder.final_file}. Nothing is left to do.")
     with host.lease() as lent:
         dataset = dataset_of(folder.config)
-        return Session(folder, host, lent, dataset, report, should_stop).run()
+        return Session(folder, host, lent, dataset, report, control or Control()).run()
 
 
 def dataset_of(config: TrainConfig) -> Dataset:
@@ -120,37 +126,45 @@ class Session:
         lent: LentCheckpoint,
         dataset: Dataset,
         report: Report,
-        should_stop: Callable[[], bool],
+        control: Control,
     ) -> None:
         self.folder, self.host, self.lent = folder, host, lent
         self.config = folder.config
-        self.should_stop = should_stop
+        self.control = control
         self._report = report
         self.accelerator = make_accelerator(lent)
         self.is_main = self.accelerator.is_main_process
         self.share = Share(self.accelerator.process_index, self.accelerator.num_processes)
-        self.parts = Parts.of(lent, self.config.model)
         self.dataset = dataset
+        self._loop: Loop | None = None
         self._stack = contextlib.ExitStack()
         self._state_saved_at = time.monotonic()
 
     def run(self) -> Path | None:
         """Trains to the end, or until asked to stop."""
         with self._stack:
-            with self.host.turn():
-                self._prepare()
-            self._begin()
-            while self.loop.step < self.timetable.steps:
-                if self._asked_to_stop():
-                    self._stop()
-                    return None
-                self._slice()
-                if self.timetable.ends_epoch(self.loop.step):
-                    self._after_epoch()
-                else:
-                    self._between_epochs()
+            try:
+                with self._turn():
+                    self._prepare()
+                self._begin()
+                while self.loop.step < self.timetable.steps:
+                    self._slice()
+            except StopAskedFor:
+                self._stop()
+                return None
             self.tell(Finished(str(self.folder.final_file), self.loop.step))
             return self.folder.final_file
+
+    @property
+    def loop(self) -> Loop:
+        """The training loop; there is one once everything is prepared."""
+        assert self._loop is not None
+        return self._loop
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self._loop.step if self._loop else 0
 
     def tell(self, event: Event) -> None:
         """Reports and records, once for all processes."""
@@ -161,6 +175,7 @@ class Session:
     # What comes before the first step
 
     def _prepare(self) -> None:
+        self.parts = Parts.of(self.lent, self.config.model)
         self._fill_cache()
         for warning in self.dataset.warnings:
             self.tell(Warned(warning))
@@ -206,7 +221,7 @@ class Session:
         )
         self.timetable = Timetable.of(config.training, self.loader.steps_per_epoch)
         optimizer = make_optimizer(self.adapter, config.optimizer, device)
-        self.loop = Loop(
+        self._loop = Loop(
             accelerator=self.accelerator,
             loss=self.objective.loss,
             batches=self._batches_from,
@@ -216,7 +231,7 @@ class Session:
             accumulation=config.training.gradient_accumulation,
             max_grad_norm=config.optimizer.max_grad_norm,
         )
-        self._stack.callback(self.loop.close)
+        self._stack.callback(self._loop.close)
         self.pace = Pace(steps=10, fixed=True) if self.share.world > 1 else Pace()
 
     def _batches_from(self, index: int) -> Iterator[Batch]:
@@ -264,9 +279,10 @@ class Session:
     # Training
 
     def _slice(self) -> None:
-        """Trains for about half a second, in one turn with the host."""
+        """Trains for about half a second in one turn with the host, and does what is due then."""
+        self._heed_wishes()
         before, until = self.loop.step, self._next_stop()
-        with self.host.turn():
+        with self._turn():
             started = time.perf_counter()
             try:
                 loss = self.loop.run_until(until)
@@ -276,6 +292,21 @@ class Session:
         if not math.isfinite(loss):
             raise UserError(self._nan_message())
         self.tell(Progress(self.loop.step, self.timetable.epoch_of(self.loop.step), loss, self.pace.rate))
+        if self.timetable.ends_epoch(self.loop.step):
+            self._after_epoch()
+        else:
+            self._between_epochs()
+
+    def _heed_wishes(self) -> None:
+        """Pauses, with everything saved as for a stop; raises StopAskedFor when the run is to end."""
+        if self.control.paused and self.share.world == 1:
+            if self.step:
+                self._save_state()
+            self.tell(Paused(self.step, "You paused it."))
+            self.control.wait()
+            self.tell(Resumed(self.step))
+        if self._asked_to_stop():
+            raise StopAskedFor
 
     def _next_stop(self) -> int:
         step, every = self.loop.step, self.config.training.save_every_steps
@@ -293,16 +324,33 @@ class Session:
 
     def _asked_to_stop(self) -> bool:
         if self.share.world == 1:
-            return self.should_stop()
-        wish = torch.tensor(float(self.should_stop()), device=self.accelerator.device)
+            return self.control.stopping
+        wish = torch.tensor(float(self.control.stopping), device=self.accelerator.device)
         return bool(self.accelerator.reduce(wish, reduction="sum") > 0)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The host's turn. While the host cannot give one it says why, and a stop ends the waiting."""
+        told: list[str] = []
+
+        def waiting(reason: str) -> None:
+            if self.control.stopping:
+                raise StopAskedFor
+            if reason not in told[-1:]:
+                self.tell(Paused(self.step, reason))
+                told.append(reason)
+
+        with self.host.turn(waiting):
+            if told:
+                self.tell(Resumed(self.step))
+            yield
 
     def _stop(self) -> None:
         """Keeps what there is: the state for a resume, and the adapter as it is now."""
-        if self.loop.step:
-            self._save_adapter(self.folder.step_file(self.loop.step), epoch=0)
+        if self.step:
+            self._save_adapter(self.folder.step_file(self.step), epoch=0)
             self._save_state()
-        self.tell(Stopped(self.loop.step))
+        self.tell(Stopped(self.step))
 
     # What follows steps and epochs
 
@@ -334,7 +382,7 @@ class Session:
         if self.is_main and self.dataset.held_out and self.config.preview.validate_every:
             objective = self.config.objective
             steps = validation_timesteps(objective.timestep_min, objective.timestep_max)
-            with self.host.turn(), self.accelerator.autocast():
+            with self._turn(), self.accelerator.autocast():
                 loss = validation_loss(
                     self.objective.predict,
                     self.loader.held_out_batches(),
@@ -349,8 +397,10 @@ class Session:
         """Draws the previews; a failure costs the pictures, never the run."""
         if self.is_main:
             try:
-                with self.host.turn():
+                with self._turn():
                     self.tell(Previewed(epoch, self._draw_previews(epoch)))
+            except StopAskedFor:
+                raise
             except Exception as error:
                 self.tell(Warned(f"The previews of epoch {epoch} could not be made ({error}). Training goes on."))
         self.accelerator.wait_for_everyone()

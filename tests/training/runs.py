@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lib_lora_train.config import TrainConfig
+from lib_lora_train.hosts.base import Waiting, wait_patiently
 from lib_lora_train.model.lent import LentCheckpoint
-from lib_lora_train.training.events import Event
+from lib_lora_train.training.control import Control
+from lib_lora_train.training.events import Event, Progress
 
 
 @dataclass
@@ -29,7 +31,7 @@ class LendingHost:
         yield self.lent
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self, waiting: Waiting = wait_patiently) -> Iterator[None]:
         self.turns += 1
         yield
 
@@ -87,3 +89,15 @@ def final_weights(config: TrainConfig) -> dict[str, torch.Tensor]:
 
 def of_kind(events: list[Event], kind: type) -> list:
     return [event for event in events if isinstance(event, kind)]
+
+
+def stopping_after_a_slice(seen: list[Event]) -> tuple[Callable[[Event], None], Control]:
+    """(report, control) of a run that is asked to stop as soon as a slice is done; `seen` takes its events."""
+    control = Control()
+
+    def report(event: Event) -> None:
+        seen.append(event)
+        if isinstance(event, Progress):
+            control.stop()
+
+    return report, control

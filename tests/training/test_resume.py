@@ -16,11 +16,12 @@ from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.standalone import StandaloneHost
 from lib_lora_train.training import session
+from lib_lora_train.training.control import Control
 from lib_lora_train.training.events import EpochDone, Progress, Started, Stopped, Validated, Warned
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.session import resume, train
 from tests.miniature import write_checkpoint
-from tests.training.runs import adapter_files, of_kind, photos
+from tests.training.runs import adapter_files, of_kind, photos, stopping_after_a_slice
 
 ALL_AT_ONCE = {
     "shuffle_caption": True,
@@ -93,10 +94,10 @@ def test_stopped_after_any_step_and_resumed_it_writes_the_same_bytes(tiny, host,
     train(whole, host)
     expected = adapter_files(whole)
     config, done = moved(tiny(**settings), tmp_path / "stopped"), []
-    assert train(config, host, done.append, lambda: bool(of_kind(done, Progress))) is None
+    assert train(config, host, *stopping_after_a_slice(done)) is None
     for step in range(2, STEPS):
         done.clear()
-        resume(tmp_path / "stopped" / "runs" / "tiny", host, done.append, lambda: bool(of_kind(done, Progress)))
+        resume(tmp_path / "stopped" / "runs" / "tiny", host, *stopping_after_a_slice(done))
         assert of_kind(done, Stopped) == [Stopped(step)]
     assert resume(tmp_path / "stopped" / "runs" / "tiny", host) is not None
     made = adapter_files(config)
@@ -109,16 +110,17 @@ def stopped(tiny, host, step_by_step):
     """stopped(**settings): a run stopped after its first step; returns its settings and folder."""
 
     def make(**settings):
-        config, seen = tiny(**settings), []
-        assert train(config, host, seen.append, lambda: bool(of_kind(seen, Progress))) is None
+        config = tiny(**settings)
+        assert train(config, host, *stopping_after_a_slice([])) is None
         return config, Path(config.run.runs_dir) / config.run.name
 
     return make
 
 
 def test_a_stop_before_the_first_step_leaves_a_run_that_can_be_begun(tiny, host):
-    config, events = tiny(), []
-    assert train(config, host, events.append, lambda: True) is None
+    config, events, control = tiny(), [], Control()
+    control.stop()
+    assert train(config, host, events.append, control) is None
     assert events[-1] == Stopped(0)
     assert resume(Path(config.run.runs_dir) / "tiny", host) == Path(config.run.lora_dir) / "tiny" / "tiny.safetensors"
 

@@ -1,0 +1,107 @@
+"""Tensors that are out on loan, and the means to see that they are still what they were.
+
+A WebUI goes on living while its checkpoint is lent: it merges LoRAs into the weights, loads other weights into the same
+tensors, moves them between devices, or throws the model away. Looking at addresses and version counters tells within
+a millisecond that nothing of the kind happened; only when something did are values compared, by sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from lib_lora_train.model.lent import LentCheckpoint
+
+SAMPLES = 64
+"""Values looked at in each tensor."""
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """A host's own tensors, under the names in which a checkpoint is lent."""
+
+    unet: Mapping[str, torch.Tensor]
+    vae: Mapping[str, torch.Tensor]
+    text_encoder: Mapping[str, torch.Tensor]
+
+    def all(self) -> list[torch.Tensor]:
+        return [*self.unet.values(), *self.vae.values(), *self.text_encoder.values()]
+
+
+@dataclass
+class Loan:
+    """What was lent, and how it was then."""
+
+    lent: LentCheckpoint
+    tensors: Tensors
+    fingerprint: tuple[str, str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.fingerprint = fingerprint(self.tensors)
+        self.lend(self.tensors)
+
+    def lend(self, tensors: Tensors) -> None:
+        """Hands out `tensors`, of equal values, and notes how they are."""
+        self.tensors = tensors
+        for part in ("unet", "vae", "text_encoder"):
+            setattr(self.lent, part, {name: tensor.detach() for name, tensor in getattr(tensors, part).items()})
+        for view in self.lent.views:
+            view.take()
+        self._places = places(tensors)
+        self.note_untouched()
+
+    def let_go(self) -> None:
+        """Holds nothing of the host's any longer, until `lend`."""
+        self.tensors = Tensors({}, {}, {})
+        self.lent.unet, self.lent.vae, self.lent.text_encoder = {}, {}, {}
+        for view in self.lent.views:
+            view.let_go()
+
+    def moved(self) -> bool:
+        """Whether a tensor stands elsewhere, or is of another kind, than when it was lent."""
+        return places(self.tensors) != self._places
+
+    def touched(self) -> bool:
+        """Whether something was written into a tensor since `note_untouched`."""
+        return [tensor._version for tensor in self.tensors.all()] != self._versions
+
+    def note_untouched(self) -> None:
+        self._versions = [tensor._version for tensor in self.tensors.all()]
+
+    def changed(self) -> list[str]:
+        """The parts whose values are not those that were lent, as people call them."""
+        now = fingerprint(self.tensors)
+        names = ("UNet", "VAE", "text encoder")
+        return [name for name, old, new in zip(names, self.fingerprint, now, strict=True) if old != new]
+
+
+def places(tensors: Tensors) -> list[tuple[int, torch.device, torch.dtype, bool]]:
+    """Address, device, dtype and flag of every tensor."""
+    return [(t.data_ptr(), t.device, t.dtype, t.requires_grad) for t in tensors.all()]
+
+
+def fingerprint(tensors: Tensors) -> tuple[str, str, str]:
+    """Of UNet, VAE and text encoder: a hash of names, shapes and a few values of each tensor."""
+    return _digest(tensors.unet), _digest(tensors.vae), _digest(tensors.text_encoder)
+
+
+@torch.no_grad()
+def _digest(part: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    samples = []
+    for name, tensor in sorted(part.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        samples.append(_sample(tensor.detach()))
+    if samples:
+        digest.update(torch.cat(samples).cpu().numpy().tobytes())  # one transfer from the device, not hundreds
+    return digest.hexdigest()
+
+
+def _sample(tensor: torch.Tensor) -> torch.Tensor:
+    """Evenly spaced values in the order of the memory, which no layout makes a copy of."""
+    count = min(SAMPLES, tensor.numel())
+    step = max(1, tensor.numel() // SAMPLES)
+    return torch.as_strided(tensor, (count,), (step,), tensor.storage_offset()).float()
