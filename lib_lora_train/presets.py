@@ -1,0 +1,162 @@
+"""Presets: settings for a kind of subject, to begin from.
+
+Each is a .toml file of flat settings. Those in presets/ come with the extension and stay as they are; the user's own
+lie in a folder that the doors choose. A preset holds what can be used again: not the name, the words, the folders and
+the files of one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib_lora_train.config import (
+    NAME_PATTERN,
+    RESERVED_NAMES,
+    Problem,
+    TrainConfig,
+    flat_from_toml,
+    raise_problems,
+)
+from lib_lora_train.errors import UserError
+from lib_lora_train.files import write_text
+
+SHIPPED = Path(__file__).resolve().parent.parent / "presets"
+ORDER = ("character", "style", "object")
+"""In which the shipped ones are offered."""
+
+ONE_RUN = frozenset(
+    ("name", "lora_dir", "runs_dir", "checkpoint", "tokenizer", "continue_from")
+) | {"images", "regularisation", "trigger", "preview_prompts", "preview_negative"}
+"""Settings that belong to one run and are in no preset."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A preset as it is offered.
+
+    Attributes:
+        name: of its file, without the ending.
+        about: one line on what it is for; "" where its file does not begin with one.
+        shipped: whether it came with the extension, so that it cannot be changed or deleted.
+    """
+
+    name: str
+    about: str
+    shipped: bool
+
+
+def list_presets(own: Path) -> list[Preset]:
+    """The shipped presets, then the user's in the folder `own`, by name. A file that cannot be read has no `about`."""
+    shipped = sorted(SHIPPED.glob("*.toml"), key=lambda path: (path.stem not in ORDER, [*ORDER, path.stem].index(path.stem)))
+    users = sorted((path for path in own.glob("*.toml") if _may_be_own(path.stem)), key=lambda path: path.stem.casefold())
+    return [Preset(path.stem, _about(path), path in shipped) for path in (*shipped, *users)]
+
+
+def load_preset(name: str, own: Path) -> dict[str, Any]:
+    """Every setting that a preset may hold, by flat name: as the preset says, else the default.
+
+    Raises:
+        UserError: when there is no such preset, or its settings are not valid; all of their faults at once.
+    """
+    path = _path(name, own)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"preset: there is none called {name!r}. Choose another one.") from None
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"preset: {path} cannot be read. Delete the preset, or save it anew.") from None
+    try:
+        return _checked(flat_from_toml(text))
+    except UserError as error:
+        raise UserError(f"The preset {name} cannot be used.\n{error}") from None
+
+
+def save_preset(name: str, values: Mapping[str, Any], own: Path) -> Path:
+    """Writes the settings in `values` as the user's preset `name`, over an older one of that name; returns the file.
+
+    What belongs to one run is left out; what `values` lacks is saved with its default.
+
+    Raises:
+        UserError: when the name or a setting is not valid, the name is a shipped preset's, or the disk refuses.
+    """
+    _require_own_name(name)
+    kept = _checked({key: value for key, value in values.items() if key not in ONE_RUN})
+    path = _path(name, own)
+    write_text(path, _toml(kept))
+    return path
+
+
+def delete_preset(name: str, own: Path) -> None:
+    """Deletes a preset of the user.
+
+    Raises:
+        UserError: when it is a shipped one, is not there, or the disk refuses.
+    """
+    _require_own_name(name)
+    try:
+        _path(name, own).unlink()
+    except FileNotFoundError:
+        raise UserError(f"preset: there is none called {name!r}.") from None
+    except OSError as error:
+        raise UserError(f"preset: {name} could not be deleted ({error.strerror}). Check the rights of {own}.") from None
+
+
+def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    raise_problems(
+        [Problem(name, "belongs to one run, not to a preset. Leave it out.") for name in values if name in ONE_RUN]
+    )
+    config = TrainConfig.from_flat(values)
+    raise_problems([problem for problem in config.problems() if problem.field not in ONE_RUN])
+    return {name: value for name, value in config.to_flat().items() if name not in ONE_RUN}
+
+
+def _toml(values: Mapping[str, Any]) -> str:
+    """The table's own TOML, a setting a line, less what belongs to one run."""
+    lines = TrainConfig.from_flat(values).to_toml().splitlines()
+    return "".join(f"{line}\n" for line in lines if line.split(" = ")[0] not in ONE_RUN)
+
+
+def _path(name: str, own: Path) -> Path:
+    """The file of a preset; its name is checked, so that it cannot lead anywhere else."""
+    shipped = _shipped_name(name)
+    if shipped:
+        return SHIPPED / f"{shipped}.toml"
+    if not _is_name(name):
+        raise UserError(
+            f"preset: {name[:100]!r} cannot be a name. Use letters, digits, spaces and . _ - +, and begin with a letter or digit."
+        )
+    # Where the file system tells capitals apart and ours is written in others, that one is meant.
+    for path in own.glob("*.toml"):
+        if path.stem.casefold() == name.casefold():
+            return path
+    return own / f"{name}.toml"
+
+
+def _require_own_name(name: str) -> None:
+    if _shipped_name(name):
+        raise UserError(f"preset: {name} comes with the extension and stays as it is. Choose another name.")
+
+
+def _shipped_name(name: str) -> str:
+    return next((path.stem for path in SHIPPED.glob("*.toml") if path.stem.casefold() == name.strip().casefold()), "")
+
+
+def _may_be_own(name: str) -> bool:
+    return _is_name(name) and not _shipped_name(name)
+
+
+def _is_name(name: str) -> bool:
+    stem = name.lower().split(".")[0]
+    return bool(NAME_PATTERN.fullmatch(name)) and ".." not in name and stem not in RESERVED_NAMES and len(name.encode()) <= 200
+
+
+def _about(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = file.readline()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return first.removeprefix("#").strip() if first.startswith("#") else ""

@@ -1,0 +1,302 @@
+"""install.py and its two modules, against a pip that writes down what it was asked and does as it is told."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lib_lora_train import installer, requirements_check
+from lib_lora_train.requirements_check import missing, missing_message, pinned
+
+ROOT = Path(__file__).parents[1]
+A1111 = {"torch": "2.1.2", "transformers": "4.30.2", "numpy": "1.26.2", "Pillow": "9.5.0", "accelerate": "0.21.0"} | {
+    "safetensors": "0.4.2",
+    "PyYAML": "6.0.3",
+    "tqdm": "4.70.1",
+}
+ADDED = {"diffusers": "0.31.0", "peft": "0.13.2", "tomli": "2.5.0"}
+
+
+class Launch:
+    """The WebUI's `launch`. `brings` is what a pip run adds to `installed`; a text in `fails` is pip's complaint."""
+
+    def __init__(self, installed: dict[str, str], skip_install: bool = False, fails: str = "") -> None:
+        self.args = SimpleNamespace(skip_install=skip_install)
+        self.installed, self.fails = installed, fails
+        self.commands: list[str] = []
+        self.constraints: list[str] = []
+
+    def run_pip(self, command: str, desc: str) -> None:
+        self.commands.append(command)
+        self.constraints = Path(re.search(r'--constraint "(.+?)"', command)[1]).read_text().splitlines()
+        if self.fails:
+            raise RuntimeError(f"Couldn't install {desc}.\nError code: 1\nstderr: {self.fails}")
+        self.installed.update((name, version) for name, version in ADDED.items() if f'"{name}' in command)
+
+    @property
+    def asked(self) -> list[str]:
+        lines = map(shlex.split, self.commands)
+        return [package for words in lines for package in words[words.index("--constraint") + 2 :]]
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """What importlib.metadata finds: A1111's own packages, on Python 3.10 without a GPU."""
+    packages = dict(A1111)
+
+    def version(name):
+        if name not in packages:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return packages[name]
+
+    def distributions():
+        return [SimpleNamespace(metadata={"Name": name, "Version": value}) for name, value in packages.items()]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(importlib.metadata, "distributions", distributions)
+    monkeypatch.setattr(requirements_check.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(requirements_check.sys, "version_info", (3, 10, 6))
+    monkeypatch.setattr(installer, "_gpu_count", lambda: 0)
+    return packages
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    monkeypatch.setattr(installer, "_gpu_count", lambda: 1)
+    monkeypatch.setattr(installer, "_torch_has_cuda", lambda: True)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start(launch): one start of the WebUI."""
+    return lambda launch: installer.add_missing(lambda: launch, tmp_path / "memory")
+
+
+class TestWhatIsAdded:
+    def test_on_a1111_the_versions_that_fit_it(self, installed, start):
+        launch = Launch(installed)
+        start(launch)
+        assert launch.asked == ["diffusers==0.31.0", "peft==0.13.2", "tomli"]
+        assert missing() == []
+
+    def test_what_the_host_has_is_kept_whatever_its_version(self, installed, start):
+        installed["diffusers"] = "0.29.2"
+        launch = Launch(installed)
+        start(launch)
+        assert launch.asked == ["peft==0.13.2", "tomli"]
+        assert "diffusers==0.29.2" in launch.constraints
+
+    def test_beside_a_newer_transformers_pip_chooses(self, installed):
+        installed["transformers"] = "5.2.0"
+        assert pinned(["diffusers", "peft"]) == ["diffusers", "peft"]
+
+    def test_no_tomli_where_python_reads_toml_itself(self, installed, monkeypatch):
+        monkeypatch.setattr(requirements_check.sys, "version_info", (3, 11, 0))
+        assert missing() == ["diffusers", "peft"]
+
+    def test_a_package_without_metadata_counts_as_there(self, installed, monkeypatch):
+        monkeypatch.setattr(requirements_check.importlib.util, "find_spec", lambda name: name in ("yaml", "peft") or None)
+        del installed["PyYAML"]
+        assert missing() == ["diffusers", "tomli"]
+
+    def test_nothing_of_the_host_itself(self, installed, start):
+        del installed["torch"], installed["numpy"]
+        launch = Launch(installed)
+        start(launch)
+        assert {"torch", "numpy"}.isdisjoint(launch.asked)
+
+
+class TestNothingElseChanges:
+    def test_everything_installed_is_pinned(self, installed, start):
+        launch = Launch(installed)
+        start(launch)
+        assert sorted(launch.constraints) == sorted(f"{name.lower()}=={version}" for name, version in A1111.items())
+
+    def test_a_local_version_is_pinned_as_it_is(self, installed, start):
+        installed["torch"] = "2.1.2+cu121"
+        launch = Launch(installed)
+        start(launch)
+        assert "torch==2.1.2+cu121" in launch.constraints
+
+    @pytest.mark.parametrize(("name", "version"), [(None, "1.0"), ("odd", None), ("odd", "dev-abc"), ("odd", "1.0\n-r evil")])
+    def test_what_pip_could_not_read_is_left_out(self, installed, start, monkeypatch, name, version):
+        odd = [SimpleNamespace(metadata={"Name": name, "Version": version})]
+        known = importlib.metadata.distributions()
+        monkeypatch.setattr(importlib.metadata, "distributions", lambda: odd + known)
+        launch = Launch(installed)
+        start(launch)
+        assert len(launch.constraints) == len(A1111)
+
+    def test_of_two_installations_of_a_package_the_imported_one_counts(self, installed, start, monkeypatch):
+        shadowed = [SimpleNamespace(metadata={"Name": "TQDM", "Version": "1.0"})]
+        known = importlib.metadata.distributions()
+        monkeypatch.setattr(importlib.metadata, "distributions", lambda: known + shadowed)
+        launch = Launch(installed)
+        start(launch)
+        assert [line for line in launch.constraints if "tqdm" in line] == ["tqdm==4.70.1"]
+
+    @pytest.mark.parametrize(
+        "version", ["1.0", "2023.11.5", "1!2.0", "1.0a1", "1.0rc2", "1.0.post3", "1.0.dev4", "0.0.1+git.abc", "2.1.2+cu121"]
+    )
+    def test_every_form_of_version_that_metadata_has(self, version):
+        assert installer.VERSION.fullmatch(version)
+
+
+class TestTheSecondStart:
+    def test_neither_pip_nor_launch_nor_torch(self, installed, tmp_path, capsys):
+        installed.update(ADDED)
+
+        def launcher():
+            raise AssertionError("launch was imported")
+
+        installer.add_missing(launcher, tmp_path / "memory")
+        assert capsys.readouterr().out == ""
+
+    def test_in_a_process_of_its_own_it_imports_nothing_heavy(self, tmp_path):
+        code = (
+            "import runpy, sys\n"
+            f"runpy.run_path({str(ROOT / 'install.py')!r})\n"
+            "from lib_lora_train.requirements_check import missing_message\n"
+            "missing_message()\n"
+            "print([name for name in ('torch', 'diffusers', 'peft', 'numpy', 'pip') if name in sys.modules])"
+        )
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+        assert result.stdout.strip() == "[]"
+
+
+class TestBitsandbytes:
+    def test_where_cuda_is(self, installed, start, cuda):
+        launch = Launch(installed)
+        start(launch)
+        assert launch.asked[-1] == "bitsandbytes==0.45.5"
+        assert len(launch.commands) == 2
+
+    def test_only_there(self, installed, start):
+        launch = Launch(installed)
+        start(launch)
+        assert "bitsandbytes" not in " ".join(launch.asked)
+
+    def test_its_failure_leaves_the_others_and_is_not_tried_again(self, installed, start, cuda, capsys):
+        installed.update(ADDED)
+        start(Launch(installed, fails="ERROR: No matching distribution found for bitsandbytes"))
+        assert "only the 8-bit optimizer needs it" in capsys.readouterr().out
+        again = Launch(installed)
+        start(again)
+        assert again.commands == []
+
+    def test_but_with_another_torch_it_is(self, installed, start, cuda):
+        installed.update(ADDED)
+        start(Launch(installed, fails="ERROR: no"))
+        installed["torch"] = "2.7.0"
+        again = Launch(installed)
+        start(again)
+        assert again.asked == ["bitsandbytes"]
+
+    @pytest.mark.parametrize(
+        ("text", "built_for_cuda"),
+        [
+            ("cuda = '12.1'\nhip = None", True),
+            ("cuda: Optional[str] = '12.8'\n", True),
+            ("cuda: Optional[str] = None\nhip: Optional[str] = '6.0'", False),
+            ("__version__ = '2.1.2+cu121'\ncuda = None", False),
+        ],
+    )
+    def test_torch_itself_says_whether_it_was_built_for_cuda(self, tmp_path, monkeypatch, text, built_for_cuda):
+        (tmp_path / "version.py").write_text(text)
+        place = SimpleNamespace(locate_file=lambda name: tmp_path / "version.py")
+        monkeypatch.setattr(importlib.metadata, "distribution", lambda name: place)
+        assert installer._torch_has_cuda() == built_for_cuda
+
+
+class TestFailuresAreOneSentence:
+    @pytest.mark.parametrize(
+        ("output", "words"),
+        [
+            ("WARNING: Retrying after connection broken by NewConnectionError\nERROR: No matching distribution", "cannot be reached"),
+            ("ERROR: ResolutionImpossible: for help visit", "no version fits"),
+            ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
+            ("error: externally-managed-environment", "managed by the system"),
+            ("noise\nERROR: something new\n", "ERROR: something new"),
+        ],
+    )
+    def test_with_the_reason_in_words(self, installed, start, capsys, output, words):
+        start(Launch(installed, fails=output))
+        printed = capsys.readouterr().out.strip().splitlines()
+        assert len(printed) == 1
+        assert words in printed[0]
+        assert "diffusers, peft and tomli" in printed[0]
+
+    def test_skip_install_is_respected(self, installed, start, capsys):
+        launch = Launch(installed, skip_install=True)
+        start(launch)
+        assert launch.commands == []
+        assert "--skip-install" in capsys.readouterr().out
+
+    def test_pip_that_says_yes_and_does_nothing(self, installed, start, capsys, monkeypatch):
+        launch = Launch(installed)
+        monkeypatch.setattr(launch, "run_pip", lambda command, desc: None)
+        start(launch)
+        assert "they are not there" in capsys.readouterr().out
+
+    def test_even_what_nobody_expects(self, installed, tmp_path, capsys):
+        def launcher():
+            raise ImportError("half a WebUI")
+
+        installer.add_missing(launcher, tmp_path / "memory")
+        assert "half a WebUI" in capsys.readouterr().out
+
+    def test_a_webui_whose_launch_ends_the_process(self, installed, tmp_path, capsys):
+        def launcher():
+            raise SystemExit(2)
+
+        installer.add_missing(launcher, tmp_path / "memory")
+        assert "could not be looked after" in capsys.readouterr().out
+
+    def test_outside_of_a_webui_pip_is_run_directly(self, installed, tmp_path, capsys, monkeypatch):
+        def run(command, **_):
+            assert command.startswith(f'"{sys.executable}" -m pip install ')
+            return SimpleNamespace(returncode=1, stdout="", stderr="ERROR: ResolutionImpossible")
+
+        monkeypatch.setattr(installer.subprocess, "run", run)
+        installer.add_missing(lambda: None, tmp_path / "memory")
+        assert "no version fits" in capsys.readouterr().out
+
+
+class TestTheTabsMessage:
+    def test_nothing_missing(self, installed):
+        installed.update(ADDED)
+        assert missing_message() == ""
+
+    def test_names_what_is_missing_and_the_command_that_adds_it(self, installed):
+        message = missing_message()
+        assert "diffusers, peft and tomli" in message
+        assert f'"{sys.executable}" -m pip install diffusers==0.31.0 peft==0.13.2 tomli' in message
+
+    def test_a_host_that_is_broken_itself(self, installed):
+        del installed["torch"]
+        assert "torch" in missing_message()
+        assert "pip install" not in missing_message()
+
+    def test_packages_that_do_not_work_together(self, installed, monkeypatch):
+        installed.update(ADDED, peft="0.14.0")
+
+        def import_module(name):
+            if name == "peft":
+                raise ImportError("cannot import name 'Cache' from 'transformers'\nmore")
+            return SimpleNamespace(**dict.fromkeys(requirements_check.USED[name]))
+
+        monkeypatch.setattr(requirements_check.importlib, "import_module", import_module)
+        message = requirements_check.import_problem()
+        assert "peft 0.14.0" in message
+        assert "(cannot import name 'Cache' from 'transformers')" in message
+        assert "peft==0.13.2" in message
+
+    def test_packages_that_do(self):
+        assert requirements_check.import_problem() == ""

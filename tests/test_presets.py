@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import pytest
+
+from lib_lora_train.config import TrainConfig, settings
+from lib_lora_train.errors import UserError
+from lib_lora_train.presets import ONE_RUN, SHIPPED, delete_preset, list_presets, load_preset, save_preset
+
+PERSONAL = {"name": "mycat", "images": "/photos", "checkpoint": "/models/x.safetensors", "trigger": "mycat"}
+SHIPPED_NAMES = ["character", "style", "object"]
+
+
+@pytest.fixture
+def own(tmp_path):
+    return tmp_path / "presets"
+
+
+class TestTheShippedOnes:
+    def test_are_offered_first_with_what_they_are_for(self, own):
+        presets = list_presets(own)
+        assert [preset.name for preset in presets] == SHIPPED_NAMES
+        assert all(preset.shipped and preset.about.endswith("SD 1.5.") for preset in presets)
+
+    @pytest.mark.parametrize("name", SHIPPED_NAMES)
+    def test_are_valid_for_a_run(self, own, name):
+        assert TrainConfig.from_flat(load_preset(name, own) | PERSONAL).problems() == []
+
+    @pytest.mark.parametrize("name", SHIPPED_NAMES)
+    def test_say_why_for_each_setting(self, name):
+        lines = (SHIPPED / f"{name}.toml").read_text(encoding="utf-8").splitlines()
+        assert [line for line in lines if "=" in line and "  # " not in line] == []
+
+    def test_differ_as_their_subjects_do(self, own):
+        character, style, thing = (load_preset(name, own) for name in SHIPPED_NAMES)
+        assert thing["rank"] < character["rank"] < style["rank"]
+        assert thing["epochs"] < character["epochs"] < style["epochs"]
+        assert (character["flip"], thing["flip"], style["text_encoder"]) == (False, False, False)
+
+    @pytest.mark.parametrize("name", ["character", "Character", " STYLE "])
+    def test_stay_as_they_are(self, own, complaint, name):
+        assert "stays as it is" in complaint(save_preset, name, {}, own)
+        assert "stays as it is" in complaint(delete_preset, name, own)
+        assert not own.exists()
+
+    def test_are_not_hidden_by_a_file_of_their_name(self, own):
+        own.mkdir()
+        (own / "Style.toml").write_text("rank = 1")
+        assert [preset.name for preset in list_presets(own)] == SHIPPED_NAMES
+        assert load_preset("Style", own)["rank"] == 32
+
+
+class TestTheUsers:
+    def test_come_back_as_they_were_saved(self, own):
+        save_preset("Für Katzen", {"rank": 4, "learning_rate": 2e-5, "loss": "huber", "flip": True}, own)
+        values = load_preset("Für Katzen", own)
+        assert (values["rank"], values["learning_rate"], values["loss"], values["flip"]) == (4, 2e-5, "huber", True)
+
+    def test_hold_every_setting_but_those_of_one_run(self, own):
+        path = save_preset("mine", PERSONAL | {"rank": 4, "preview_prompts": ["mycat"]}, own)
+        assert set(load_preset("mine", own)) == {field.name for field in settings()} - ONE_RUN
+        text = path.read_text(encoding="utf-8")
+        assert "mycat" not in text
+        assert "/photos" not in text
+
+    def test_what_belongs_to_one_run_are_all_the_paths_and_words(self):
+        assert {"name", "images", "regularisation", "checkpoint", "tokenizer", "lora_dir", "runs_dir"} <= ONE_RUN
+        assert {field.name for field in settings()} >= ONE_RUN
+
+    def test_a_whole_configuration_can_be_saved(self, own):
+        config = TrainConfig.from_flat(PERSONAL | {"epochs": 3})
+        save_preset("mine", config.to_flat(), own)
+        assert load_preset("mine", own)["epochs"] == 3
+
+    def test_may_leave_settings_out_that_are_then_the_defaults(self, own):
+        own.mkdir()
+        (own / "short.toml").write_text("[adapter]\nrank = 3\n")
+        assert load_preset("short", own) == {
+            name: value for name, value in TrainConfig.from_flat({"rank": 3}).to_flat().items() if name not in ONE_RUN
+        }
+
+    def test_are_listed_after_the_shipped_ones_by_name(self, own):
+        for name in ("b", "A", "c"):
+            save_preset(name, {}, own)
+        assert [preset.name for preset in list_presets(own)] == [*SHIPPED_NAMES, "A", "b", "c"]
+        assert not list_presets(own)[-1].shipped
+
+    def test_saving_again_replaces_whatever_the_capitals(self, own):
+        save_preset("Mine", {"rank": 4}, own)
+        save_preset("mine", {"rank": 5}, own)
+        assert [preset.name for preset in list_presets(own)][3:] == ["Mine"]
+        assert load_preset("MINE", own)["rank"] == 5
+
+    def test_are_deleted(self, own, complaint):
+        save_preset("mine", {}, own)
+        delete_preset("mine", own)
+        assert len(list_presets(own)) == 3
+        assert "none called 'mine'" in complaint(delete_preset, "mine", own)
+        assert "none called 'mine'" in complaint(load_preset, "mine", own)
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", "a\\b", ".hidden", "a:b", "<b>", 'a"b', "con", "nul.x", "a\0b", "x" * 201])
+    @pytest.mark.parametrize("act", [load_preset, delete_preset, lambda name, own: save_preset(name, {}, own)])
+    def test_no_name_leads_elsewhere(self, own, tmp_path, complaint, name, act):
+        (tmp_path / "x.toml").write_text("rank = 1")
+        assert "cannot be a name" in complaint(act, name, own)
+        assert (tmp_path / "x.toml").exists()
+
+    def test_a_setting_out_of_range_is_not_saved(self, own, complaint):
+        message = complaint(save_preset, "mine", {"rank": 0, "epochs": 0}, own)
+        assert "rank: " in message
+        assert "epochs: " in message
+        assert not own.exists()
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("rank = ", "not valid TOML"),
+            ("rank = 'many'", "whole number"),
+            ("rnak = 8", "Did you mean rank?"),
+            ("rank = 0", "below the least"),
+            ("name = 'mycat'", "belongs to one run"),
+        ],
+    )
+    def test_a_file_with_faults_is_named_with_them(self, own, complaint, text, words):
+        own.mkdir()
+        (own / "bad.toml").write_text(text)
+        message = complaint(load_preset, "bad", own)
+        assert words in message
+        assert "The preset bad" in message
+
+    def test_a_file_that_is_not_text_is_still_listed_so_that_it_can_be_deleted(self, own, complaint):
+        own.mkdir()
+        (own / "bad.toml").write_bytes(b"\xff\xff")
+        assert list_presets(own)[-1].name == "bad"
+        assert "cannot be read" in complaint(load_preset, "bad", own)
+        delete_preset("bad", own)
+
+    def test_a_failed_write_leaves_the_older_one(self, own, monkeypatch):
+        save_preset("mine", {"rank": 4}, own)
+
+        def fail(source, target):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("os.replace", fail)
+        with pytest.raises(UserError, match="disk is full"):
+            save_preset("mine", {"rank": 5}, own)
+        assert load_preset("mine", own)["rank"] == 4
