@@ -112,6 +112,10 @@ class CheckpointConfig:
         "Of the arithmetic. auto: bf16 or fp16 on a GPU, fp32 on a CPU. Adapter weights are always fp32 while training.",
         choices=("auto", "fp32", "fp16", "bf16"),
     )
+    share_device: bool = setting(
+        True, "Keep drawing meanwhile", "In a WebUI: images that are asked for are drawn between two slices of steps. Off: they "
+        "wait until the run is over, and the run has all the memory.",
+    )  # fmt: skip
 
 
 @dataclass

@@ -21,6 +21,10 @@ from tests.miniature import write_checkpoint
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--webui", help="folder of an installed WebUI to run tests/host against, instead of the stand-in")
+
+
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random float32 SD 1.x checkpoint with its tokenizer folder beside it; nobody writes to it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,8 +135,7 @@ def inject(view: nn.Module, targets: list[Target], prefix: str, randomness: Rand
         rank_pattern={target.module: target.rank for target in targets},
         alpha_pattern={target.module: target.alpha for target in targets},
     )
-    # peft initialises from the global generator, which is the host's: put it back, and draw from our own.
-    with torch.random.fork_rng(devices=_cuda_devices(view)):
+    with _global_generators_untouched(view):
         inject_adapter_in_model(config, view, adapter_name=ADAPTER)
     modules = dict(view.named_modules())
     layers = []
@@ -176,5 +175,12 @@ def _initialise(layer: AdaptedLayer, generator: torch.Generator) -> None:
     layer.up.zero_()
 
 
-def _cuda_devices(view: nn.Module) -> list[torch.device]:
-    return sorted({p.device for p in view.parameters() if p.device.type == "cuda"}, key=str)
+def _global_generators_untouched(view: nn.Module) -> AbstractContextManager[Any]:
+    """peft initialises from the global generators, which are the host's: they are put back, and we draw from our own.
+
+    On the meta device nothing is drawn, so nothing is put back either: the host may be drawing at that moment.
+    """
+    devices = {parameter.device for parameter in view.parameters()}
+    if devices == {torch.device("meta")}:
+        return torch.device("meta")
+    return torch.random.fork_rng(devices=sorted((d for d in devices if d.type == "cuda"), key=str))

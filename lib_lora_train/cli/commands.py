@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import typing
 from pathlib import Path
 
 from lib_lora_train.cli.arguments import PROGRAM, run_config, run_path
 from lib_lora_train.config import CheckpointConfig, CompareConfig, Problem, TrainConfig, fields_of, raise_problems
+from lib_lora_train.errors import UserError
 
 if typing.TYPE_CHECKING:  # rooms with torch in them are imported when a command runs, so that --help is quick
     from lib_lora_train.hosts.base import Host
@@ -61,20 +63,15 @@ def inspect(values: argparse.Namespace) -> int:
 def compare(values: argparse.Namespace) -> int:
     """Draws the grid of a run."""
     from lib_lora_train.cli.progress import counter
-    from lib_lora_train.compare.cells import Request
+    from lib_lora_train.compare.cells import request_of
     from lib_lora_train.compare.comparison import compare as draw
-    from lib_lora_train.dataset.examples import read_dataset
-    from lib_lora_train.training.previews import preview_prompts
     from lib_lora_train.training.run_folder import RunFolder
 
     given = vars(values)
     options = CompareConfig(**{f.name: given[f.name] for f in fields_of(CompareConfig) if f.name in given})
     folder = RunFolder.open(run_path(values))
-    prompts = options.prompts or folder.config.preview.preview_prompts
-    if not prompts:
-        prompts = preview_prompts(folder.config, read_dataset(folder.config.dataset, folder.config.run.seed).training)
     output = Path(options.output) if options.output else folder.path / f"{folder.config.run.name}-grid.png"
-    request = Request(prompts, [options.seed] * len(prompts), options.strengths)
+    request = request_of(folder.config, options)
     show, bar = counter("drawing")
     with bar:
         comparison = draw(folder, standalone_host(folder.config.model), request, output, progress=show)
@@ -89,7 +86,26 @@ def demo(values: argparse.Namespace) -> int:
     return run_demo(values.output)
 
 
-COMMANDS = {"train": train, "plan": plan, "resume": resume, "inspect": inspect, "compare": compare, "demo": demo}
+def ui(values: argparse.Namespace) -> int:
+    """The tab as a page of its own."""
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("The page needs gradio, which is not installed. Run: pip install -r requirements/ui.txt")
+    from lib_lora_train.embedded import CHECKPOINT
+    from lib_lora_train.ui.standalone import serve
+
+    checkpoint = values.checkpoint.expanduser().resolve() if values.checkpoint else CHECKPOINT
+    return serve(values.output, checkpoint, values.port, listen=values.listen)
+
+
+COMMANDS = {
+    "train": train,
+    "plan": plan,
+    "resume": resume,
+    "inspect": inspect,
+    "compare": compare,
+    "demo": demo,
+    "ui": ui,
+}
 
 
 def standalone_host(config: CheckpointConfig) -> Host:

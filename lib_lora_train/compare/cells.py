@@ -10,12 +10,23 @@ from PIL import Image
 
 from lib_lora_train.adapters.file import load_adapter
 from lib_lora_train.adapters.inject import load_into
-from lib_lora_train.config import TrainConfig
-from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.compare.tag import strength_text
+from lib_lora_train.config import CompareConfig, TrainConfig
+from lib_lora_train.dataset.examples import read_dataset
+from lib_lora_train.hosts.base import Host
+from lib_lora_train.hosts.place import Wish
 from lib_lora_train.model.parts import Parts
 from lib_lora_train.training.learning import make_adapter
-from lib_lora_train.training.previews import preview_drawing
+from lib_lora_train.training.previews import preview_drawing, preview_prompts
 from lib_lora_train.training.run_folder import AdapterPoint
+
+Progress = Callable[[int, int], None]
+"""Told how many cells are drawn, and of how many."""
+TextToImage = Callable[[Wish], Image.Image]
+
+
+def no_progress(done: int, cells: int) -> None:
+    """Tells nobody."""
 
 
 @dataclass(frozen=True)
@@ -38,34 +49,79 @@ class Request:
 
 
 def draw_cells(
-    lent: LentCheckpoint,
+    host: Host,
     config: TrainConfig,
     points: Sequence[AdapterPoint],
     request: Request,
-    progress: Callable[[int, int], None] = lambda done, cells: None,
+    progress: Progress = no_progress,
 ) -> Iterator[Cell]:
-    """Row by row: each adapter file is read once and laid over the same views.
+    """With our own sampler, in one turn of the host; each adapter file is laid over the same views.
 
-    Drawing follows the run's preview settings. At strength 0 every epoch is the base alone, so it is drawn once.
+    Drawing follows the run's preview settings.
 
     Raises:
         UserError: when an adapter file is damaged or does not fit.
     """
-    parts = Parts.of(lent, config.model)
-    adapter = make_adapter(parts, _shaped_like(config, points[0].path))
-    drawing = preview_drawing(config, lent)
-    negative = config.preview.preview_negative
+    with host.lease() as lent, host.turn():
+        parts = Parts.of(lent, config.model)
+        adapter = make_adapter(parts, _shaped_like(config, points[0].path))
+        drawing = preview_drawing(config, lent)
+        loaded: list[AdapterPoint] = []
+
+        def draw(point: AdapterPoint, strength: float) -> list[Image.Image]:
+            if loaded != [point]:
+                weights = load_adapter(point.path).layers
+                load_into(adapter.layers, {name: (layer.down, layer.up) for name, layer in weights.items()})
+                loaded[:] = [point]
+            with adapter.strength(strength):
+                negative = config.preview.preview_negative
+                return parts.draw(request.prompts, negative, request.seeds, drawing, request.at_once)
+
+        yield from _cells(points, request, draw, progress)
+
+
+def draw_cells_by_tag(
+    txt2img: TextToImage,
+    config: TrainConfig,
+    points: Sequence[AdapterPoint],
+    request: Request,
+    progress: Progress = no_progress,
+) -> Iterator[Cell]:
+    """With a WebUI's own txt2img, which gets the tag behind the prompt as a person would type it."""
+    preview, side = config.preview, config.dataset.resolution
+
+    def wish(prompt: str, seed: int) -> Wish:
+        return Wish(
+            prompt=prompt,
+            negative=preview.preview_negative,
+            seed=seed,
+            width=side,
+            height=side,
+            sampler=preview.preview_sampler,
+            steps=preview.preview_steps,
+            guidance=preview.preview_guidance,
+        )
+
+    def draw(point: AdapterPoint, strength: float) -> list[Image.Image]:
+        tag = f" <lora:{point.path.stem}:{strength_text(strength)}>" if strength else ""
+        prompts = [f"{prompt}{tag}" for prompt in request.prompts]
+        return [txt2img(wish(prompt, seed)) for prompt, seed in zip(prompts, request.seeds, strict=True)]
+
+    yield from _cells(points, request, draw, progress)
+
+
+def _cells(
+    points: Sequence[AdapterPoint],
+    request: Request,
+    draw: Callable[[AdapterPoint, float], list[Image.Image]],
+    progress: Progress,
+) -> Iterator[Cell]:
+    """Row by row. At strength 0 every epoch is the base alone, so it is drawn once."""
     base: list[Image.Image] | None = None
     total, done = len(points) * len(request.strengths), 0
     for point in points:
-        file = load_adapter(point.path)
-        load_into(adapter.layers, {name: (layer.down, layer.up) for name, layer in file.layers.items()})
         for strength in request.strengths:
-            if strength == 0 and base is not None:
-                images = base
-            else:
-                with adapter.strength(strength):
-                    images = parts.draw(request.prompts, negative, request.seeds, drawing, request.at_once)
+            images = base if strength == 0 and base is not None else draw(point, strength)
             if strength == 0:
                 base = images
             yield Cell(point, strength, images)
@@ -76,3 +132,15 @@ def draw_cells(
 def _shaped_like(config: TrainConfig, path: Path) -> TrainConfig:
     """`config` with layers, ranks and alphas taken from the file at `path`."""
     return replace(config, adapter=replace(config.adapter, continue_from=str(path)))
+
+
+def request_of(config: TrainConfig, options: CompareConfig) -> Request:
+    """What to draw: the prompts asked for, else the run's preview prompts, else its first captions.
+
+    Raises:
+        UserError: when the captions are needed and cannot be read.
+    """
+    prompts = options.prompts or config.preview.preview_prompts
+    if not prompts:
+        prompts = preview_prompts(config, read_dataset(config.dataset, config.run.seed).training)
+    return Request(prompts, [options.seed] * len(prompts), options.strengths)

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from lib_lora_train.compare.best import Recommendation, recommend
-from lib_lora_train.compare.cells import Cell, Request, draw_cells
+from lib_lora_train.compare.cells import Cell, Request, TextToImage, draw_cells, draw_cells_by_tag
 from lib_lora_train.compare.grid import Grid, draw_grid
 from lib_lora_train.files import write_text, written_whole
 from lib_lora_train.hosts.base import Host
@@ -41,6 +41,7 @@ def compare(
     request: Request,
     output: Path,
     *,
+    txt2img: TextToImage | None = None,
     shown: int | None = None,
     score: Score | None = None,
     caption: Callable[[Scores], str] = lambda scores: "",
@@ -48,15 +49,18 @@ def compare(
 ) -> Comparison:
     """Draws every epoch at every strength and writes `output` (.png) and, beside it, the figures: NAME.json.
 
-    `shown` prompts of the request are in the picture, all of them are scored.
+    `shown` prompts of the request are in the picture, all of them are scored. With `txt2img`, a WebUI's, the pictures
+    are those that typing the tag gives there.
 
     Raises:
         UserError: when the run has no adapter yet, or files cannot be read or written.
     """
     points, losses = folder.points(), validation_losses(folder)
     recommendation = recommend(losses, [point.epoch for point in points])
-    with host.lease() as lent, host.turn():
-        cells = list(draw_cells(lent, folder.config, points, request, progress))
+    if txt2img is None:
+        cells = list(draw_cells(host, folder.config, points, request, progress))
+    else:
+        cells = list(draw_cells_by_tag(txt2img, folder.config, points, request, progress))
     scores = {(c.point.epoch, c.strength): score(request.prompts, c.images) if score else {} for c in cells}
     grid = Grid(
         title=f"{folder.config.run.name}: epochs against strengths",

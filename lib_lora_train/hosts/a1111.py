@@ -7,14 +7,16 @@ Names such as call_queue.py:10 are of its commit 82a973c0.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 from lib_lora_train.config import CheckpointConfig
@@ -22,11 +24,19 @@ from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.base import Waiting, wait_patiently
 from lib_lora_train.hosts.bring import brought_to
 from lib_lora_train.hosts.loan import Loan, Tensors
+from lib_lora_train.hosts.place import Describe, Wish
 from lib_lora_train.model.family import SD1
 from lib_lora_train.model.lent import LentCheckpoint
 
 ASK_AGAIN_SECONDS = 0.5
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+SAMPLERS = {
+    "ddim": ("DDIM", "Automatic"),
+    "euler": ("Euler", "Automatic"),
+    "euler_a": ("Euler a", "Automatic"),
+    "dpm++_2m_karras": ("DPM++ 2M", "Karras"),
+}
+"""Our names of samplers -> the WebUI's, with its schedule (sd_samplers_kdiffusion.py:13)."""
 CHOOSE = "Choose a Stable Diffusion 1.x checkpoint at the top of the page."
 
 
@@ -46,22 +56,41 @@ class A1111Host:
         Raises:
             UserError: when none is loaded, or it is of a kind that cannot be taught.
         """
-        with queue_lock():
-            self._model = loaded_model()
-            self._file = self._model.sd_checkpoint_info.filename
-            place_for_training(self._model)
-            undo_merged_loras(self._model)
-            self._loan = Loan(lent_checkpoint(self._model, self.config), tensors_of(self._model))
-        try:
-            yield self._loan.lent
-        finally:
-            self._take_back()
+        with contextlib.ExitStack() as whole_run:
+            if not self.config.share_device:
+                whole_run.enter_context(queue_lock())
+                whole_run.enter_context(all_the_memory(loaded_model()))
+            with self._lock():
+                self._model = loaded_model()
+                self._file = self._model.sd_checkpoint_info.filename
+                place_for_training(self._model)
+                undo_merged_loras(self._model)
+                self._loan = Loan(lent_checkpoint(self._model, self.config), tensors_of(self._model))
+            try:
+                yield self._loan.lent
+            finally:
+                self._take_back()
+
+    def _lock(self) -> AbstractContextManager[None]:
+        """The WebUI's, for a moment; where the run holds it anyway, none."""
+        return queue_lock() if self.config.share_device else contextlib.nullcontext()
+
+    def peek(self) -> LentCheckpoint:
+        """The loaded checkpoint's facts and shapes; waits for nothing.
+
+        Raises:
+            UserError: as `lease`.
+        """
+        model = loaded_model()
+        lent = lent_checkpoint(model, self.config)
+        tensors_of(model).lent_to(lent)
+        return lent
 
     @contextmanager
     def turn(self, waiting: Waiting = wait_patiently) -> Iterator[None]:
         """The queue's lock, and the checkpoint as it was lent: no LoRA merged, every weight in its place."""
         while True:
-            with queue_lock():
+            with self._lock():
                 if not (reason := self._why_not()):
                     yield
                     return
@@ -72,31 +101,23 @@ class A1111Host:
         """Why the lent checkpoint cannot be trained on now, or ""; takes up what can be taken up."""
         loan, model = self._loan, current_model()
         assert loan is not None, "a turn is taken inside a lease"
-        if model is not self._model or self._file != model.sd_checkpoint_info.filename:
-            if model is None or model.sd_checkpoint_info.filename != self._file:
-                loan.let_go()
-                self._model = None
-                return f"The WebUI has {_title(model)} loaded. Training goes on when {loan.lent.name} is loaded again."
-            self._model = model
+        if model is None or model.sd_checkpoint_info.filename != self._file:
+            loan.let_go()
+            self._model = None
+            return f"The WebUI has {_title(model)} loaded. Training goes on when {loan.lent.name} is loaded again."
         place_for_training(model)
         if not on_device(model):
-            return f"{loan.lent.name} was unloaded. Training goes on when it is loaded again, which an image does too."
-        now = tensors_of(model)
-        if not loan.tensors.unet or now.all()[0] is not loan.tensors.all()[0]:
-            undo_merged_loras(model)
-            loan.lend(now)
-            loan_is_new = True
-        else:
-            loan_is_new = False
-        if loan.moved():
-            loan.lend(loan.tensors)
-            loan_is_new = True
-        if loan_is_new or loan.touched():
-            undo_merged_loras(model)
-            if changed := loan.changed():
-                what = " and ".join(changed)
-                return f"The {what} of {loan.lent.name} was exchanged. Training goes on when the former one is back."
-            loan.note_untouched()
+            return f"{loan.lent.name} was unloaded. Training goes on when it is loaded again."
+        if model is self._model and not loan.moved() and not loan.touched():
+            return ""
+        undo_merged_loras(model)
+        if model is not self._model or loan.moved():
+            loan.lend(tensors_of(model))
+            self._model = model
+        if changed := loan.changed():
+            what = " and ".join(changed)
+            return f"The {what} of {loan.lent.name} was exchanged. Training goes on when the former one is back."
+        loan.note_untouched()
         return ""
 
     def _take_back(self) -> None:
@@ -104,7 +125,7 @@ class A1111Host:
         loan, self._loan = self._loan, None
         if loan is None or current_model() is not self._model:
             return
-        with queue_lock():
+        with self._lock():
             undo_merged_loras(self._model)
             changed = loan.changed() if loan.tensors.unet else []
         if changed and self._file == self._model.sd_checkpoint_info.filename:
@@ -129,6 +150,22 @@ def queue_lock() -> Iterator[None]:
         deadline = time.monotonic() + 1
         while somebody_waits and not lock._lock.locked() and time.monotonic() < deadline:
             time.sleep(0.001)
+
+
+@contextmanager
+def all_the_memory(model: Any) -> Iterator[None]:
+    """The VAE and the text encoder off a GPU inside; a run brings them when it needs them."""
+    from modules import devices
+
+    waiting = [] if getattr(model, "lowvram", False) else [model.first_stage_model, model.cond_stage_model]
+    for part in waiting:
+        part.to(devices.cpu)
+    devices.torch_gc()
+    try:
+        yield
+    finally:
+        for part in waiting:
+            part.to(devices.device)
 
 
 def current_model() -> Any:
@@ -193,7 +230,7 @@ def lent_checkpoint(model: Any, config: CheckpointConfig) -> LentCheckpoint:
         prediction=_prediction(config.prediction, model),
         text_config=_text_config(clip.transformer.config),
         brought=brought_to(torch.device(devices.device)),
-        sha256=lambda: info.sha256 or (info.calculate_shorthash() and info.sha256) or "",
+        sha256=lambda: info.sha256 or "",  # known since it was loaded (sd_models.py:419)
         legacy_hash=lambda: info.hash or "",
     )
 
@@ -248,6 +285,50 @@ def undo_merged_loras(model: nn.Module) -> None:
                 networks.network_apply_weights(module)
 
 
+def refresh_loras() -> None:
+    """Lets the Lora extension find new files, for prompts and for its page (networks.py:679)."""
+    networks = sys.modules.get("networks")
+    if networks is not None and hasattr(networks, "list_available_networks"):
+        with queue_lock():
+            networks.list_available_networks()
+
+
+def txt2img(wish: Wish) -> Image.Image:
+    """One image, drawn by the WebUI as its own button would, saved nowhere.
+
+    Raises:
+        UserError: when the WebUI was interrupted, or could not draw it.
+    """
+    from modules import processing, shared
+
+    sampler, scheduler = SAMPLERS[wish.sampler]
+    with queue_lock():
+        loaded_model()
+        shared.state.begin(job="lora-train")
+        try:
+            p = processing.StableDiffusionProcessingTxt2Img(
+                sd_model=shared.sd_model,
+                prompt=wish.prompt,
+                negative_prompt=wish.negative,
+                seed=wish.seed,
+                width=wish.width,
+                height=wish.height,
+                sampler_name=sampler,
+                scheduler=scheduler,
+                steps=wish.steps,
+                cfg_scale=wish.guidance,
+                do_not_save_samples=True,
+                do_not_save_grid=True,
+            )
+            with contextlib.closing(p):
+                images = processing.process_images(p).images
+            if shared.state.interrupted or not images:
+                raise UserError("The WebUI was interrupted while it drew. Start the comparison again.")
+            return images[0]
+        finally:
+            shared.state.end()
+
+
 def _prediction(setting: str, model: Any) -> str:
     if setting != "auto":
         return setting
@@ -261,3 +342,17 @@ def _text_config(config: Any) -> dict[str, Any]:
 
 def _title(model: Any) -> str:
     return "no checkpoint" if model is None else Path(model.sd_checkpoint_info.filename).stem
+
+
+@contextmanager
+def under_the_lock(load: Callable[[], AbstractContextManager[Describe]]) -> Iterator[Describe]:
+    """A describer of the WebUI's (describers.py) that takes its turn with everybody else for every image."""
+    with contextlib.ExitStack() as loaded:
+        with queue_lock():
+            describe = loaded.enter_context(load())
+
+        def one(image: Image.Image) -> str:
+            with queue_lock():
+                return describe(image)
+
+        yield one

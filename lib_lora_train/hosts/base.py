@@ -23,6 +23,10 @@ class Host(Protocol):
         """Lends the checkpoint for the length of a run. On exit everything is as before, and that was checked."""
         ...
 
+    def peek(self) -> LentCheckpoint:
+        """The checkpoint's facts and shapes, at once and without a lease: nothing may be computed with its tensors."""
+        ...
+
     def turn(self, waiting: Waiting = wait_patiently) -> AbstractContextManager[None]:
         """Holds the device for one slice of steps. Between two turns the host may draw, or load another checkpoint:
         then the next turn begins when the lent one is back.

@@ -27,6 +27,12 @@ class Tensors:
     vae: Mapping[str, torch.Tensor]
     text_encoder: Mapping[str, torch.Tensor]
 
+    def lent_to(self, lent: LentCheckpoint) -> None:
+        """Puts the tensors into `lent`; detached, so that no flag of the host's own parameters can be changed there."""
+        lent.unet = {name: tensor.detach() for name, tensor in self.unet.items()}
+        lent.vae = {name: tensor.detach() for name, tensor in self.vae.items()}
+        lent.text_encoder = {name: tensor.detach() for name, tensor in self.text_encoder.items()}
+
     def all(self) -> list[torch.Tensor]:
         return [*self.unet.values(), *self.vae.values(), *self.text_encoder.values()]
 
@@ -46,8 +52,7 @@ class Loan:
     def lend(self, tensors: Tensors) -> None:
         """Hands out `tensors`, of equal values, and notes how they are."""
         self.tensors = tensors
-        for part in ("unet", "vae", "text_encoder"):
-            setattr(self.lent, part, {name: tensor.detach() for name, tensor in getattr(tensors, part).items()})
+        tensors.lent_to(self.lent)
         for view in self.lent.views:
             view.take()
         self._places = places(tensors)
@@ -56,7 +61,7 @@ class Loan:
     def let_go(self) -> None:
         """Holds nothing of the host's any longer, until `lend`."""
         self.tensors = Tensors({}, {}, {})
-        self.lent.unet, self.lent.vae, self.lent.text_encoder = {}, {}, {}
+        self.tensors.lent_to(self.lent)
         for view in self.lent.views:
             view.let_go()
 

@@ -48,29 +48,32 @@ class StandaloneHost:
         Raises:
             UserError: when the file is missing, broken, not SD 1.x, or has no tokenizer.
         """
+        lent = self.peek()
+        lent.unet = {name: tensor.to(self.device, lent.precision) for name, tensor in lent.unet.items()}
+        yield lent
+
+    def peek(self) -> LentCheckpoint:
+        """As `lease`, with all tensors as they are in the file."""
         path = Path(self.config.checkpoint)
         weights = read_weights(path)
-        precision = choose_precision(self.config.precision, self.device)
         side_car = _side_car(path)
         folder = tokenizer_folder(self.config, path)
-        lent = LentCheckpoint(
+        return LentCheckpoint(
             name=path.stem,
             family=SD1,
-            unet={name: tensor.to(self.device, precision) for name, tensor in _part(weights, UNET).items()},
+            unet=_part(weights, UNET),
             # The VAE and the text encoder run a few times only: until then they wait as they are, mapped from disk.
             vae=_part(weights, VAE),
             text_encoder=_text_encoder_names(_part(weights, f"{TEXT}transformer.")),
             tokenizer=load_tokenizer(folder),
             device=self.device,
-            precision=precision,
+            precision=choose_precision(self.config.precision, self.device),
             prediction=_prediction(self.config.prediction, weights, side_car),
             text_config=_text_config(folder),
             brought=brought_to(self.device),
             sha256=functools.cache(lambda: file_sha256(path)),  # asked for at every save
             legacy_hash=lambda: legacy_hash(path),
         )
-        del weights  # what was converted need not stay mapped
-        yield lent
 
     @contextmanager
     def turn(self, waiting: Waiting = wait_patiently) -> Iterator[None]:

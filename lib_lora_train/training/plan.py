@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -41,7 +41,8 @@ class Plan:
     buckets: dict[Size, int]
     epochs: int
     steps: int
-    seconds_per_step: float
+    seconds_per_step: float | None
+    """None where no step was timed."""
     memory: MemoryEstimate
     memory_free: int | None
     """Bytes free on the device, or None where that cannot be asked."""
@@ -50,28 +51,39 @@ class Plan:
     folder: str
     warnings: list[str]
 
+    @property
+    def time(self) -> str:
+        """How long the steps will take, in words."""
+        return f"about {duration(self.steps * self.seconds_per_step)}" if self.seconds_per_step else "not known yet"
+
+    def with_time(self, seconds_per_step: float | None) -> Plan:
+        """The same plan, with a time that was measured before."""
+        return replace(self, seconds_per_step=seconds_per_step)
+
     def __str__(self) -> str:
         buckets = ", ".join(f"{size.width}x{size.height} ({count})" for size, count in self.buckets.items())
-        memory = f"about {_megabytes(self.memory.total)}"
+        memory = f"about {megabytes(self.memory.total)}"
         if self.memory_free is not None:
-            memory += f" of {_megabytes(self.memory_free)} free"
+            memory += f" of {megabytes(self.memory_free)} free"
         lines = [
             f"{self.name} on {self.checkpoint}, {self.device}",
             f"  images      {self.images} to learn, {self.held_out_images} held out, "
             f"{self.regularisation_images} for regularisation",
             f"  an epoch    shows {self.shown_per_epoch} images in buckets {buckets}",
             f"  steps       {self.steps} in {self.epochs} epochs",
-            f"  time        about {_duration(self.steps * self.seconds_per_step)}, after encoding the images",
-            f"  memory      {memory}: {_megabytes(self.memory.base)} UNet, {_megabytes(self.memory.adapter)} adapter "
-            f"and optimizer, {_megabytes(self.memory.activations)} activations",
-            f"  writes      {self.files} files of {_megabytes(self.file_bytes)} in {self.folder}",
+            f"  time        {self.time}, after encoding the images",
+            f"  memory      {memory}: {megabytes(self.memory.base)} UNet, {megabytes(self.memory.adapter)} adapter "
+            f"and optimizer, {megabytes(self.memory.activations)} activations",
+            f"  writes      {self.files} files of {megabytes(self.file_bytes)} in {self.folder}",
             *(f"  note        {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
 
 
-def make_plan(config: TrainConfig, host: Host) -> Plan:
+def make_plan(config: TrainConfig, host: Host, *, timed: bool = True) -> Plan:
     """Reads the images' sizes, times two steps on random latents, and writes nothing.
+
+    Without `timed` it waits for nobody, and computes nothing on the device.
 
     Raises:
         UserError: for everything that would keep the run from starting.
@@ -82,11 +94,26 @@ def make_plan(config: TrainConfig, host: Host) -> Plan:
     dataset = dataset_of(config)
     batches = BatchPlan(dataset, config.dataset, Randomness(config.run.seed))
     timetable = Timetable.of(config.training, batches.steps_per_epoch)
+    largest = max(batches.showings, key=lambda size: size.width * size.height)
+    lent = host.peek()
+    memory = estimate_memory(lent, config, largest)
+    seconds = time_a_step(config, host, most_shown(batches)) if timed else None
+    return _plan(config, lent, dataset, batches, timetable, memory, seconds)
+
+
+def most_shown(batches: BatchPlan) -> Size:
+    """The bucket that fills most of an epoch."""
+    return max(batches.showings, key=lambda size: batches.showings[size])
+
+
+def time_a_step(config: TrainConfig, host: Host, size: Size) -> float:
+    """Seconds for an optimizer step on images of `size` pixels, tried on the host's checkpoint.
+
+    Raises:
+        UserError: for everything that would keep the run from starting.
+    """
     with host.lease() as lent, host.turn():
-        largest = max(batches.showings, key=lambda size: size.width * size.height)
-        memory = estimate_memory(lent, config, largest)
-        seconds = _seconds_per_step(lent, config, max(batches.showings, key=lambda size: batches.showings[size]))
-        return _plan(config, lent, dataset, batches, timetable, memory, seconds)
+        return _seconds_per_step(lent, config, size)
 
 
 def _plan(
@@ -96,7 +123,7 @@ def _plan(
     batches: BatchPlan,
     timetable: Timetable,
     memory: MemoryEstimate,
-    seconds: float,
+    seconds: float | None,
 ) -> Plan:
     training = config.training
     warnings = list(dataset.warnings)
@@ -169,11 +196,11 @@ def _free_memory(device: torch.device) -> int | None:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
-def _megabytes(count: int) -> str:
+def megabytes(count: int) -> str:
     return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{max(count / 2**20, 0.1):.1f} MB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

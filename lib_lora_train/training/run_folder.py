@@ -21,7 +21,7 @@ from lib_lora_train.adapters.metadata import PATHS, PLACES
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_text
-from lib_lora_train.training.events import EpochDone, Event
+from lib_lora_train.training.events import EpochDone, Event, Finished
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,20 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.adapters.rmdir()
+
+    def discard(self) -> None:
+        """Removes the run: its folder, and its own adapters; what else lies beside them stays."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        own = re.compile(re.escape(self.config.run.name) + r"(-\d{6}|-step\d{8})?\.safetensors")
+        for file in self.adapters.glob("*.safetensors"):
+            if own.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.adapters.rmdir()
+
+    def is_complete(self) -> bool:
+        """Whether the run came to its end."""
+        return self.final_file.is_file() and any(isinstance(event, Finished) for event in self.events())
 
     @property
     def state_file(self) -> Path:

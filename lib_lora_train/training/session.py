@@ -99,7 +99,7 @@ def resume(
     """
     folder = RunFolder.open(path)
     raise_problems(folder.config.problems())
-    if any(isinstance(event, Finished) for event in folder.events()) and folder.final_file.is_file():
+    if folder.is_complete():
         raise UserError(f"The run {folder.config.run.name} is complete: {folder.final_file}. Nothing is left to do.")
     with host.lease() as lent:
         dataset = dataset_of(folder.config)

@@ -40,7 +40,7 @@ def run(tmp_path_factory, miniature, host) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def cells(run, host):
-    drawn = draw_cells(host.lent, run.config, run.points(), REQUEST)
+    drawn = draw_cells(host, run.config, run.points(), REQUEST)
     return {(cell.point.epoch, cell.strength): [image.tobytes() for image in cell.images] for cell in drawn}
 
 
@@ -61,7 +61,7 @@ def test_other_cells_differ_from_the_base_and_from_each_other(cells):
 
 def test_a_cell_does_not_depend_on_what_was_drawn_before(cells, run, host):
     request = Request(PROMPTS[1:], [2], [0.5])
-    last = next(draw_cells(host.lent, run.config, run.points()[1:], request))
+    last = next(draw_cells(host, run.config, run.points()[1:], request))
     assert last.images[0].tobytes() == cells[2, 0.5][1]
 
 

@@ -30,6 +30,9 @@ class LendingHost:
     def lease(self) -> Iterator[LentCheckpoint]:
         yield self.lent
 
+    def peek(self) -> LentCheckpoint:
+        return self.lent
+
     @contextlib.contextmanager
     def turn(self, waiting: Waiting = wait_patiently) -> Iterator[None]:
         self.turns += 1

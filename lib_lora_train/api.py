@@ -1,0 +1,155 @@
+"""The HTTP API: the same settings, jobs and messages as the tab's, under /lora-train/v1.
+
+    POST   plan                  what a run with these settings would do, or every problem with its field
+    POST   runs                  starts one
+    GET    runs                  all of them, with their epochs
+    GET    runs/NAME             one, and with ?since=N its events from the Nth on
+    POST   runs/NAME/ACTION      pause, continue, stop, resume, discard
+
+Settings are JSON by flat name, as in docs/settings.md. A fault is status 422 with
+{"problems": [{"field": "rank", "message": "..."}]}. With --api-auth, name and password are asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import Body, Depends, HTTPException
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+
+from lib_lora_train.errors import UserError
+from lib_lora_train.jobs import Job
+from lib_lora_train.workshop import Run, Workshop, problems_in
+
+PREFIX = "/lora-train/v1"
+FAULT, NOT_FOUND = 422, 404
+
+
+def add_routes(app: Any, workshop: Workshop, credentials: str = "") -> None:
+    """Adds the API to a FastAPI `app`; `credentials` as --api-auth has them: name:password,name:password."""
+    guard = [Depends(_login(credentials))] if credentials else []
+
+    def route(method: str, path: str, answer: Callable[..., Any]) -> None:
+        app.add_api_route(f"{PREFIX}/{path}", answer, methods=[method], dependencies=guard)
+
+    def plan(settings: dict[str, Any] = Body()) -> Any:
+        return _answered(lambda: _plan_json(workshop, settings))
+
+    def start(settings: dict[str, Any] = Body()) -> Any:
+        return _answered(lambda: _job_json(workshop.start(settings)))
+
+    def runs() -> Any:
+        return _answered(lambda: _all_json(workshop))
+
+    def run(name: str, since: int = 0) -> Any:
+        return _answered(lambda: _one_json(workshop, name, since), NOT_FOUND)
+
+    def act(name: str, action: str) -> Any:
+        return _answered(lambda: _act(workshop, name, action))
+
+    route("POST", "plan", plan)
+    route("POST", "runs", start)
+    route("GET", "runs", runs)
+    route("GET", "runs/{name}", run)
+    route("POST", "runs/{name}/{action}", act)
+
+
+def _answered(work: Callable[[], Any], status: int = FAULT) -> Any:
+    """What `work` returns, or its fault in words."""
+    try:
+        return work()
+    except UserError as error:
+        problems = [dataclasses.asdict(problem) for problem in problems_in(error)]
+        return JSONResponse({"problems": problems}, status_code=status)
+
+
+def _plan_json(workshop: Workshop, settings: dict[str, Any]) -> dict[str, Any]:
+    timed = bool(settings.pop("timed", False))
+    plan = workshop.plan(settings, timed=timed)
+    buckets = [{"width": size.width, "height": size.height, "shown": count} for size, count in plan.buckets.items()]
+    memory = {**dataclasses.asdict(plan.memory), "total": plan.memory.total}
+    return {**dataclasses.asdict(dataclasses.replace(plan, buckets={})), "buckets": buckets, "memory": memory, "text": str(plan)}
+
+
+def _all_json(workshop: Workshop) -> list[dict[str, Any]]:
+    """The queue's jobs and the runs on disk, each once."""
+    jobs = {job.name: job for job in workshop.jobs.all()}
+    runs = {run.name: run for run in workshop.runs()}
+    return [_run_json(name, runs.get(name), jobs.get(name)) for name in dict.fromkeys([*jobs, *runs])]
+
+
+def _one_json(workshop: Workshop, name: str, since: int) -> dict[str, Any]:
+    """A run by name; one that waits in line has no folder yet."""
+    job = next((job for job in workshop.jobs.all() if job.name == name), None)
+    try:
+        return _run_json(name, workshop.run(name), job, since)
+    except UserError:
+        if job is None:
+            raise
+        return _run_json(name, None, job, since)
+
+
+def _run_json(name: str, run: Run | None, job: Job | None, since: int | None = None) -> dict[str, Any]:
+    """A run as it lies on disk and, where it is in the queue, how it goes."""
+    best = run.recommendation if run else None
+    return {
+        "name": name,
+        "complete": run.complete if run else False,
+        "epochs": [{"epoch": point.epoch, "file": point.path.name} for point in run.points] if run else [],
+        "validation_loss": {str(epoch): loss for epoch, loss in sorted(run.losses.items())} if run else {},
+        "recommended": dataclasses.asdict(best) if best else None,
+        "job": _job_json(job, since) if job else None,
+    }
+
+
+def _job_json(job: Job, since: int | None = None) -> dict[str, Any]:
+    last = job.progress
+    return {
+        "name": job.name,
+        "state": job.state.value,
+        "message": job.message,
+        "step": job.step,
+        "steps": job.steps,
+        "epoch": last.epoch if last else 0,
+        "loss": last.loss if last else None,
+        "steps_per_second": last.rate if last else None,
+        "seconds_left": job.seconds_left,
+        "event_count": len(job.events),
+        **({} if since is None else {"events": [_event_json(event) for event in job.events[max(0, since) :]]}),
+    }
+
+
+def _event_json(event: Any) -> dict[str, Any]:
+    return {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}
+
+
+def _act(workshop: Workshop, name: str, action: str) -> Any:
+    actions: dict[str, Callable[[str], Any]] = {
+        "pause": workshop.jobs.pause,
+        "continue": workshop.jobs.go_on,
+        "stop": workshop.jobs.stop,
+        "discard": workshop.jobs.discard,
+        "resume": workshop.resume,
+    }
+    if action not in actions:
+        raise UserError(f"There is no action {action!r}. There is: {', '.join(actions)}.")
+    actions[action](name)
+    left = next((job for job in workshop.jobs.all() if job.name == name), None)
+    return _job_json(left) if left else {"name": name, "state": "discarded"}
+
+
+def _login(credentials: str) -> Callable[..., None]:
+    """Asks for one of the names and passwords, as the WebUI's own API does (api.py:279)."""
+    known = dict(pair.split(":", 1) for pair in credentials.split(",") if ":" in pair)
+
+    def check(given: HTTPBasicCredentials = Depends(HTTPBasic())) -> None:
+        expected = known.get(given.username, "")
+        right = secrets.compare_digest(given.password.encode(), expected.encode())
+        if not (right and given.username in known):
+            raise HTTPException(401, "Incorrect username or password", {"WWW-Authenticate": "Basic"})
+
+    return check

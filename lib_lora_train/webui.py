@@ -1,0 +1,88 @@
+"""The extension inside AUTOMATIC1111's WebUI: builds what the doors need of it, once for the process.
+
+scripts/lora_train.py calls the functions here; the WebUI runs that file again whenever its interface is reloaded, while
+this module and the runs in it stay. Nothing that install.py adds is imported before it is known to be there.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import typing
+from pathlib import Path
+from typing import Any
+
+from lib_lora_train.requirements_check import missing_message
+
+if typing.TYPE_CHECKING:
+    from lib_lora_train.hosts.place import Place
+    from lib_lora_train.workshop import Workshop
+
+TITLE = "LoRA Train"
+TAB = "lora_train"
+
+
+def tabs() -> list[tuple[Any, str, str]]:
+    """The tab, for on_ui_tabs; where packages are missing, a tab that says so."""
+    from lib_lora_train.ui.message import message_page
+
+    if problem := missing_message():
+        return [(message_page(problem), TITLE, TAB)]
+    from lib_lora_train.ui.tab import build_tab
+
+    return [(build_tab(workshop()), TITLE, TAB)]
+
+
+def add_axes() -> None:
+    """The axes in the X/Y/Z plot, for on_before_ui."""
+    if missing_message():
+        return
+    from lib_lora_train.compare.axes import register
+
+    register(lambda: workshop().place.lora_dir)
+
+
+def add_api(app: Any) -> None:
+    """The HTTP API, for on_app_started; there is one when the WebUI has one."""
+    from modules import shared
+
+    if missing_message() or not (shared.cmd_opts.api or shared.cmd_opts.nowebui):
+        return
+    from lib_lora_train.api import add_routes
+
+    add_routes(app, workshop(api=True), shared.cmd_opts.api_auth or "")
+
+
+@functools.cache
+def workshop(api: bool = False) -> Workshop:
+    """The one of this process. The API's is the same but for what its callers may read."""
+    from lib_lora_train.workshop import Workshop
+
+    if api:
+        return Workshop(_place(api=True), workshop().jobs)
+    made = Workshop(_place(api=False))
+    atexit.register(made.jobs.close)
+    return made
+
+
+def _place(api: bool) -> Place:
+    from modules import paths, shared
+
+    from lib_lora_train.hosts import a1111
+    from lib_lora_train.hosts.describers import describers
+    from lib_lora_train.hosts.place import Place
+    from lib_lora_train.safe_paths import policy_of, readable_folder
+
+    data = Path(paths.data_path) / "lora-train"
+    policy = policy_of(shared.cmd_opts, data / "datasets", api=api)
+    return Place(
+        title="AUTOMATIC1111",
+        make_host=a1111.A1111Host,
+        lora_dir=Path(shared.cmd_opts.lora_dir),
+        data_dir=data,
+        lends_checkpoint=True,
+        readable=lambda text: readable_folder(text, policy),
+        adapters_changed=a1111.refresh_loras,
+        txt2img=a1111.txt2img,
+        describers={name: functools.partial(a1111.under_the_lock, load) for name, load in describers().items()},
+    )

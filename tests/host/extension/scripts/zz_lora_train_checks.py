@@ -1,0 +1,72 @@
+"""A second extension for the host suite: looks into the WebUI's process, and makes a stage of a run fail."""
+
+import hashlib
+import weakref
+
+from fastapi import Body
+from modules import script_callbacks, sd_models
+
+from lib_lora_train.training import session
+
+STAGES = {
+    "view": (session.Parts, "of"),
+    "cache": (session.Session, "_fill_cache"),
+    "inject": (session, "make_adapter"),
+    "step": (session.Loop, "run_until"),
+    "save": (session, "save_adapter"),
+    "preview": (session.Session, "_draw_previews"),
+    "validation": (session, "validation_loss"),
+}
+ORIGINALS = {stage: owner.__dict__[name] for stage, (owner, name) in STAGES.items()}
+SESSIONS = weakref.WeakSet()
+PREPARE = session.Session._prepare
+
+
+def remembered(self):
+    SESSIONS.add(self)
+    PREPARE(self)
+
+
+session.Session._prepare = remembered
+
+
+def weights():
+    """A hash of every weight that the WebUI draws with, and of where and what it is."""
+    from lib_lora_train.hosts import a1111
+
+    model = sd_models.model_data.sd_model
+    a1111.undo_merged_loras(model)
+    digest = hashlib.sha256()
+    for part in (model.model.diffusion_model, model.first_stage_model, model.cond_stage_model.wrapped.transformer):
+        for name, parameter in part.named_parameters():
+            digest.update(f"{name} {parameter.dtype} {parameter.device} {parameter.requires_grad}".encode())
+            digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return {"hash": digest.hexdigest()}
+
+
+def sharing():
+    """How many parameters the running session's views have, and how many of them are the WebUI's own storage."""
+    model = sd_models.model_data.sd_model
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    views = [view for running in SESSIONS for view in running.lent.views]
+    lent = [parameter for view in views for parameter in view.parameters.values()]
+    return {"parameters": len(lent), "shared": sum(p.untyped_storage().data_ptr() in own for p in lent)}
+
+
+def fault(stage: str = Body("", embed=True)):
+    """Makes `stage` raise; "" mends everything."""
+
+    def fail(*args, **kwargs):
+        raise RuntimeError(f"{stage} was made to fail")
+
+    for name, (owner, attribute) in STAGES.items():
+        setattr(owner, attribute, fail if name == stage else ORIGINALS[name])
+
+
+def add_routes(_, app):
+    app.add_api_route("/lora-train-checks/weights", weights, methods=["GET"])
+    app.add_api_route("/lora-train-checks/sharing", sharing, methods=["GET"])
+    app.add_api_route("/lora-train-checks/fault", fault, methods=["POST"])
+
+
+script_callbacks.on_app_started(add_routes)

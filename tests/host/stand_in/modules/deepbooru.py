@@ -1,0 +1,1 @@
+"""deepbooru.py: nothing is described here."""

@@ -1,0 +1,3 @@
+"""paths.py: set by the server from --data-dir."""
+
+data_path = ""

@@ -1,0 +1,12 @@
+"""script_callbacks.py: what extensions register."""
+
+app_started = []
+on_app_started = app_started.append
+
+
+def on_before_ui(callback):
+    pass
+
+
+def on_ui_tabs(callback):
+    pass

@@ -1,0 +1,64 @@
+"""extensions-builtin/Lora/networks.py: LoRAs are merged into the weights while drawing, and stay there afterwards."""
+
+from pathlib import Path
+
+import torch
+from modules import sd_models, shared
+
+from lib_lora_train.adapters.file import load_adapter
+from lib_lora_train.adapters.inject import kohya_name
+from lib_lora_train.model.names import unet_modules, unet_shape
+
+PREFIX = "model.diffusion_model."
+available_networks = {}
+loaded_networks = []
+
+
+def list_available_networks():
+    available_networks.clear()
+    available_networks.update({path.stem: path for path in Path(shared.cmd_opts.lora_dir).rglob("*.safetensors")})
+
+
+def load_networks(tags):
+    """Sets the networks of a prompt: (name, strength) each; unknown names are looked for once more (networks.py:298)."""
+    if any(name not in available_networks for name, _ in tags):
+        list_available_networks()
+    loaded_networks[:] = [(name, strength, _deltas(available_networks[name])) for name, strength in tags]
+
+
+def network_apply_weights(module):
+    """networks.py:411: back to the backup, then the loaded networks on top; in place."""
+    wanted = tuple((name, strength) for name, strength, _ in loaded_networks)
+    if getattr(module, "network_current_names", ()) == wanted:
+        return
+    if getattr(module, "network_weights_backup", None) is None:
+        module.network_weights_backup = module.weight.detach().clone()
+    module.weight.copy_(module.network_weights_backup)
+    for _, strength, deltas in loaded_networks:
+        if module.network_layer_name in deltas:
+            delta = deltas[module.network_layer_name].reshape(module.weight.shape)
+            module.weight.copy_(module.weight + strength * delta)
+    module.network_current_names = wanted
+
+
+def merge_loaded():
+    """What the layers' forwards do, all at once."""
+    with torch.no_grad():
+        for module in sd_models.model_data.sd_model.modules():
+            if getattr(module, "network_layer_name", None):
+                network_apply_weights(module)
+
+
+def _deltas(path):
+    unet = dict(sd_models.model_data.sd_model.model.diffusion_model.named_parameters())
+    modules = unet_modules(unet_shape(unet))
+    layers = load_adapter(path).layers
+    return {PREFIX + ours: layers[name].delta() for ours, name in _names(unet, modules) if name in layers}
+
+
+def _names(unet, modules):
+    for weight in unet:
+        layer = weight.removesuffix(".weight")
+        start = next((m for m in sorted(modules, key=len, reverse=True) if f"{layer}.".startswith(f"{m}.")), None)
+        if start:
+            yield layer, kohya_name("lora_unet", modules[start] + layer[len(start) :])

@@ -1,0 +1,82 @@
+"""The stand-in's HTTP API: the part of /sdapi/v1 that the suite uses, and the extensions' own."""
+
+import argparse
+import base64
+import io
+import re
+import runpy
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # here `modules` and `networks` are the stand-in's
+
+import networks
+import torch
+import uvicorn
+from fastapi import Body, FastAPI
+from modules import call_queue, paths, script_callbacks, sd_models, shared
+
+from lib_lora_train.config import CheckpointConfig
+from lib_lora_train.hosts import a1111
+from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.sampling import Drawing
+from tests.host.webui import ROOT
+
+TAG = re.compile(r"<lora:([^:>]+):([^>]+)>")
+torch.set_num_threads(1)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data-dir")
+    parser.add_argument("--port", type=int)
+    values = parser.parse_args()
+    paths.data_path = values.data_dir
+    shared.cmd_opts.lora_dir = str(Path(values.data_dir) / "models" / "Lora")
+    sd_models.load_model(checkpoint("shapes.safetensors"))
+    runpy.run_path(str(ROOT / "scripts" / "lora_train.py"))
+    runpy.run_path(str(Path(__file__).parents[1] / "extension" / "scripts" / "zz_lora_train_checks.py"))
+    app = make_app()
+    for callback in script_callbacks.app_started:
+        callback(None, app)
+    uvicorn.run(app, host="127.0.0.1", port=values.port, log_level="warning")
+
+
+def make_app():
+    app = FastAPI()
+
+    @app.post("/sdapi/v1/txt2img")
+    def txt2img(wish: dict = Body()):
+        with call_queue.queue_lock:
+            image = draw(wish)
+        file = io.BytesIO()
+        image.save(file, format="PNG")
+        return {"images": [base64.b64encode(file.getvalue()).decode()]}
+
+    @app.post("/sdapi/v1/options")
+    def options(values: dict = Body()):
+        with call_queue.queue_lock:
+            sd_models.load_model(checkpoint(values["sd_model_checkpoint"]))
+
+    @app.post("/sdapi/v1/interrupt")
+    def interrupt():
+        shared.state.interrupt()
+
+    return app
+
+
+def checkpoint(name):
+    return Path(paths.data_path) / "models" / "Stable-diffusion" / name
+
+
+def draw(wish):
+    """One image on the model's own weights, with the LoRAs of its prompt merged into them."""
+    networks.load_networks([(name, float(strength)) for name, strength in TAG.findall(wish["prompt"])])
+    networks.merge_loaded()
+    parts = Parts.of(a1111.A1111Host(CheckpointConfig()).peek(), CheckpointConfig())
+    drawing = Drawing(wish["width"], wish["height"], steps=wish["steps"])
+    return parts.draw([TAG.sub("", wish["prompt"])], "", [wish["seed"]], drawing)[0]
+
+
+if __name__ == "__main__":
+    main()

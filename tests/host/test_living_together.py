@@ -1,0 +1,161 @@
+"""A run and the WebUI around it: each stays as it would be without the other."""
+
+from __future__ import annotations
+
+import pytest
+
+PROMPT = "a red circle on a white background"
+
+
+def test_every_parameter_is_the_webuis_own_storage(webui, settings):
+    webui.start(**settings("shared", max_steps=40))
+    webui.wait_for_step("shared", 2)
+    sharing = webui.call("GET", "/lora-train-checks/sharing").body
+    webui.act("shared", "discard")
+    assert sharing["parameters"] > 500
+    assert sharing["shared"] == sharing["parameters"]
+
+
+def test_a_finished_run_leaves_weights_and_images_as_they_were(webui, trained):
+    before, image = webui.weights(), webui.draw(PROMPT)
+    trained("finished")
+    assert webui.weights() == before
+    assert webui.draw(PROMPT) == image
+
+
+def test_the_adapter_is_found_by_its_tag_without_a_refresh_and_comes_off_again(webui, trained):
+    image = webui.draw(PROMPT)
+    trained("found")
+    assert webui.draw(f"{PROMPT} <lora:found:1>") != image
+    assert webui.draw(PROMPT) == image
+
+
+def test_images_drawn_meanwhile_change_neither_the_adapter_nor_themselves(webui, trained, settings):
+    alone = trained("apart")
+    image, tagged = webui.draw(PROMPT), webui.draw(f"{PROMPT} <lora:found:1>")
+    webui.act("apart", "discard")
+    webui.start(**settings("apart"))
+    webui.wait_for_step("apart", 1)
+    for _ in range(2):
+        assert webui.draw(PROMPT) == image
+        assert webui.draw(f"{PROMPT} <lora:found:1>") == tagged
+    assert webui.wait("apart", "finished", "failed")["state"] == "finished"
+    assert webui.adapter("apart") == alone
+    assert webui.draw(PROMPT) == image
+
+
+def test_an_image_is_drawn_before_the_run_is_over(webui, settings):
+    webui.start(**settings("long", max_steps=400, epochs=100))
+    webui.wait_for_step("long", 1)
+    webui.draw(PROMPT)
+    assert webui.job("long")["state"] == "training"
+    webui.act("long", "discard")
+
+
+def test_a_stopped_run_leaves_the_webui_as_it_was_and_can_be_resumed_to_the_same_bytes(webui, trained, settings):
+    whole = trained("halted")
+    before = webui.weights()
+    webui.act("halted", "discard")
+    webui.start(**settings("halted"))
+    webui.wait_for_step("halted", 2)
+    webui.act("halted", "stop")
+    assert webui.wait("halted", "stopped", "finished")["state"] == "stopped"
+    assert webui.weights() == before
+    webui.act("halted", "resume")
+    webui.wait("halted", "finished")
+    assert webui.adapter("halted") == whole
+
+
+def test_pausing_saves_and_waits_until_it_may_go_on(webui, trained, settings):
+    whole = trained("paused")
+    webui.act("paused", "discard")
+    webui.start(**settings("paused"))
+    webui.wait_for_step("paused", 1)
+    webui.act("paused", "pause")
+    step = webui.wait("paused", "paused")["step"]
+    webui.draw(PROMPT)
+    assert webui.job("paused")["step"] == step
+    webui.act("paused", "continue")
+    webui.wait("paused", "finished")
+    assert webui.adapter("paused") == whole
+
+
+def test_the_webuis_interrupt_does_not_end_a_run(webui, settings):
+    webui.start(**settings("uninterrupted"))
+    webui.wait_for_step("uninterrupted", 1)
+    webui.call("POST", "/sdapi/v1/interrupt")
+    assert webui.wait("uninterrupted", "finished", "stopped", "failed")["state"] == "finished"
+
+
+def test_while_another_checkpoint_is_loaded_the_run_waits_and_says_so(webui, trained, settings):
+    whole = trained("patient")
+    image = webui.draw(PROMPT)
+    webui.act("patient", "discard")
+    webui.start(**settings("patient"))
+    webui.wait_for_step("patient", 2)
+    webui.load_checkpoint("other.safetensors")
+    job = webui.wait("patient", "paused")
+    assert "shapes" in job["message"]
+    assert "other" in job["message"]
+    webui.load_checkpoint("shapes.safetensors")
+    webui.wait("patient", "finished")
+    assert webui.adapter("patient") == whole
+    assert webui.draw(PROMPT) == image
+
+
+@pytest.mark.parametrize("stage", ["view", "cache", "inject", "step", "save", "validation"])
+def test_a_run_that_fails_anywhere_leaves_the_webui_as_it_was(webui, settings, stage):
+    before, image = webui.weights(), webui.draw(PROMPT)
+    name = f"fails at {stage}"
+    webui.fail_at(stage)
+    try:
+        webui.start(**settings(name, validate_every=1))
+        job = webui.wait(name, "failed", "finished")
+    finally:
+        webui.fail_at("")
+    assert job["state"] == "failed"
+    assert f"{stage} was made to fail" in job["message"]
+    assert webui.weights() == before
+    assert webui.draw(PROMPT) == image
+
+
+def test_previews_that_fail_cost_the_pictures_only(webui, settings):
+    webui.fail_at("preview")
+    try:
+        webui.start(**settings("blind", preview_every=1, preview_prompts=[PROMPT]))
+        job = webui.wait("blind", "failed", "finished")
+    finally:
+        webui.fail_at("")
+    assert job["state"] == "finished"
+    assert any(event["event"] == "warned" for event in job["events"])
+
+
+def test_a_name_that_is_taken_is_refused_in_words(webui, trained, settings):
+    trained("taken")
+    answer = webui.start(**settings("taken"))
+    assert answer.status == 422
+    assert answer.body["problems"][0]["field"] == "name"
+
+
+def test_two_runs_wait_in_line(webui, settings):
+    webui.start(**settings("first", max_steps=20))
+    webui.start(**settings("second"))
+    assert webui.job("first")["state"] in ("preparing", "training")
+    assert webui.wait("second", "finished", "failed")["state"] == "finished"
+    assert webui.job("first")["state"] == "finished"
+
+
+def test_without_sharing_images_wait_until_the_run_is_over(webui, settings):
+    webui.start(**settings("selfish", share_device=False))
+    webui.wait_for_step("selfish", 1)
+    webui.draw(PROMPT)
+    assert webui.job("selfish")["state"] == "finished"
+
+
+def test_a_plan_is_made_while_a_run_trains(webui, settings):
+    webui.start(**settings("busy", max_steps=40))
+    webui.wait_for_step("busy", 1)
+    plan = webui.call("POST", "/lora-train/v1/plan", settings("planned"))
+    webui.act("busy", "discard")
+    assert plan.status == 200
+    assert plan.body["steps"] == 6

@@ -1,0 +1,121 @@
+"""The HTTP API: the same runs and the same words as everywhere."""
+
+from __future__ import annotations
+
+import pytest
+
+fastapi = pytest.importorskip("fastapi")
+pytest.importorskip("httpx")
+from fastapi.testclient import TestClient  # noqa: E402
+
+from lib_lora_train.api import PREFIX, add_routes  # noqa: E402
+from lib_lora_train.hosts.place import Place  # noqa: E402
+from lib_lora_train.jobs import wait_until_over  # noqa: E402
+from lib_lora_train.safe_paths import PathPolicy, readable_folder  # noqa: E402
+from lib_lora_train.workshop import Workshop  # noqa: E402
+from tests.training.runs import LendingHost, photos  # noqa: E402
+
+
+@pytest.fixture
+def workshop(lent, tmp_path):
+    policy = PathPolicy(allow_any=False, roots=[tmp_path / "data" / "datasets"])
+    place = Place(
+        title="test",
+        make_host=lambda model: LendingHost(lent),
+        lora_dir=tmp_path / "Lora",
+        data_dir=tmp_path / "data",
+        lends_checkpoint=True,
+        readable=lambda text: readable_folder(text, policy),
+    )
+    photos(place.datasets_dir / "cats")
+    made = Workshop(place)
+    yield made
+    made.jobs.close()
+
+
+@pytest.fixture
+def client(workshop):
+    app = fastapi.FastAPI()
+    add_routes(app, workshop)
+    return TestClient(app)
+
+
+SETTINGS = {"name": "cat", "images": "cats", "resolution": 64, "rank": 2, "repeats": 1, "epochs": 1, "preview_every": 0}
+
+
+def test_a_plan_says_what_would_happen_and_changes_nothing(client, workshop):
+    plan = client.post(f"{PREFIX}/plan", json=SETTINGS).json()
+    assert plan["steps"] == plan["shown_per_epoch"] == 4
+    assert plan["seconds_per_step"] is None
+    assert plan["memory"]["total"] > 0
+    assert not workshop.place.runs_dir.exists()
+
+
+def test_a_time_that_was_measured_is_remembered(client):
+    measured = client.post(f"{PREFIX}/plan", json={**SETTINGS, "timed": True}).json()["seconds_per_step"]
+    assert measured > 0
+    assert client.post(f"{PREFIX}/plan", json=SETTINGS).json()["seconds_per_step"] == measured
+
+
+def test_problems_name_their_fields(client):
+    answer = client.post(f"{PREFIX}/runs", json={**SETTINGS, "rank": 0, "resolution": 65})
+    assert answer.status_code == 422
+    assert [problem["field"] for problem in answer.json()["problems"]] == ["rank", "resolution"]
+
+
+def test_an_unknown_setting_gets_the_nearest_known_one(client):
+    problem = client.post(f"{PREFIX}/plan", json={**SETTINGS, "learning_rat": 1}).json()["problems"][0]
+    assert problem["field"] == ""
+    assert "learning_rate" in problem["message"]
+
+
+def test_a_folder_outside_is_not_read(client, tmp_path):
+    photos(tmp_path / "private")
+    for outside in (str(tmp_path / "private"), "../../private", "/etc"):
+        problems = client.post(f"{PREFIX}/plan", json={**SETTINGS, "images": outside}).json()["problems"]
+        assert problems[0]["field"] == "images"
+        assert str(tmp_path) not in problems[0]["message"]
+
+
+def test_a_run_is_started_followed_and_listed(client, workshop):
+    assert client.post(f"{PREFIX}/runs", json=SETTINGS).json()["name"] == "cat"
+    wait_until_over(workshop.jobs.get("cat"))
+    run = client.get(f"{PREFIX}/runs/cat").json()
+    assert run["complete"]
+    assert run["job"]["state"] == "finished"
+    assert run["epochs"] == [{"epoch": 1, "file": "cat.safetensors"}]
+    events = run["job"]["events"]
+    assert events[0]["event"] == "started"
+    assert events[-1]["event"] == "finished"
+    assert client.get(f"{PREFIX}/runs/cat?since={len(events) - 1}").json()["job"]["events"] == events[-1:]
+    assert [run["name"] for run in client.get(f"{PREFIX}/runs").json()] == ["cat"]
+
+
+def test_a_run_is_discarded(client, workshop):
+    client.post(f"{PREFIX}/runs", json=SETTINGS)
+    wait_until_over(workshop.jobs.get("cat"))
+    assert client.post(f"{PREFIX}/runs/cat/discard").json()["state"] == "discarded"
+    assert client.get(f"{PREFIX}/runs").json() == []
+
+
+@pytest.mark.parametrize("name", ["nobody", "..", "%2e%2e", "cat%00"])
+def test_a_run_that_is_not_there(client, name):
+    assert client.get(f"{PREFIX}/runs/{name}").status_code == 404
+
+
+def test_an_unknown_action_names_the_known_ones(client):
+    answer = client.post(f"{PREFIX}/runs/cat/explode")
+    assert answer.status_code == 422
+    assert "pause, continue" in answer.json()["problems"][0]["message"]
+
+
+def test_with_a_login_nothing_is_answered_without_it(workshop):
+    app = fastapi.FastAPI()
+    add_routes(app, workshop, "ann:secret,bob:word")
+    client = TestClient(app)
+    for path in ("runs", "runs/cat"):
+        assert client.get(f"{PREFIX}/{path}").status_code == 401
+    assert client.post(f"{PREFIX}/plan", json=SETTINGS).status_code == 401
+    assert client.get(f"{PREFIX}/runs", auth=("ann", "word")).status_code == 401
+    assert client.get(f"{PREFIX}/runs", auth=("eve", "")).status_code == 401
+    assert client.get(f"{PREFIX}/runs", auth=("bob", "word")).status_code == 200

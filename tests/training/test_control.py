@@ -1,0 +1,50 @@
+"""Wishes that reach a run from outside."""
+
+import threading
+
+from lib_lora_train.training.control import Control
+from lib_lora_train.training.events import Paused, Progress, Resumed
+from lib_lora_train.training.session import train
+from tests.training.runs import adapter_files, of_kind
+
+
+def test_nothing_is_wished_at_first():
+    control = Control()
+    assert not control.stopping
+    assert not control.paused
+
+
+def test_a_pause_lasts_until_going_on():
+    control = Control()
+    control.pause()
+    assert control.paused
+    control.go_on()
+    assert not control.paused
+    control.wait()  # returns at once
+
+
+def test_a_stop_ends_a_pause_and_none_begins_after_it():
+    control = Control()
+    control.pause()
+    control.stop()
+    control.pause()
+    assert control.stopping
+    assert not control.paused
+
+
+def test_a_paused_run_saves_its_state_waits_and_ends_with_the_same_bytes(tiny, host, tmp_path):
+    whole = tiny(lora_dir=str(tmp_path / "whole"), runs_dir=str(tmp_path / "whole-runs"))
+    train(whole, host)
+    config, control, events = tiny(), Control(), []
+
+    def report(event):
+        events.append(event)
+        if isinstance(event, Progress) and len(of_kind(events, Progress)) == 1:
+            control.pause()
+        if isinstance(event, Paused):
+            threading.Timer(0.05, control.go_on).start()
+
+    assert train(config, host, report, control) is not None
+    assert of_kind(events, Paused)[0].reason == "You paused it."
+    assert of_kind(events, Resumed)[0].step == of_kind(events, Paused)[0].step
+    assert adapter_files(config) == adapter_files(whole)
