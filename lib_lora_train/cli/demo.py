@@ -22,7 +22,7 @@ from lib_lora_train.training.session import resume, train
 Wish = tuple[str, str, str]
 """(shape, colour, background) that a prompt asks for."""
 
-STRENGTHS = (0.0, 0.5, 0.75, 1.0)
+STRENGTHS = (0.0, 0.5, 1.0)
 GUIDANCE = 5.0
 SHOWN = 4
 """Pictures in each cell of the grid: three stars and a shape that is to stay as it was."""
@@ -40,15 +40,18 @@ def demo_config(output: Path, seed: int = 0) -> TrainConfig:
             "images": DEMO_IMAGES,
             "regularisation": DEMO_REGULARISATION,
             "resolution": 64,
-            "batch_size": 8,
-            "repeats": 32,
+            "batch_size": 16,
+            "repeats": 36,
+            "prior_weight": 0.4,
             "epochs": 4,
             "flip": True,
             "caption_dropout": 0.1,
             "weighting": "min_snr",
             "rank": 16,
             "conv_rank": 8,
-            "learning_rate": 2e-3,
+            "learning_rate": 2.5e-3,
+            "warmup_steps": 10,
+            "preview_every": 2,
             "preview_prompts": [caption(*asked_stars()[0])],
             "preview_guidance": GUIDANCE,
         }
@@ -56,10 +59,8 @@ def demo_config(output: Path, seed: int = 0) -> TrainConfig:
 
 
 def asked_stars() -> list[Wish]:
-    """Nine prompts for the new shape, with every colour and every background."""
-    colours, backgrounds = list(COLOURS), list(BACKGROUNDS)
-    places = [(number % len(colours), (number + number // len(colours)) % len(backgrounds)) for number in range(9)]
-    return [(NEW_SHAPE, colours[colour], backgrounds[background]) for colour, background in places]
+    """A prompt for the new shape in each colour, backgrounds going round."""
+    return [(NEW_SHAPE, colour, back) for colour, back in zip(COLOURS, itertools.cycle(BACKGROUNDS), strict=False)]
 
 
 def asked_others() -> list[Wish]:
@@ -71,7 +72,7 @@ def asked_others() -> list[Wish]:
 def asked_wishes() -> list[Wish]:
     """What every cell is asked for; the first `SHOWN` are in the picture."""
     stars, others = asked_stars(), asked_others()
-    shown = [stars[0], stars[4], stars[8], others[1]]
+    shown = [stars[0], stars[2], stars[4], others[1]]
     return shown + [wish for wish in stars + others if wish not in shown]
 
 

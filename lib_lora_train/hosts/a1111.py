@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -37,6 +38,7 @@ SAMPLERS = {
     "dpm++_2m_karras": ("DPM++ 2M", "Karras"),
 }
 """Our names of samplers -> the WebUI's, with its schedule (sd_samplers_kdiffusion.py:13)."""
+_thread = threading.local()
 CHOOSE = "Choose a Stable Diffusion 1.x checkpoint at the top of the page."
 
 
@@ -60,7 +62,7 @@ class A1111Host:
             if not self.config.share_device:
                 whole_run.enter_context(queue_lock())
                 whole_run.enter_context(all_the_memory(loaded_model()))
-            with self._lock():
+            with queue_lock():
                 self._model = loaded_model()
                 self._file = self._model.sd_checkpoint_info.filename
                 place_for_training(self._model)
@@ -70,10 +72,6 @@ class A1111Host:
                 yield self._loan.lent
             finally:
                 self._take_back()
-
-    def _lock(self) -> AbstractContextManager[None]:
-        """The WebUI's, for a moment; where the run holds it anyway, none."""
-        return queue_lock() if self.config.share_device else contextlib.nullcontext()
 
     def peek(self) -> LentCheckpoint:
         """The loaded checkpoint's facts and shapes; waits for nothing.
@@ -90,7 +88,7 @@ class A1111Host:
     def turn(self, waiting: Waiting = wait_patiently) -> Iterator[None]:
         """The queue's lock, and the checkpoint as it was lent: no LoRA merged, every weight in its place."""
         while True:
-            with self._lock():
+            with queue_lock():
                 if not (reason := self._why_not()):
                     yield
                     return
@@ -125,7 +123,7 @@ class A1111Host:
         loan, self._loan = self._loan, None
         if loan is None or current_model() is not self._model:
             return
-        with self._lock():
+        with queue_lock():
             undo_merged_loras(self._model)
             changed = loan.changed() if loan.tensors.unet else []
         if changed and self._file == self._model.sd_checkpoint_info.filename:
@@ -137,14 +135,19 @@ def queue_lock() -> Iterator[None]:
     """The lock under which the WebUI draws (call_queue.py:10), handed on to who waits for it.
 
     FIFOLock.release (fifo_lock.py:27) wakes the next in line, but who asks again at once gets ahead of it: so wait
-    until it has the lock.
+    until it has the lock. Inside itself it does nothing: a run that does not share holds it from end to end.
     """
     from modules.call_queue import queue_lock as lock
 
+    if getattr(_thread, "holds_the_lock", False):
+        yield
+        return
     lock.acquire()
+    _thread.holds_the_lock = True
     try:
         yield
     finally:
+        _thread.holds_the_lock = False
         somebody_waits = bool(lock._pending_threads)
         lock.release()
         deadline = time.monotonic() + 1

@@ -138,9 +138,9 @@ def test_a_name_that_is_taken_is_refused_in_words(webui, trained, settings):
 
 
 def test_two_runs_wait_in_line(webui, settings):
-    webui.start(**settings("first", max_steps=20))
+    webui.start(**settings("first", max_steps=40, epochs=10))
     webui.start(**settings("second"))
-    assert webui.job("first")["state"] in ("preparing", "training")
+    assert webui.job("second")["state"] == "waiting"
     assert webui.wait("second", "finished", "failed")["state"] == "finished"
     assert webui.job("first")["state"] == "finished"
 
