@@ -1,0 +1,141 @@
+"""The tab in a real browser: from dropping images to the finished grid, on the embedded checkpoint.
+
+Runs under the Gradio that is installed, and only where there is one, with playwright and a Chromium.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+gradio = pytest.importorskip("gradio")
+playwright = pytest.importorskip("playwright.sync_api")
+
+from lib_lora_train.embedded import DEMO_IMAGES  # noqa: E402
+from lib_lora_train.jobs import State, wait_until_over  # noqa: E402
+from lib_lora_train.ui.standalone import build_page, make_place  # noqa: E402
+from lib_lora_train.workshop import Workshop  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+LONG = 120_000
+"""Milliseconds; a machine that is busy needs some for the plan, and for the first step."""
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Workshop]]:
+    """(address, workshop) of the tab as a page of its own."""
+    blocks, workshop = build_page(make_place(tmp_path_factory.mktemp("tab").resolve()))
+    _, address, _ = blocks.launch(prevent_thread_lock=True, quiet=True, show_api=False)
+    yield address, workshop
+    workshop.jobs.close()
+    blocks.close(verbose=False)
+
+
+@pytest.fixture
+def page(browser, server) -> Iterator:
+    """The open page; at its end nothing in it may have failed."""
+    opened = browser.new_page(viewport={"width": 1300, "height": 1000})
+    opened.set_default_timeout(LONG)
+    faults: list[str] = []
+    opened.on("pageerror", lambda error: faults.append(str(error)))
+    opened.goto(server[0])
+    opened.wait_for_selector("#lora_train_train")
+    yield opened
+    opened.close()
+    assert faults == []
+
+
+def give(page, name: str, value: object) -> None:
+    """Types a setting, wherever it stands."""
+    page.locator(f"#lora_train_{name} input, #lora_train_{name} textarea").first.fill(str(value))
+
+
+def open_group(page, title: str) -> None:
+    page.get_by_role("button", name=title).or_(page.locator(".label-wrap", has_text=title)).first.click()
+
+
+def drop_stars(page, name: str, **settings: object) -> None:
+    """Names the run, drops six captioned stars, and makes it short."""
+    give(page, "name", name)
+    files = sorted(str(path) for path in Path(DEMO_IMAGES).iterdir())[:12]
+    page.set_input_files("#lora_train_files", files)
+    open_group(page, "More about length and saving")
+    for setting, value in {"epochs": 2, "resolution": 64, "max_steps": 4, **settings}.items():
+        give(page, setting, value)
+    page.wait_for_selector("#lora_train_plan >> text=shown per epoch")
+
+
+def test_from_dropping_images_to_the_grid(page, server):
+    _, workshop = server
+    drop_stars(page, "first")
+    folder = workshop.place.datasets_dir / "first"
+    assert len(list(folder.glob("*.png"))) == len(list(folder.glob("*.txt"))) == 6
+    assert "4 in 1 epoch" in page.inner_text("#lora_train_plan")
+
+    page.locator("#lora_train_album button").first.click()
+    caption = page.get_by_label("Caption of 01_red_star_white.png")
+    caption.wait_for()
+    caption.fill("a <red> star")
+    page.get_by_role("button", name="Save caption").click()
+    page.wait_for_selector("#lora_train_notice >> text=01_red_star_white.txt is saved")
+    assert (folder / "01_red_star_white.txt").read_text().strip() == "a <red> star"
+
+    page.click("#lora_train_train")
+    page.wait_for_selector("#lora_train_status >> text=is finished")
+    job = workshop.jobs.get("first")
+    assert job.state == State.FINISHED
+    assert job.folder.final_file.is_file()
+    page.wait_for_selector("svg.lora_train_curve")
+    page.wait_for_selector("#lora_train_previews img")
+    assert "first" in page.inner_text("#lora_train_queue")
+
+    page.locator("#lora_train_compare .label-wrap").first.click()
+    page.get_by_label("Strengths").fill("0, 1")
+    page.get_by_label("Prompts", exact=True).fill("a red star on a white background")
+    page.click("#lora_train_draw")
+    page.wait_for_selector("#lora_train_grid img")
+    assert page.locator("#lora_train_tag textarea, #lora_train_tag input").input_value() == "<lora:first:0.8>"
+    assert (workshop.place.runs_dir / "first" / "first-grid.png").is_file()
+
+
+def test_a_page_that_is_loaded_again_finds_the_run(page, server):
+    _, workshop = server
+    drop_stars(page, "second", max_steps=3000, epochs=2000)
+    page.click("#lora_train_train")
+    page.wait_for_selector("#lora_train_status >> text=trains.")
+    page.reload()
+    page.wait_for_selector("#lora_train_status >> text=second")
+    page.click("#lora_train_pause")
+    page.wait_for_selector("#lora_train_status >> text=is paused")
+    page.get_by_role("button", name="Resume").click()
+    page.wait_for_selector("#lora_train_status >> text=trains.")
+    page.click("#lora_train_stop")
+    page.wait_for_selector("#lora_train_status >> text=was stopped")
+    assert wait_until_over(workshop.jobs.get("second")) == State.STOPPED
+    page.wait_for_selector("text=Unfinished runs")
+
+    page.click("#lora_train_discard")
+    page.click("#lora_train_discard_yes")
+    page.wait_for_selector("#lora_train_queue >> text=second", state="hidden")
+    assert not (workshop.place.runs_dir / "second").exists()
+
+
+def test_a_problem_stands_beside_its_field_and_names_are_never_markup(page):
+    give(page, "name", "<b>'x'</b>")
+    give(page, "rank", 0)
+    page.wait_for_selector("text=This is 0, below the least, 1. Raise it.")
+    page.wait_for_selector("text=cannot be a file name and a tag")
+    assert page.locator("#lora_train_tab .lora_train_bad b").count() == 0
