@@ -21,7 +21,7 @@ from lib_lora_train.dataset.captioning import CaptionReport, caption_images
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.place import Place
 from lib_lora_train.jobs import Job, Jobs
-from lib_lora_train.training.plan import Plan, make_plan
+from lib_lora_train.training.plan import Plan, check_before_start, make_plan
 from lib_lora_train.training.run_folder import AdapterPoint, RunFolder
 
 FOLDERS = ("images", "regularisation")
@@ -79,7 +79,7 @@ class Workshop:
             config = self.config(values)
             found = [*config.problems(), *self._missing(config)]
             if not found:
-                make_plan(config, self.place.make_host(config.model), timed=False)
+                check_before_start(config, self.place.make_host(config.model))
             return found
         except UserError as error:
             return problems_in(error)
@@ -113,7 +113,7 @@ class Workshop:
         config = self.config(values)
         if problems := [*config.problems(), *self._missing(config)]:
             raise UserError("\n".join(map(str, problems)))
-        make_plan(config, self.place.make_host(config.model), timed=False)
+        check_before_start(config, self.place.make_host(config.model))
         return self.jobs.add(config)
 
     def resume(self, name: str) -> Job:

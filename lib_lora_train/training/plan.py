@@ -80,6 +80,19 @@ class Plan:
         return "\n".join(lines)
 
 
+def check_before_start(config: TrainConfig, host: Host) -> Dataset:
+    """The run's images, when nothing that shows at once keeps it from starting; takes no turn and no time.
+
+    Raises:
+        UserError: when something does.
+    """
+    raise_problems(config.problems())
+    if taken := name_taken(config):
+        raise UserError(taken)
+    host.peek()
+    return dataset_of(config)
+
+
 def make_plan(config: TrainConfig, host: Host, *, timed: bool = True) -> Plan:
     """Reads the images' sizes, times two steps on random latents, and writes nothing.
 
@@ -88,10 +101,7 @@ def make_plan(config: TrainConfig, host: Host, *, timed: bool = True) -> Plan:
     Raises:
         UserError: for everything that would keep the run from starting.
     """
-    raise_problems(config.problems())
-    if taken := name_taken(config):
-        raise UserError(taken)
-    dataset = dataset_of(config)
+    dataset = check_before_start(config, host)
     batches = BatchPlan(dataset, config.dataset, Randomness(config.run.seed))
     timetable = Timetable.of(config.training, batches.steps_per_epoch)
     largest = max(batches.showings, key=lambda size: size.width * size.height)
