@@ -16,7 +16,8 @@ from tests.host.webui import WebUI, start_real, start_stand_in
 def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     data = tmp_path_factory.mktemp("webui")
     installed = request.config.getoption("--webui")
-    running = start_real(Path(installed).resolve(), data) if installed else start_stand_in(data)
+    flags = request.config.getoption("--webui-flags").split()
+    running = start_real(Path(installed).resolve(), data, flags) if installed else start_stand_in(data)
     yield running
     running.close()
 

@@ -103,6 +103,20 @@ def test_while_another_checkpoint_is_loaded_the_run_waits_and_says_so(webui, tra
     assert webui.draw(PROMPT) == image
 
 
+def test_while_another_vae_is_loaded_the_run_waits_and_says_so(webui, trained, settings):
+    whole = trained("same eyes")
+    image = webui.draw(PROMPT)
+    webui.act("same eyes", "discard")
+    webui.start(**settings("same eyes"))
+    webui.wait_for_step("same eyes", 1)
+    webui.load_vae("other-vae.safetensors")
+    assert "VAE" in webui.wait("same eyes", "paused")["message"]
+    webui.load_vae("None")
+    webui.wait("same eyes", "finished")
+    assert webui.adapter("same eyes") == whole
+    assert webui.draw(PROMPT) == image
+
+
 @pytest.mark.parametrize("stage", ["view", "cache", "inject", "step", "save", "validation"])
 def test_a_run_that_fails_anywhere_leaves_the_webui_as_it_was(webui, settings, stage):
     before, image = webui.weights(), webui.draw(PROMPT)

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,10 @@ class WebUI:
         """As choosing it at the top of the page."""
         assert self.call("POST", "/sdapi/v1/options", {"sd_model_checkpoint": name}).status == 200
 
+    def load_vae(self, name: str) -> None:
+        """As choosing it in the settings; None is the checkpoint's own."""
+        assert self.call("POST", "/sdapi/v1/options", {"sd_vae": name}).status == 200
+
     def weights(self) -> str:
         return self.call("GET", "/lora-train-checks/weights").body["hash"]
 
@@ -111,10 +116,10 @@ class WebUI:
             self.process.kill()
 
 
-def start_real(folder: Path, data: Path) -> WebUI:
+def start_real(folder: Path, data: Path, flags: Sequence[str] = ()) -> WebUI:
     """The WebUI installed in `folder`, with folders of its own in `data`, so that the installation stays as it is."""
     python = next((path for path in (folder / "venv/bin/python", folder / "venv/Scripts/python.exe") if path.exists()), None)
-    command = [str(python or sys.executable), "launch.py", *FLAGS.split(), "--data-dir", str(data)]
+    command = [str(python or sys.executable), "launch.py", *FLAGS.split(), *flags, "--data-dir", str(data)]
     extensions = data / "extensions"
     extensions.mkdir(parents=True)
     (extensions / "sd-webui-lora-train").symlink_to(ROOT)
@@ -130,7 +135,7 @@ def start_stand_in(data: Path) -> WebUI:
 
 
 def add_checkpoints(models: Path) -> None:
-    """The embedded checkpoint under two names, the second one with other weights."""
+    """The embedded checkpoint under two names, the second one with other weights; and a VAE with other weights."""
     from safetensors.torch import load_file, save_file
 
     models.mkdir(parents=True)
@@ -142,6 +147,10 @@ def add_checkpoints(models: Path) -> None:
     other = load_file(CHECKPOINT)
     other["model.diffusion_model.out.2.bias"] += 0.25
     save_file(other, models / "other.safetensors")
+    (models.parent / "VAE").mkdir()
+    prefix = "first_stage_model."
+    vae = {name.removeprefix(prefix): 1.01 * weight for name, weight in other.items() if name.startswith(prefix)}
+    save_file(vae, models.parent / "VAE" / "other-vae.safetensors")
     for name in ("shapes", "other"):
         (models / f"{name}.yaml").write_text(config, encoding="utf-8")
         shutil.copytree(models / "tokenizer", models / name)

@@ -56,7 +56,10 @@ def make_app():
     @app.post("/sdapi/v1/options")
     def options(values: dict = Body()):
         with call_queue.queue_lock:
-            sd_models.load_model(checkpoint(values["sd_model_checkpoint"]))
+            if name := values.get("sd_model_checkpoint"):
+                sd_models.load_model(checkpoint(name))
+            if name := values.get("sd_vae"):
+                sd_models.load_vae(None if name == "None" else Path(paths.data_path) / "models" / "VAE" / name)
 
     @app.post("/sdapi/v1/interrupt")
     def interrupt():

@@ -65,3 +65,11 @@ def load_model(file: Path):
         if isinstance(getattr(module, "weight", None), torch.Tensor):
             module.network_layer_name = name
     model_data.sd_model = model
+
+
+def load_vae(file: Path | None):
+    """sd_vae.py:189: other weights into the same tensors, and the checkpoint's own back from a copy."""
+    part = model_data.sd_model.first_stage_model
+    if not hasattr(part, "base"):
+        part.base = {name: weight.clone() for name, weight in part.state_dict().items()}
+    part.load_state_dict(load_file(file) if file else part.base)
