@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
+from lib_lora_train.adapters.forward import compute_lean
 from lib_lora_train.config import AdapterConfig
 from lib_lora_train.randomness import Randomness
 
@@ -143,6 +144,7 @@ def inject(view: nn.Module, targets: list[Target], prefix: str, randomness: Rand
         name = kohya_name(prefix, target.module)
         layer = AdaptedLayer(name, modules[target.module], target.rank, target.alpha)
         _initialise(layer, randomness.torch("adapter", name))
+        compute_lean(layer.layer, ADAPTER)
         layers.append(layer)
     return layers
 
