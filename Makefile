@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine: make demo, make test. On Windows, see README.md.
+# On a fresh machine: make demo, make ui, make test. On Windows, see README.md.
 
 PYTHON ?= python3
 # A1111's own packages where this Python can run them, else the newest.
@@ -7,10 +7,14 @@ VENV   := .venv/$(STACK)
 READY  := $(VENV)/.ready
 RUN    := $(VENV)/bin/python
 
-.PHONY: demo test bench lint docs checkpoint clean
+.PHONY: demo ui test bench lint docs checkpoint clean
 
 demo: $(READY)
 	$(RUN) -m lib_lora_train demo
+
+# The tab as a page of its own, at http://127.0.0.1:7860
+ui: $(VENV)/.ready-ui
+	$(RUN) -m lib_lora_train ui $(ARGS)
 
 test: $(READY)
 	$(RUN) -m pytest -n 2
@@ -34,5 +38,9 @@ $(READY): requirements/$(STACK).txt requirements/dev.txt
 	$(RUN) -m pip install --quiet --requirement requirements/$(STACK).txt --requirement requirements/dev.txt
 	touch $(READY)
 
+$(VENV)/.ready-ui: $(READY) requirements/ui.txt
+	$(RUN) -m pip install --quiet --requirement requirements/$(STACK).txt --requirement requirements/ui.txt
+	touch $(VENV)/.ready-ui
+
 clean:
-	rm -rf .venv demo-output build
+	rm -rf .venv demo-output lora-train-ui build

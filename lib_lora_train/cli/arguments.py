@@ -52,6 +52,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_fields(compare, fields_of(CompareConfig))
     demo = commands.add_parser("demo", help="teach the embedded checkpoint a star: no download, a few minutes")
     demo.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for all that is written")
+    ui = commands.add_parser("ui", help="open the tab as a page of its own", description="Opens the tab without a WebUI.")
+    ui.add_argument("--checkpoint", type=Path, help="a Stable Diffusion 1.x file (default: the embedded miniature)")
+    ui.add_argument("--port", type=int, default=7860, help="of the page (default: 7860)")
+    ui.add_argument("--listen", action="store_true", help="let other machines open it; then only dropped images can be used")
+    ui.add_argument("--output", type=Path, default=Path("lora-train-ui"), help="folder for all that is written")
     return parser
 
 

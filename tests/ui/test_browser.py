@@ -20,7 +20,7 @@ from lib_lora_train.ui.standalone import build_page, make_place  # noqa: E402
 from lib_lora_train.workshop import Workshop  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-LONG = 120_000
+LONG = 60_000
 """Milliseconds; a machine that is busy needs some for the plan, and for the first step."""
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
@@ -52,7 +52,7 @@ def page(browser, server) -> Iterator:
     faults: list[str] = []
     opened.on("pageerror", lambda error: faults.append(str(error)))
     opened.goto(server[0])
-    opened.wait_for_selector("#lora_train_train")
+    opened.wait_for_selector("#lora_train_drop[data-listens]")  # the browser side is there
     yield opened
     opened.close()
     assert faults == []
@@ -103,8 +103,8 @@ def test_from_dropping_images_to_the_grid(page, server):
     assert "first" in page.inner_text("#lora_train_queue")
 
     page.locator("#lora_train_compare .label-wrap").first.click()
-    page.get_by_label("Strengths").fill("0, 1")
-    page.get_by_label("Prompts", exact=True).fill("a red star on a white background")
+    give(page, "strengths", "0, 1")
+    give(page, "compare_prompts", "a red star on a white background")
     page.click("#lora_train_draw")
     page.wait_for_selector("#lora_train_grid img")
     assert page.locator("#lora_train_tag textarea, #lora_train_tag input").input_value() == "<lora:first:0.8>"

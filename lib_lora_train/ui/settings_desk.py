@@ -1,0 +1,286 @@
+"""The left side of the tab: settings, presets, the plan, and the images with their captions."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib_lora_train.config import Field, Problem
+from lib_lora_train.dataset.captioning import CaptionReport
+from lib_lora_train.errors import UserError
+from lib_lora_train.presets import ONE_RUN, delete_preset, list_presets, load_preset, save_preset
+from lib_lora_train.training.plan import Plan
+from lib_lora_train.ui.album import caption_of, open_page, thumbnails, write_caption
+from lib_lora_train.ui.answer import Answer, Seen, said
+from lib_lora_train.ui.background import Task, in_background
+from lib_lora_train.ui.controls import offered, read, shown, visible_first
+from lib_lora_train.ui.plan_view import EMPTY_AT_FIRST, blocked_html, plan_html
+from lib_lora_train.ui.text import problem_note
+from lib_lora_train.uploads import store_uploads, uploads_of
+from lib_lora_train.workshop import Workshop, problems_in
+
+NO_NAME = "images"
+
+
+@dataclass
+class SettingsDesk:
+    """Answers to what a person does with the settings. Holds nothing of a page; that is in its `seen`."""
+
+    workshop: Workshop
+    fields: list[Field] = field(init=False)
+    captioning: Task | None = None
+    """Outlives the page, as the runs do."""
+    _timing: threading.Lock = field(default_factory=threading.Lock)
+    _latest: int = 0
+
+    def __post_init__(self) -> None:
+        self.fields = offered(self.workshop.place.lends_checkpoint)
+
+    @property
+    def in_view(self) -> set[str]:
+        """Settings that are visible before anything is opened."""
+        return {item.name for item in visible_first(self.fields)}
+
+    def busy(self) -> bool:
+        """Whether anything goes on that a page should follow closely."""
+        return self.captioning is not None and not self.captioning.over
+
+    # The plan
+
+    def plan(self, raw: Sequence[Any], seen: Seen) -> Answer:
+        """The plan without its time, or the problems beside their fields."""
+        values, problems = read(self.fields, raw)
+        seen["values"] = values
+        answer = self._album_if_new(values.get("images", ""), seen)
+        try:
+            plan = None if problems else self.workshop.plan(values)
+        except UserError as error:
+            problems = self.workshop.problems(values) or problems_in(error)
+            plan = None
+        else:
+            problems = problems + (self.workshop.problems(values) if problems else [])
+        seen["plan"] = plan is not None and plan.seconds_per_step is None and self.workshop.jobs.current is None
+        answer |= self._notes(problems, values, seen, pressed=False)
+        answer["plan"] = {"value": self._plan_text(plan, problems, measuring=seen["plan"])}
+        return answer
+
+    def timed(self, seen: Seen) -> Answer:
+        """The same plan with its time. Of several that wait, only the latest tries the steps."""
+        if not seen.get("plan"):
+            return {}
+        self._latest += 1
+        mine, values = self._latest, seen["values"]
+        with self._timing:
+            if mine != self._latest or values is not seen["values"]:
+                return {}
+            try:
+                plan = self.workshop.plan(values, timed=True)
+            except UserError as error:
+                return {"plan": {"value": self._plan_text(None, problems_in(error))}}
+        return {"plan": {"value": plan_html(plan)}} if values is seen["values"] else {}
+
+    def start(self, raw: Sequence[Any], seen: Seen) -> Answer:
+        """Puts the run into the line, or says what keeps it from starting."""
+        self._latest += 1  # whoever still waits to try some steps need not, and the run gets the device sooner
+        values, problems = read(self.fields, raw)
+        try:
+            if problems:
+                problems += self.workshop.problems(values)
+            else:
+                job = self.workshop.start(values)
+                return self._notes([], values, seen, pressed=True) | said(f"{job.name} is in the line.")
+        except UserError as error:
+            problems = problems or self.workshop.problems(values) or problems_in(error)
+        answer = self._notes(problems, values, seen, pressed=True)
+        answer["plan"] = {"value": self._plan_text(None, problems)}
+        loose = "\n".join(p.message for p in problems if p.field not in self._names)
+        return answer | said(loose or "The run cannot start yet: see the red text.", bad=True)
+
+    @property
+    def _names(self) -> set[str]:
+        return {item.name for item in self.fields}
+
+    def _plan_text(self, plan: Plan | None, problems: Iterable[Problem], *, measuring: bool = False) -> str:
+        return plan_html(plan, measuring=measuring) if plan else blocked_html(problems, self.in_view)
+
+    def _notes(self, problems: Sequence[Problem], values: dict[str, Any], seen: Seen, *, pressed: bool) -> Answer:
+        """The notes under fields, for those where they change."""
+        notes: dict[str, str] = {}
+        for name in {problem.field for problem in problems} & self._names:
+            own = [problem for problem in problems if problem.field == name]
+            hint = name in EMPTY_AT_FIRST and not values.get(name) and not pressed
+            notes[name] = "" if hint else problem_note(own, hint=False)
+        notes = {name: text for name, text in notes.items() if text}
+        before: dict[str, str] = seen.get("notes", {})
+        seen["notes"] = notes
+        changed = {name for name in {*notes, *before} if notes.get(name) != before.get(name)}
+        return {f"note {name}": {"value": notes.get(name, ""), "visible": name in notes} for name in changed}
+
+    # Presets
+
+    def preset_names(self) -> list[str]:
+        presets = list_presets(self.workshop.place.presets_dir)
+        return [preset.name.capitalize() if preset.shipped else preset.name for preset in presets]
+
+    def load_preset(self, name: str | None) -> Answer:
+        """Fills the settings that the preset holds, which are all but those of one run."""
+        if not name:
+            return {}
+        folder = self.workshop.place.presets_dir
+        values = load_preset(name, folder)
+        by_name = {item.name: item for item in self.fields}
+        answer: Answer = {n: {"value": shown(by_name[n], v)} for n, v in values.items() if n in by_name}
+        about = next((p.about for p in list_presets(folder) if p.name.casefold() == name.casefold()), "")
+        return answer | said(f"{name}: {about}" if about else f"The settings are now those of {name}.")
+
+    def save_preset(self, name: str, raw: Sequence[Any]) -> Answer:
+        """Keeps the present settings as a preset of the user."""
+        values, problems = read(self.fields, raw)
+        if problems:
+            raise UserError("\n".join(map(str, problems)))
+        own = {key: value for key, value in values.items() if key in self.preset_fields()}
+        path = save_preset((name or "").strip(), own, self.workshop.place.presets_dir)
+        choices: Answer = {"preset": {"choices": self.preset_names(), "value": path.stem}, "preset name": {"value": ""}}
+        return choices | said(f"The preset {path.stem} is saved.")
+
+    def delete_preset(self, name: str | None) -> Answer:
+        """Deletes the preset that is chosen."""
+        if not name:
+            raise UserError("No preset is chosen. Choose the one to delete in the list Preset.")
+        delete_preset(name, self.workshop.place.presets_dir)
+        return {"preset": {"choices": self.preset_names(), "value": None}} | said(f"The preset {name} is deleted.")
+
+    def preset_fields(self) -> set[str]:
+        """Settings that a preset holds."""
+        return self._names - ONE_RUN
+
+    # Images
+
+    def uploaded(self, files: str, upload_folder: Path, name: str, images: str) -> Answer:
+        """Stores dropped files as a dataset and names its folder. `files`: where the server put them, as JSON."""
+        if not files:
+            return {}
+        place = self.workshop.place
+        uploads = uploads_of(_paths(files), upload_folder)
+        folder = store_uploads(uploads, place.datasets_dir, self._dataset_name(name, images))
+        count = sum(not upload.is_caption for upload in uploads)
+        captions = len(uploads) - count
+        also = f" and {captions} captions" if captions else ""
+        answer = said(f"{count} images{also} are now in {folder}.")
+        return answer | {"images": {"value": str(folder)}, "dropped": {"value": ""}}
+
+    def _dataset_name(self, name: str, images: str) -> str:
+        """The run's name; without one the dataset that is in use, so that more files can be added, else a new one."""
+        if (name or "").strip():
+            return name.strip()
+        root, current = self.workshop.place.datasets_dir, Path((images or "").strip())
+        if images and current.is_absolute() and current.parent == root:
+            return current.name
+        taken = {path.name for path in root.glob(f"{NO_NAME}-*")}
+        return next(name for name in (f"{NO_NAME}-{i}" for i in range(1, len(taken) + 2)) if name not in taken)
+
+    def _album_if_new(self, images: str, seen: Seen) -> Answer:
+        if images == seen.get("album of") and not self._folder_changed(seen):
+            return {}
+        seen["album of"] = images
+        return self.turn_to(0, seen)
+
+    def _folder_changed(self, seen: Seen) -> bool:
+        folder: Path | None = seen.get("folder")
+        try:
+            return folder is not None and folder.stat().st_mtime_ns != seen.get("folder time")
+        except OSError:
+            return True
+
+    def turn_to(self, number: int, seen: Seen) -> Answer:
+        """A page of the images; nothing where there is no folder that may be read."""
+        try:
+            folder = self.workshop.place.readable(seen.get("album of") or "") if seen.get("album of") else None
+        except UserError:
+            folder = None
+        seen["picked"], seen["folder"] = None, folder
+        nobody: Answer = {"caption": {"value": "", "interactive": False, "label": "Caption"}, "save caption": {"interactive": False}}
+        if folder is None:
+            return nobody | {"album": {"value": []}, "album title": {"value": ""}, "album box": {"visible": False}}
+        seen["folder time"] = folder.stat().st_mtime_ns
+        page = open_page(folder, number)
+        seen["page"] = page
+        turning = {"visible": page.pages > 1}
+        return nobody | {
+            "album": {"value": thumbnails(page)},
+            "album title": {"value": problem_note([Problem("", page.title)], hint=True)},
+            "album box": {"visible": True},
+            "page back": turning | {"interactive": page.number > 0},
+            "page on": turning | {"interactive": page.number + 1 < page.pages},
+        }
+
+    def turn_by(self, pages: int, seen: Seen) -> Answer:
+        """The page before or after."""
+        return self.turn_to(seen["page"].number + pages, seen) if seen.get("page") else {}
+
+    def pick(self, place: int, seen: Seen) -> Answer:
+        """The image at `place` of the page, with its caption to edit."""
+        page = seen.get("page")
+        if page is None or not 0 <= place < len(page.paths):
+            return {}
+        image = page.paths[place]
+        seen["picked"] = image
+        text = caption_of(page.folder, image)
+        label = f"Caption of {image.name}"
+        return {"caption": {"value": text, "interactive": True, "label": label}, "save caption": {"interactive": True}}
+
+    def save_caption(self, text: str, seen: Seen) -> Answer:
+        """Writes the caption of the image that was picked."""
+        image, page = seen.get("picked"), seen.get("page")
+        if image is None or page is None:
+            raise UserError("No image is chosen. Click one first.")
+        file = write_caption(image, text or "")
+        fresh = open_page(page.folder, page.number)
+        seen["page"], seen["folder time"] = fresh, page.folder.stat().st_mtime_ns
+        return {"album": {"value": thumbnails(fresh)}} | said(f"{file.name} is saved.")
+
+    def caption_all(self, describer: str, images: str, trigger: str, overwrite: bool) -> Answer:
+        """Begins to caption the images."""
+        if self.captioning and not self.captioning.over:
+            self.captioning.stopping = True
+            return said("Captioning ends after the present image.")
+
+        def work(task: Task) -> CaptionReport:
+            return self.workshop.caption(
+                (images or "").strip(), describer, overwrite=bool(overwrite), trigger=(trigger or "").strip(),
+                progress=task.progress, should_stop=task.should_stop,
+            )  # fmt: skip
+
+        self.captioning = in_background(f"Captioning with {describer}", work)
+        return said(f"Captioning with {describer} has begun. Press again to stop it.")
+
+    def captioning_news(self, seen: Seen) -> Answer:
+        """How far the captioning is; its report and the new captions when it is over."""
+        task = self.captioning
+        if task is None:
+            return {}
+        if not task.over:
+            return {"caption progress": {"value": problem_note([Problem("", task.text)], hint=True), "visible": True}}
+        answer: Answer = {"caption progress": {"value": "", "visible": False}}
+        if seen.get("captioned") is not task:
+            seen["captioned"] = task
+            report = task.result
+            problems = "\n".join(report.problems[:5]) if report else ""
+            answer |= said(task.error or f"{report}\n{problems}", bad=bool(task.error))
+            if seen.get("page"):
+                answer |= self.turn_to(seen["page"].number, seen)
+        return answer
+
+
+def _paths(text: str) -> list[str]:
+    try:
+        paths = json.loads(text)
+    except ValueError:
+        paths = None
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise UserError("The files did not arrive. Drop them again.")
+    return paths

@@ -1,0 +1,91 @@
+"""The drawing of a run's loss."""
+
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from lib_lora_train.training.events import EpochDone, Progress, Started, Validated
+from lib_lora_train.ui.curve import Curve, curve_of, curve_svg, smoothed, thinned, ticks
+
+
+def run_of(epochs: int = 3, steps_each: int = 10) -> list:
+    """Events of a run whose held-out loss is lowest after the second epoch."""
+    held_out = {0: 0.2, 1: 0.15, 2: 0.1, 3: 0.12}
+    events: list = [Started(0, epochs * steps_each, epochs, 5, 100), Validated(0, held_out[0])]
+    for epoch in range(1, epochs + 1):
+        for step in range((epoch - 1) * steps_each + 1, epoch * steps_each + 1):
+            events.append(Progress(step, epoch, 0.3 / step, 2.0))
+        events += [Validated(epoch, held_out[epoch]), EpochDone(epoch, epoch * steps_each)]
+    return events
+
+
+def test_the_figures_come_from_the_events():
+    curve = curve_of(run_of())
+    assert curve.steps == 30
+    assert curve.base == 0.2
+    assert curve.held_out == {1: (10, 0.15), 2: (20, 0.1), 3: (30, 0.12)}
+    assert len(curve.training) == 30
+    assert curve.best == 2
+
+
+def test_what_a_resumed_run_does_again_counts_once():
+    events = [*run_of(), Started(10, 30, 3, 5, 100), Progress(11, 2, 9.0, 1.0)]
+    curve = curve_of(events)
+    assert [step for step, _ in curve.training] == [*range(1, 11), 11]
+    assert curve.training[-1] == (11, 9.0)
+    assert set(curve.held_out) == {1}
+
+
+def test_a_loss_that_is_no_number_is_not_drawn():
+    assert curve_of([Started(0, 5, 1, 1, 1), Progress(1, 1, math.nan, 1.0)]).training == []
+
+
+def test_before_the_first_step_there_is_no_drawing():
+    assert curve_svg(Curve()) == ""
+
+
+@pytest.mark.parametrize("events", [run_of(), run_of()[:3], run_of(1, 1), run_of(3, 2000)], ids=["whole", "begun", "short", "long"])
+def test_the_drawing_is_well_formed_and_inside_its_frame(events):
+    root = ElementTree.fromstring(curve_svg(curve_of(events)))
+    width, height = map(float, root.attrib["viewBox"].split()[2:])
+    for line in root.iter("polyline"):
+        places = [tuple(map(float, place.split(","))) for place in line.attrib["points"].split()]
+        assert len(places) <= 160
+        assert all(0 <= x <= width and 0 <= y <= height for x, y in places)
+
+
+def test_axes_lines_and_the_best_epoch_are_labelled():
+    root = ElementTree.fromstring(curve_svg(curve_of(run_of())))
+    texts = [element.text for element in root.iter("text")]
+    assert {"step", "loss", "training loss", "held-out loss per epoch", "held-out loss of the base"} <= set(texts)
+    assert "best: epoch 2, 0.1000" in texts
+    assert root.attrib["role"] == "img"
+    assert "lowest held-out loss 0.1000 after epoch 2" in root.attrib["aria-label"]
+
+
+def test_a_lower_loss_stands_lower():
+    root = ElementTree.fromstring(curve_svg(curve_of(run_of())))
+    line = next(element for element in root.iter("polyline") if element.attrib["class"] == "held_out")
+    first, second, third = (float(place.split(",")[1]) for place in line.attrib["points"].split())
+    assert first < third < second  # y grows downwards
+
+
+def test_thinning_keeps_the_mean():
+    points = [(float(i), float(i % 7)) for i in range(1000)]
+    few = thinned(points, 100)
+    assert len(few) == 100
+    assert sum(loss for _, loss in few) / 100 == pytest.approx(sum(loss for _, loss in points) / 1000)
+
+
+def test_smoothing_is_the_mean_of_the_neighbours():
+    assert smoothed([(0, 0.0), (1, 3.0), (2, 6.0)], over=3) == [(0, 1.5), (1, 3.0), (2, 4.5)]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(0, 10, [0, 2, 4, 6, 8, 10]), (0.03, 0.11, [0.04, 0.06, 0.08, 0.1]), (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1])]
+)
+def test_ticks_are_round_numbers(low, high, expected):
+    assert ticks(low, high) == pytest.approx(expected)
