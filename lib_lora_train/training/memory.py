@@ -43,8 +43,23 @@ class MemoryEstimate:
         return self.base + self.adapter + self.activations
 
 
+_known: dict[str, MemoryEstimate] = {}
+
+
 def estimate_memory(lent: LentCheckpoint, config: TrainConfig, size: Size) -> MemoryEstimate:
-    """Memory for steps of `config.dataset.batch_size` images of `size` pixels."""
+    """Memory for steps of `config.dataset.batch_size` images of `size` pixels.
+
+    Found once for equal shapes and settings: a plan that is shown while somebody types asks again and again.
+    """
+    shapes = hash(tuple((name, tensor.shape) for name, tensor in lent.unet.items()))
+    facts = (shapes, lent.precision, lent.device, size, config.dataset.batch_size, config.model.max_tokens, config.adapter)
+    key = repr((*facts, config.optimizer.optimizer, config.training.gradient_checkpointing))
+    if key not in _known:
+        _known[key] = _estimated(lent, config, size)
+    return _known[key]
+
+
+def _estimated(lent: LentCheckpoint, config: TrainConfig, size: Size) -> MemoryEstimate:
     bytes_each = torch.finfo(lent.precision).bits // 8
     with torch.device("meta"):
         unet = UNet2DConditionModel(**unet_config(lent, unet_shape(lent.unet))).requires_grad_(False)
