@@ -60,7 +60,7 @@ from lib_lora_train.training.pace import Pace
 from lib_lora_train.training.previews import preview_drawing, preview_prompts
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.timetable import Timetable
-from lib_lora_train.training.validation import validation_loss, validation_timesteps
+from lib_lora_train.training.validation import noises_each, validation_loss, validation_timesteps
 
 Report = Callable[[Event], None]
 
@@ -389,6 +389,7 @@ class Session:
                     self.lent.family.latent_scale,
                     steps,
                     self.lent.device,
+                    noises_each(len(self.dataset.held_out)),
                 )
             self.tell(Validated(epoch, loss))
         self.accelerator.wait_for_everyone()

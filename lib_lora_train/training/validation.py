@@ -17,6 +17,8 @@ Predict = Callable[
     [torch.Tensor, Sequence[str], torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]
 ]
 TIMESTEP_COUNT = 8
+ROWS = 4
+"""Noises of a few held-out images at each timestep, all in all: with one image and one noise, chance picks the epoch."""
 
 
 def validation_timesteps(low: int, high: int) -> list[int]:
@@ -24,21 +26,31 @@ def validation_timesteps(low: int, high: int) -> list[int]:
     return [int(low + (high - low) * (i + 0.5) / TIMESTEP_COUNT) for i in range(TIMESTEP_COUNT)]
 
 
+def noises_each(images: int) -> int:
+    """With how many noises each of `images` held-out images is measured at each timestep."""
+    return max(1, ROWS // max(1, images))
+
+
 @torch.no_grad()
 def validation_loss(
-    predict: Predict, batches: Iterable[Batch], latent_scale: float, timesteps: Sequence[int], device: torch.device
+    predict: Predict,
+    batches: Iterable[Batch],
+    latent_scale: float,
+    timesteps: Sequence[int],
+    device: torch.device,
+    noises: int = 1,
 ) -> float:
-    """Mean squared error over images and `timesteps`; `predict` as in objectives.captioned."""
+    """Mean squared error over images, `timesteps` and `noises`; `predict` as in objectives.captioned."""
     randomness = Randomness(0)  # not the run's seed: runs with different seeds are measured alike
     total, count = torch.zeros((), device=device), 0
     for number, batch in enumerate(batches):
         batch = batch.to(device)
         assert batch.moments is not None
-        latents = batch.moments.chunk(2, dim=1)[0] * latent_scale
+        latents = (batch.moments.chunk(2, dim=1)[0] * latent_scale).repeat(noises, 1, 1, 1)
         for t in timesteps:
             noise = torch.randn(latents.shape, generator=randomness.torch("validation", number, t)).to(device)
             steps = torch.full((len(latents),), t, device=device)
-            prediction, target = predict(latents, batch.captions, noise, steps)
+            prediction, target = predict(latents, list(batch.captions) * noises, noise, steps)
             total += (prediction - target).square().flatten(1).mean(dim=1).sum()
             count += len(latents)
     return (total / max(1, count)).item()
