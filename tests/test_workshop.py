@@ -8,6 +8,7 @@ import dataclasses
 import pytest
 from PIL import Image
 
+from lib_lora_train.compare.best import recommend
 from lib_lora_train.config import CompareConfig
 from lib_lora_train.hosts.place import Place
 from lib_lora_train.jobs import wait_until_over
@@ -73,7 +74,7 @@ def test_runs_are_listed_with_their_epochs_and_the_best(workshop):
     wait_until_over(workshop.start(SETTINGS))
     (run,) = workshop.runs()
     assert (run.name, run.complete, [point.epoch for point in run.points]) == ("cat", True, [1, 2])
-    assert run.recommendation.epoch == min((1, 2), key=run.losses.__getitem__)
+    assert run.recommendation.epoch == recommend(run.validated, [1, 2]).epoch
 
 
 def test_a_webuis_own_drawing_gets_the_tag_a_person_would_type(place):
