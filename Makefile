@@ -12,13 +12,13 @@ RUN    := $(VENV)/bin/python
 demo: $(READY)
 	$(RUN) -m lib_lora_train demo
 
-# The tab as a page of its own, at http://127.0.0.1:7860
+# The tab as a page of its own, at http://127.0.0.1:7860. The newest packages have no Gradio that it knows.
 ui: $(VENV)/.ready-ui
 	$(RUN) -m lib_lora_train ui $(ARGS)
 
 # make test TESTS=tests/model runs a part.
 test: $(READY)
-	$(RUN) -m pytest -n 2 $(TESTS)
+	$(RUN) -m pytest -n 2 --dist loadgroup $(TESTS)
 
 bench: $(READY)
 	$(RUN) -m benchmarks.bench_training $(ARGS)
@@ -40,7 +40,7 @@ $(READY): requirements/$(STACK).txt requirements/dev.txt
 	touch $(READY)
 
 $(VENV)/.ready-ui: $(READY) requirements/ui.txt
-	$(RUN) -m pip install --quiet --requirement requirements/$(STACK).txt --requirement requirements/ui.txt
+	$(RUN) -c 'import gradio' 2>/dev/null || $(RUN) -m pip install --quiet --requirement requirements/$(STACK).txt --requirement requirements/ui.txt
 	touch $(VENV)/.ready-ui
 
 clean:
