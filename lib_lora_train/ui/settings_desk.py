@@ -92,6 +92,7 @@ class SettingsDesk:
                 problems += self.workshop.problems(values)
             else:
                 job = self.workshop.start(values)
+                seen["awaited"] = job.name
                 return self._notes([], values, seen, pressed=True) | said(f"{job.name} is in the line.")
         except UserError as error:
             problems = problems or self.workshop.problems(values) or problems_in(error)
