@@ -6,6 +6,7 @@ import pytest
 
 from lib_lora_train.hosts.place import Place
 from lib_lora_train.jobs import wait_until_over
+from lib_lora_train.ui.controls import shown
 from lib_lora_train.ui.runs_desk import RunsDesk
 from lib_lora_train.ui.settings_desk import SettingsDesk
 from lib_lora_train.workshop import Workshop
@@ -71,11 +72,26 @@ def test_the_run_whose_grid_was_drawn_stays_chosen(workshop, desk):
     assert looked(desk, seen, "one")["value"] == "one"
 
 
+def typed(settings: SettingsDesk, **values: object) -> list:
+    """What the page's controls hold when `values` were typed."""
+    flat = {item.name: item.default for item in settings.fields} | SETTINGS | values
+    return [shown(item, flat[item.name]) for item in settings.fields]
+
+
 def test_that_a_run_is_in_the_line_is_not_said_any_more_when_it_has_left_it(workshop, desk):
-    settings, seen = SettingsDesk(workshop), {"plan": None}
-    values = {item.name: item.default for item in settings.fields} | {**SETTINGS, "name": "one", "images": "cats"}
-    raw = [str(values[f.name]) if f.facts.choices else "" if isinstance(values[f.name], list) else values[f.name] for f in settings.fields]
-    assert "in the line" in settings.start(raw, seen)["notice"]["value"]
+    settings, seen = SettingsDesk(workshop), {}
+    assert "in the line" in settings.start(typed(settings, name="one"), seen)["notice"]["value"]
     wait_until_over(workshop.jobs.get("one"))
     assert desk.tick(None, {}, seen)["notice"] == {"value": "", "visible": False}
     assert "notice" not in desk.tick(None, {}, seen)
+
+
+def test_that_a_run_cannot_start_is_not_said_any_more_when_something_was_mended(workshop):
+    settings, seen = SettingsDesk(workshop), {}
+    refused = settings.start(typed(settings, name="one", rank=0), seen)
+    assert "cannot start" in refused["notice"]["value"]
+    assert "below the least" in refused["note rank"]["value"]
+    mended = settings.plan(typed(settings, name="one"), seen)
+    assert mended["notice"] == {"value": "", "visible": False}
+    assert mended["note rank"] == {"value": "", "visible": False}
+    assert "notice" not in settings.plan(typed(settings, name="one"), seen)
