@@ -130,7 +130,8 @@ class Jobs:
         self._make_host = make_host
         self._adapters_changed = adapters_changed
         self._line_file = line_file
-        self._left = read_line(line_file) if line_file else {}
+        left = read_line(line_file) if line_file else {}
+        self._left = {name: config for name, config in left.items() if not RunFolder.at(config).path.exists()}
         self._jobs: dict[str, Job] = {}
         self._line: collections.deque[Job] = collections.deque()
         self._changed = threading.Condition()
@@ -262,14 +263,16 @@ class Jobs:
                     return
                 job = self._line.popleft()
                 job.state = State.PREPARING
-                self._keep_line()
             self._run(job)
+            with self._changed:
+                self._keep_line()
 
     def _keep_line(self) -> None:
-        """Writes down who waits. A run that is resumed needs it not: its folder tells that it is unfinished."""
-        if self._line_file is None:
+        """Writes down who has no folder yet. A run that is resumed has one, which tells that it is unfinished."""
+        if self._line_file is None or self._closing:
             return
-        waiting = [job.config for job in self._line if not job.resumed]
+        early = (State.WAITING, State.PREPARING)
+        waiting = [job.config for job in self._jobs.values() if job.state in early and not job.resumed]
         try:
             write_line(self._line_file, [*self._left.values(), *waiting])
         except UserError as error:  # a full disk is no reason to refuse a run
@@ -280,6 +283,9 @@ class Jobs:
 
         def report(event: Event) -> None:
             job.note(event)
+            if isinstance(event, Started):
+                with self._changed:
+                    self._keep_line()
             if isinstance(event, Saved):
                 self._adapters_changed()
 
