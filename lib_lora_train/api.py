@@ -4,6 +4,7 @@
     POST   runs                  starts one
     GET    runs                  all of them, with their epochs
     GET    runs/NAME             one, and with ?since=N its events from the Nth on
+    POST   runs/NAME/compare     draws the grid of its epochs; answers with the picture and the best epoch when it is drawn
     POST   runs/NAME/ACTION      pause, continue, stop, resume, discard
 
 Settings are JSON by flat name, as in docs/settings.md. A fault is status 422 with
@@ -12,6 +13,7 @@ Settings are JSON by flat name, as in docs/settings.md. A fault is status 422 wi
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import secrets
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from fastapi import Body, Depends, HTTPException
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
+from lib_lora_train.config import CompareConfig, Problem, raise_problems
 from lib_lora_train.errors import UserError
 from lib_lora_train.jobs import Job
 from lib_lora_train.workshop import Run, Workshop, problems_in
@@ -48,6 +51,9 @@ def add_routes(app: Any, workshop: Workshop, credentials: str = "") -> None:
     def run(name: str, since: int = 0) -> Any:
         return _answered(lambda: _one_json(workshop, name, since), NOT_FOUND)
 
+    def compare(name: str, options: dict[str, Any] = Body(default={})) -> Any:
+        return _answered(lambda: _compare_json(workshop, name, options))
+
     def act(name: str, action: str) -> Any:
         return _answered(lambda: _act(workshop, name, action))
 
@@ -55,6 +61,7 @@ def add_routes(app: Any, workshop: Workshop, credentials: str = "") -> None:
     route("POST", "runs", start)
     route("GET", "runs", runs)
     route("GET", "runs/{name}", run)
+    route("POST", "runs/{name}/compare", compare)
     route("POST", "runs/{name}/{action}", act)
 
 
@@ -125,6 +132,35 @@ def _job_json(job: Job, since: int | None = None) -> dict[str, Any]:
 
 def _event_json(event: Any) -> dict[str, Any]:
     return {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}
+
+
+def _compare_json(workshop: Workshop, name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The grid as the WebUI's API gives pictures, a PNG in base64."""
+    drawn = workshop.compare(name, _compare_options(values))
+    picture = base64.b64encode(drawn.grid.read_bytes()).decode()
+    best = dataclasses.asdict(drawn.recommendation)
+    return {"name": name, "recommended": best, "file": drawn.recommended_file.name, "grid": picture}
+
+
+def _compare_options(values: dict[str, Any]) -> CompareConfig:
+    """Strengths, prompts and seed; where the grid is written is not a caller's to choose."""
+    kinds: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "strengths": (lambda value: _list_of((int, float), value) and bool(value), "must be a list of numbers."),
+        "prompts": (lambda value: _list_of(str, value), "must be a list of texts."),
+        "seed": (lambda value: isinstance(value, int) and 0 <= value < 2**32, "must be a whole number, 0 to 4294967295."),
+    }
+    problems = []
+    for name, value in values.items():
+        if name not in kinds:
+            problems.append(Problem("", f"{name}: there is no such setting of a comparison. There is: {', '.join(kinds)}."))
+        elif not kinds[name][0](value):
+            problems.append(Problem("", f"{name} is {value!r} but {kinds[name][1]}"))
+    raise_problems(problems)
+    return CompareConfig(**values)
+
+
+def _list_of(kind: Any, value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) and not isinstance(item, bool) for item in value)
 
 
 def _act(workshop: Workshop, name: str, action: str) -> Any:

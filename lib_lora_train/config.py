@@ -307,7 +307,7 @@ class TrainingConfig:
         1, "Save every", "An adapter file every so many epochs; 0: only at the end.", unit="epochs", minimum=0, maximum=100_000
     )
     save_every_steps: int = setting(
-        0, "Save every (steps)", "An adapter file every so many steps; 0: none.", unit="steps", minimum=0, maximum=10_000_000
+        0, "Save also every", "An adapter file every so many steps; 0: none.", unit="steps", minimum=0, maximum=10_000_000
     )
     state_every_minutes: float = setting(
         10.0, "Resumable state every", "Besides after each epoch; a crash loses no more than this.",
@@ -347,6 +347,18 @@ class CompareConfig:
     seed: int = setting(1, "Seed", "The same in every cell.", minimum=0, maximum=2**32 - 1)
     output: str = setting("", "Grid file", "A .png; its figures go beside it as NAME.json. Empty: in the run's folder.")
 
+
+GROUP_TITLES = {
+    "run": "the run",
+    "model": "the checkpoint",
+    "dataset": "images and captions",
+    "adapter": "the adapter",
+    "objective": "the loss",
+    "optimizer": "the optimizer",
+    "training": "length and saving",
+    "preview": "previews and validation",
+}
+"""Group of settings -> what it is about, in words."""
 
 NAME_PATTERN = re.compile(r"[^\W_](?:[\w .+-]*[\w+-])?")
 RESERVED_NAMES = frozenset(

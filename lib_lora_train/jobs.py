@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import enum
+import json
 import logging
 import threading
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from lib_lora_train.config import CheckpointConfig, TrainConfig, raise_problems
 from lib_lora_train.errors import UserError
+from lib_lora_train.files import write_text
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.training.control import Control
 from lib_lora_train.training.events import (
@@ -122,9 +124,14 @@ class Jobs:
         self,
         make_host: Callable[[CheckpointConfig], Host],
         adapters_changed: Callable[[], None] = lambda: None,
+        line_file: Path | None = None,
     ) -> None:
+        """`line_file` keeps the settings of the runs that wait, for the next time the program starts."""
         self._make_host = make_host
         self._adapters_changed = adapters_changed
+        self._line_file = line_file
+        left = read_line(line_file) if line_file else {}
+        self._left = {name: config for name, config in left.items() if not RunFolder.at(config).path.exists()}
         self._jobs: dict[str, Job] = {}
         self._line: collections.deque[Job] = collections.deque()
         self._changed = threading.Condition()
@@ -155,6 +162,23 @@ class Jobs:
         events = [event for event in folder.events() if not isinstance(event, Encoding)]
         job = Job(folder.config, resumed=path, events=earlier.events if earlier else events)
         return self._enqueue(job)
+
+    def left_over(self) -> list[str]:
+        """Names of the runs that waited in the line when the program ended last, in their order."""
+        with self._changed:
+            return list(self._left)
+
+    def take_up(self, name: str) -> Job:
+        """Puts a run of `left_over` at the end of the line.
+
+        Raises:
+            UserError: as `add`; it stays left over then.
+        """
+        with self._changed:
+            config = self._left.get(name)
+        if config is None:
+            raise UserError(f"There is no run called {name} that was left in the line.")
+        return self.add(config)
 
     def all(self) -> list[Job]:
         """The jobs in the order in which they came."""
@@ -192,6 +216,7 @@ class Jobs:
             if job in self._line:
                 self._line.remove(job)
                 job.state = State.STOPPED
+                self._keep_line()
         job.control.stop()
 
     def discard(self, name: str) -> None:
@@ -205,7 +230,7 @@ class Jobs:
     def close(self) -> None:
         """Stops the run that trains, in a way that it can be resumed, and waits for it; for when the program ends."""
         with self._changed:
-            self._closing = True
+            self._closing = True  # from here on the line's file stays as it is
             while self._line:
                 self._line.popleft().state = State.STOPPED
             self._changed.notify_all()
@@ -222,6 +247,8 @@ class Jobs:
             self._jobs.pop(job.name, None)
             self._jobs[job.name] = job
             self._line.append(job)
+            self._left.pop(job.name, None)
+            self._keep_line()
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="lora-train", daemon=True)
                 self._worker.start()
@@ -237,12 +264,28 @@ class Jobs:
                 job = self._line.popleft()
                 job.state = State.PREPARING
             self._run(job)
+            with self._changed:
+                self._keep_line()
+
+    def _keep_line(self) -> None:
+        """Writes down who has no folder yet. A run that is resumed has one, which tells that it is unfinished."""
+        if self._line_file is None or self._closing:
+            return
+        early = (State.WAITING, State.PREPARING)
+        waiting = [job.config for job in self._jobs.values() if job.state in early and not job.resumed]
+        try:
+            write_line(self._line_file, [*self._left.values(), *waiting])
+        except UserError as error:  # a full disk is no reason to refuse a run
+            log.warning("%s", error)
 
     def _run(self, job: Job) -> None:
         """Trains one job; whatever happens ends in its state and message, never in the worker."""
 
         def report(event: Event) -> None:
             job.note(event)
+            if isinstance(event, Started):
+                with self._changed:
+                    self._keep_line()
             if isinstance(event, Saved):
                 self._adapters_changed()
 
@@ -266,6 +309,31 @@ class Jobs:
         with self._changed:
             self._jobs.pop(job.name, None)
         self._adapters_changed()
+
+
+def write_line(file: Path, configs: Iterable[TrainConfig]) -> None:
+    """Keeps the settings of runs that have not begun; without any, there is no file."""
+    settings = [config.to_flat() for config in configs]
+    if settings:
+        write_text(file, json.dumps(settings, indent=1, ensure_ascii=False))
+    else:
+        file.unlink(missing_ok=True)
+
+
+def read_line(file: Path) -> dict[str, TrainConfig]:
+    """Name -> settings of the runs that `write_line` kept; those that cannot be read are passed over."""
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    found = {}
+    for flat in kept if isinstance(kept, list) else []:
+        try:
+            config = TrainConfig.from_flat(flat)
+        except (UserError, AttributeError):  # of another version, or no settings at all
+            continue
+        found[config.run.name] = config
+    return found
 
 
 def unfinished_runs(runs_dir: Path, known: Iterable[str] = ()) -> list[RunFolder]:

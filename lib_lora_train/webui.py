@@ -7,8 +7,11 @@ this module and the runs in it stay. Nothing that install.py adds is imported be
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
+import signal
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +65,29 @@ def workshop(api: bool = False) -> Workshop:
         return Workshop(_place(api=True), workshop().jobs)
     made = Workshop(_place(api=False))
     atexit.register(made.jobs.close)
+    before_a_signal_ends_it(made.jobs.close)
     return made
+
+
+def before_a_signal_ends_it(close: Callable[[], None]) -> None:
+    """Has `close` called when the process is asked to end, and then whatever happened upon that before.
+
+    The WebUI ends at once on Ctrl-C, with os._exit (initialize_util.py), and Python itself on SIGTERM: atexit is not
+    reached in either case. A second signal does not wait.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(ValueError):  # only the main thread may say what a signal does
+            signal.signal(number, _closing(close, signal.getsignal(number)))
+
+
+def _closing(close: Callable[[], None], former: Any) -> Callable[[int, Any], None]:
+    def handle(number: int, frame: Any) -> None:
+        signal.signal(number, former if former is not None else signal.SIG_DFL)
+        print("LoRA Train: a run that trains is saved first.", flush=True)
+        close()
+        signal.raise_signal(number)
+
+    return handle
 
 
 def _place(api: bool) -> Place:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from lib_lora_train.config import (
     CompareConfig,
     Problem,
     TrainConfig,
+    raise_problems,
     settings,
 )
 from lib_lora_train.dataset.captioning import CaptionReport, caption_images
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.place import Place
-from lib_lora_train.jobs import Job, Jobs
+from lib_lora_train.jobs import Job, Jobs, unfinished_runs
 from lib_lora_train.training.events import Validated
 from lib_lora_train.training.plan import Plan, check_before_start, make_plan
 from lib_lora_train.training.run_folder import AdapterPoint, RunFolder
@@ -51,7 +53,8 @@ class Workshop:
 
     def __init__(self, place: Place, jobs: Jobs | None = None) -> None:
         self.place = place
-        self.jobs = jobs or Jobs(place.make_host, place.adapters_changed)
+        self.jobs = jobs or Jobs(place.make_host, place.adapters_changed, place.data_dir / "waiting.json")
+        self._known_runs: dict[Path, tuple[Any, Run]] = {}
         self._step_seconds: dict[tuple[Any, ...], float] = {}
         self._busy = threading.Lock()
 
@@ -61,29 +64,48 @@ class Workshop:
         Raises:
             UserError: for unknown names, values of the wrong kind, and folders that may not be read.
         """
-        placed = {"lora_dir": str(self.place.lora_dir), "runs_dir": str(self.place.runs_dir)}
-        given = {name: value for name, value in values.items() if name not in PLACED}
-        if self.place.lends_checkpoint:
-            given.pop("checkpoint", None)
-            given.pop("tokenizer", None)
-        config = TrainConfig.from_flat(given | placed)
-        for name in FOLDERS:
-            if text := getattr(config.dataset, name):
-                setattr(config.dataset, name, str(self._readable(name, text)))
-        if config.adapter.continue_from:
-            config.adapter.continue_from = str(self._own_adapter(config.adapter.continue_from))
+        config, unreadable = self._placed(values)
+        raise_problems(unreadable)
         return config
 
     def problems(self, values: Mapping[str, Any]) -> list[Problem]:
         """Everything that would keep a run with these settings from starting, each with its field ("" for none)."""
         try:
-            config = self.config(values)
-            found = [*config.problems(), *self._missing(config)]
-            if not found:
-                check_before_start(config, self.place.make_host(config.model))
-            return found
+            config = self._sound(values)
+            check_before_start(config, self.place.make_host(config.model))
+            return []
         except UserError as error:
             return problems_in(error)
+
+    def _placed(self, values: Mapping[str, Any]) -> tuple[TrainConfig, list[Problem]]:
+        """The configuration in this place's folders, and what it names that may not be read."""
+        placed = {"lora_dir": str(self.place.lora_dir), "runs_dir": str(self.place.runs_dir)}
+        given = {name: value for name, value in values.items() if name not in PLACED}
+        if self.place.lends_checkpoint:
+            given.pop("checkpoint", None)
+            given.pop("tokenizer", None)
+        config, problems = TrainConfig.from_flat(given | placed), []
+        for group, name, find in self._named_places():
+            if text := getattr(getattr(config, group), name):
+                try:
+                    setattr(getattr(config, group), name, str(find(text)))
+                except UserError as error:
+                    problems += problems_in(error)
+        return config, problems
+
+    def _named_places(self) -> list[tuple[str, str, Callable[[str], Path]]]:
+        folders = [("dataset", name, functools.partial(self._readable, name)) for name in FOLDERS]
+        return [*folders, ("adapter", "continue_from", self._own_adapter)]
+
+    def _sound(self, values: Mapping[str, Any]) -> TrainConfig:
+        """The configuration, when nothing in the settings themselves keeps it from starting.
+
+        Raises:
+            UserError: with every such problem at once.
+        """
+        config, unreadable = self._placed(values)
+        raise_problems([*config.problems(), *self._missing(config), *unreadable])
+        return config
 
     def plan(self, values: Mapping[str, Any], *, timed: bool = False) -> Plan:
         """What a run with these settings would do. With `timed` a few steps are tried, which waits for the device;
@@ -92,9 +114,7 @@ class Workshop:
         Raises:
             UserError: for everything that would keep it from starting.
         """
-        config = self.config(values)
-        if missing := self._missing(config):
-            raise UserError("\n".join(map(str, missing)))
+        config = self._sound(values)
         host = self.place.make_host(config.model)
         key = _step_key(config, host.peek().name)
         if timed and key not in self._step_seconds and self.jobs.current is None:
@@ -111,15 +131,21 @@ class Workshop:
         Raises:
             UserError: for every fault that shows before it begins.
         """
-        config = self.config(values)
-        if problems := [*config.problems(), *self._missing(config)]:
-            raise UserError("\n".join(map(str, problems)))
+        config = self._sound(values)
         check_before_start(config, self.place.make_host(config.model))
         return self.jobs.add(config)
 
     def resume(self, name: str) -> Job:
-        """Puts a run that did not come to its end into the line again."""
+        """Puts a run that did not come to its end, or was left in the line, into the line again."""
+        if name in self.jobs.left_over():
+            return self.jobs.take_up(name)
         return self.jobs.resume(self._run_path(name))
+
+    def unfinished(self) -> list[str]:
+        """Names of the runs that can be resumed: left in the line when the program ended, or cut short; newest first."""
+        known = [job.name for job in self.jobs.all() if not job.state.over]
+        begun = [folder.config.run.name for folder in unfinished_runs(self.place.runs_dir, known)]
+        return [*self.jobs.left_over(), *begun]
 
     def runs(self) -> list[Run]:
         """All runs of this place, newest first; folders that cannot be read are passed over."""
@@ -127,14 +153,23 @@ class Workshop:
         found = []
         for file in files:
             try:
-                found.append(_run(RunFolder.open(file.parent)))
+                found.append(self._read(file.parent))
             except UserError:
                 continue
         return found
 
     def run(self, name: str) -> Run:
         """The run of that name; raises UserError when there is none."""
-        return _run(RunFolder.open(self._run_path(name)))
+        return self._read(self._run_path(name))
+
+    def _read(self, path: Path) -> Run:
+        """The run in `path`, which is read again only when something in it has changed."""
+        folder = RunFolder.open(path)
+        stamp = tuple(map(_stamp, (path / "config.toml", path / "events.jsonl", folder.adapters, folder.final_file)))
+        known = self._known_runs.get(path)
+        if known is None or known[0] != stamp:
+            known = self._known_runs[path] = (stamp, _run(folder))
+        return known[1]
 
     def compare(
         self,
@@ -222,6 +257,15 @@ def problems_in(error: UserError) -> list[Problem]:
         name, colon, rest = line.partition(": ")
         found.append(Problem(name, rest) if colon and name in known else Problem("", line))
     return found
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Changes whenever the file or folder does."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _run(folder: RunFolder) -> Run:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 fastapi = pytest.importorskip("fastapi")
@@ -96,6 +98,21 @@ def test_a_run_is_discarded(client, workshop):
     wait_until_over(workshop.jobs.get("cat"))
     assert client.post(f"{PREFIX}/runs/cat/discard").json()["state"] == "discarded"
     assert client.get(f"{PREFIX}/runs").json() == []
+
+
+def test_a_comparison_answers_with_the_grid_and_the_best_epoch(client, workshop):
+    client.post(f"{PREFIX}/runs", json={**SETTINGS, "preview_steps": 1})
+    wait_until_over(workshop.jobs.get("cat"))
+    answer = client.post(f"{PREFIX}/runs/cat/compare", json={"strengths": [0, 1], "prompts": ["a cat"], "seed": 3}).json()
+    assert (answer["name"], answer["file"], answer["recommended"]["epoch"]) == ("cat", "cat.safetensors", 1)
+    assert base64.b64decode(answer["grid"]).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("options", [{"strengths": "1"}, {"strengths": []}, {"prompts": [1]}, {"seed": -1}, {"output": "/tmp/x.png"}])
+def test_a_comparison_that_cannot_be_is_refused_by_name(client, options):
+    answer = client.post(f"{PREFIX}/runs/cat/compare", json=options)
+    assert answer.status_code == 422
+    assert next(iter(options)) in answer.json()["problems"][0]["message"]
 
 
 @pytest.mark.parametrize("name", ["nobody", "..", "%2e%2e", "cat%00"])

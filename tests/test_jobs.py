@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from lib_lora_train.jobs import Jobs, State, unfinished_runs, wait_until_over
+from lib_lora_train.jobs import Jobs, State, read_line, unfinished_runs, wait_until_over
 from lib_lora_train.training.events import Finished, Started
 from tests.training.runs import LendingHost, tiny_config
 
@@ -51,6 +51,35 @@ def test_a_job_trains_in_its_own_thread_and_ends_finished(jobs, gate, config):
     assert job.folder.final_file.is_file()
     assert isinstance(job.events[-1], Finished)
     assert job.step == job.steps > 0
+
+
+def test_the_settings_of_those_that_wait_are_on_disk_until_they_begin(gate, config, tmp_path):
+    file = tmp_path / "waiting.json"
+    before = []
+
+    def make_host(model):
+        before.append(list(read_line(file)))
+        return gate
+
+    jobs = Jobs(make_host, line_file=file)
+    first, second, third = (jobs.add(config(name)) for name in ("one", "two", "three"))
+    while first.state in (State.WAITING, State.PREPARING):
+        pass
+    assert before[0][0] == "one"  # a program that is killed while it prepares a run loses nothing
+    jobs.stop("three")
+    assert {name: kept.to_flat() for name, kept in read_line(file).items()} == {"two": second.config.to_flat()}
+    gate.open.set()
+    assert wait_until_over(second) == State.FINISHED
+    assert not file.exists()
+    assert third.state == State.STOPPED
+    jobs.close()
+
+
+@pytest.mark.parametrize("text", ["", "{", "7", "[7]", '[{"nme": "x"}]', '[{"rank": "x"}]'])
+def test_a_damaged_list_of_those_that_wait_is_passed_over(tmp_path, text):
+    file = tmp_path / "waiting.json"
+    file.write_text(text)
+    assert read_line(file) == {}
 
 
 def test_what_keeps_it_waiting_is_said(jobs, gate, config):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import struct
+import threading
 
 import pytest
 from PIL import Image
@@ -11,8 +13,9 @@ from PIL import Image
 from lib_lora_train.compare.best import recommend
 from lib_lora_train.config import CompareConfig
 from lib_lora_train.hosts.place import Place
-from lib_lora_train.jobs import wait_until_over
+from lib_lora_train.jobs import State, wait_until_over
 from lib_lora_train.safe_paths import PathPolicy, readable_folder
+from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.workshop import Workshop
 from tests.training.runs import LendingHost, photos
 
@@ -58,6 +61,14 @@ def test_every_problem_comes_with_its_field(workshop):
     assert workshop.problems(SETTINGS) == []
 
 
+def test_all_problems_come_at_once(workshop, complaint):
+    unfit = {**SETTINGS, "name": "a/b", "rank": 0, "images": "dogs", "regularisation": "birds"}
+    for ask in (workshop.plan, workshop.start):
+        fields = [line.split(":")[0] for line in complaint(ask, unfit).splitlines()]
+        assert sorted(fields) == ["images", "name", "rank", "regularisation"]
+    assert {problem.field for problem in workshop.problems({**SETTINGS, "name": "", "images": "", "rank": 0})} == {"name", "images", "rank"}
+
+
 @pytest.mark.parametrize("path", ["../../secret.safetensors", "/etc/secret.safetensors"])
 def test_an_adapter_outside_the_lora_folder_is_not_continued_from(workshop, path):
     assert [problem.field for problem in workshop.problems({**SETTINGS, "continue_from": path})] == ["continue_from"]
@@ -75,6 +86,50 @@ def test_runs_are_listed_with_their_epochs_and_the_best(workshop):
     (run,) = workshop.runs()
     assert (run.name, run.complete, [point.epoch for point in run.points]) == ("cat", True, [1, 2])
     assert run.recommendation.epoch == recommend(run.validated, [1, 2]).epoch
+
+
+def test_a_run_is_read_again_only_when_it_has_changed(workshop, monkeypatch):
+    wait_until_over(workshop.start(SETTINGS))
+    (first,) = workshop.runs()
+    read = []
+    monkeypatch.setattr(RunFolder, "points", lambda folder: read.append(folder) or [])
+    assert workshop.runs() == [first]
+    assert read == []
+    (first.folder.adapters / "cat-000001.safetensors").unlink()
+    assert workshop.runs()[0].points == []
+    assert len(read) == 1
+
+
+def test_listing_runs_reads_no_weights(workshop, monkeypatch):
+    wait_until_over(workshop.start(SETTINGS))
+    final = workshop.run("cat").folder.final_file
+    with final.open("r+b") as file:  # the weights are gone, what is written about them stays
+        file.truncate(8 + struct.unpack("<Q", final.read_bytes()[:8])[0])
+    assert [point.epoch for point in workshop.run("cat").points] == [1, 2]
+
+
+def test_a_run_left_in_the_line_can_be_taken_up_the_next_time(place, lent, workshop):
+    shut = threading.Event()
+
+    class Slow(LendingHost):
+        @contextlib.contextmanager
+        def turn(self, waiting=None):
+            while not shut.wait(0.02):
+                waiting("Not yet.")
+            yield
+
+    first = Workshop(dataclasses.replace(place, make_host=lambda model: Slow(lent)))
+    first.start(SETTINGS)
+    first.start({**SETTINGS, "name": "dog"})
+    first.jobs.close()
+    shut.set()
+
+    second = Workshop(place)
+    assert second.unfinished()[0] == "dog"
+    assert wait_until_over(second.resume("dog")) == State.FINISHED
+    assert "dog" not in second.unfinished()
+    assert Workshop(place).jobs.left_over() == []
+    second.jobs.close()
 
 
 def test_a_webuis_own_drawing_gets_the_tag_a_person_would_type(place):

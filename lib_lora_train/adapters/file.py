@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # only a name here: reading a file needs no peft, which takes
     from lib_lora_train.adapters.inject import Adapter
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+LONGEST_HEADER = 100_000_000
+"""Bytes; safetensors itself reads no longer one."""
 OTHER_KINDS = {".lora_mid.weight": "a LoRA with Tucker convolutions", ".dora_scale": "a DoRA"}
 """Ends of keys that stand beside lora_down and lora_up in other kinds of adapter."""
 
@@ -105,6 +107,23 @@ def load_adapter(path: Path) -> AdapterFile:
     if not all(_fit(tensors, name) for name in names):
         raise UserError(f"{path} is damaged: its lora_down and lora_up do not fit together. Choose another adapter.")
     return AdapterFile({name: _layer(tensors, name) for name in sorted(names)}, metadata)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What is written about an adapter in its file; the weights are not read.
+
+    Raises:
+        UserError: when the file is missing or damaged.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            length = struct.unpack("<Q", file.read(8))[0]
+            header = json.loads(file.read(min(length, LONGEST_HEADER)))
+        return dict(header.get("__metadata__", {}))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}). Check the path.") from None
+    except (ValueError, AttributeError, TypeError, struct.error):
+        raise UserError(f"{path} is damaged or no safetensors file. Choose another adapter.") from None
 
 
 def serialise(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:

@@ -7,20 +7,19 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lib_lora_train.config import CompareConfig, Field, TrainConfig, fields_of, flat_from_toml, settings, unknown_name
+from lib_lora_train.config import (
+    GROUP_TITLES,
+    CompareConfig,
+    Field,
+    TrainConfig,
+    fields_of,
+    flat_from_toml,
+    settings,
+    unknown_name,
+)
 from lib_lora_train.errors import UserError
 
 PROGRAM = "python -m lib_lora_train"
-GROUP_TITLES = {
-    "run": "the run",
-    "model": "the checkpoint",
-    "dataset": "images and captions",
-    "adapter": "the adapter",
-    "objective": "the loss",
-    "optimizer": "the optimizer",
-    "training": "length and saving",
-    "preview": "previews and validation",
-}
 
 
 class Parser(argparse.ArgumentParser):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lib_lora_train.cli.arguments import GROUP_TITLES, help_text
-from lib_lora_train.config import settings
+from lib_lora_train.cli.arguments import help_text
+from lib_lora_train.config import GROUP_TITLES, settings
 
 
 def settings_page() -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_lora_train.adapters.file import load_adapter
+from lib_lora_train.adapters.file import read_metadata
 from lib_lora_train.adapters.metadata import PATHS, PLACES
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.errors import UserError
@@ -130,7 +130,7 @@ class RunFolder:
         pattern = re.compile(re.escape(self.config.run.name) + r"-(\d{6})\.safetensors")
         found = [AdapterPoint(p, int(m[1])) for p in self.adapters.glob("*.safetensors") if (m := pattern.fullmatch(p.name))]
         if self.final_file.is_file():
-            found.append(AdapterPoint(self.final_file, int(load_adapter(self.final_file).metadata.get("ss_epoch", 1))))
+            found.append(AdapterPoint(self.final_file, int(read_metadata(self.final_file).get("ss_epoch", 1))))
         if not found:
             raise UserError(f"{self.adapters} holds no adapter of this run yet. Train at least one epoch first.")
         return sorted(found, key=lambda point: point.epoch)

@@ -111,5 +111,5 @@ def _step(field: Field) -> float:
 
 
 def visible_first(fields: Sequence[Field]) -> Iterator[Field]:
-    """Those that most people set."""
-    return (field for field in fields if field.facts.basic)
+    """Those that most people set; not the checkpoint, which a WebUI lends, and which `ui --checkpoint` gives elsewhere."""
+    return (field for field in fields if field.facts.basic and field.name not in LENT)

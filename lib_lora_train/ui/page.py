@@ -8,8 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from lib_lora_train.cli.arguments import GROUP_TITLES
-from lib_lora_train.config import CompareConfig, Field, fields_of
+from lib_lora_train.config import GROUP_TITLES, CompareConfig, Field, fields_of
 from lib_lora_train.ui.answer import Answer, Seen, in_words
 from lib_lora_train.ui.controls import control_of, shown
 from lib_lora_train.ui.gradio_versions import browser_only, upload_folder
@@ -89,9 +88,7 @@ class Page:
         self._setting(fields["images"])
         gr.HTML(DROP_ZONE)
         self._album()
-        for name in ("checkpoint", "trigger"):
-            if name in fields:
-                self._setting(fields[name])
+        self._setting(fields["trigger"])
         for row in FIRST_NUMBERS:
             with gr.Row():
                 for name in row:
@@ -99,7 +96,7 @@ class Page:
                         self._setting(fields[name])
         self._setting(fields["preview_prompts"], lines=2)
         for group, title in GROUP_TITLES.items():
-            others = [field for field in self.settings.fields if field.group == group and not field.facts.basic]
+            others = [field for field in self.settings.fields if field.group == group and field.name not in self.settings.in_view]
             if others:
                 with gr.Accordion(f"More about {title}", open=False):
                     self._grid(others)
@@ -262,11 +259,12 @@ class Page:
         ticking = ["status", "pause", "stop", "discard", "run buttons", "curve", "previews", "followed", "queue", "beacon"]
         ticking += ["unfinished", "unfinished box", "compare run", "compare progress", "result box", "grid", "reason", "tag"]
         ticking += [*(["caption progress", *album] if self.place.describers else [])]
-        ticked = self._on("tick", self._tick, ["followed", "seen"], ticking)
+        ticked = self._on("tick", self._tick, ["followed", "compare run", "unfinished", "seen"], ticking)
         ticked.then(**browser_only(TICKED), **QUIET)
 
-    def _tick(self, wanted: str | None, seen: Seen) -> Answer:
-        answer = self.runs.tick(wanted, seen, also_busy=self.settings.busy)
+    def _tick(self, wanted: str | None, compared: str | None, unfinished: str | None, seen: Seen) -> Answer:
+        chosen = {"compare run": compared, "unfinished": unfinished}
+        answer = self.runs.tick(wanted, chosen, seen, also_busy=self.settings.busy)
         return answer | (self.settings.captioning_news(seen) if self.place.describers else {})
 
     def _wire_picking(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from lib_lora_train.compare.runs import Runs
 from lib_lora_train.config import CompareConfig
 from lib_lora_train.dataset.examples import read_dataset
 from lib_lora_train.errors import UserError
-from lib_lora_train.jobs import Job, State, unfinished_runs
+from lib_lora_train.jobs import Job, State
 from lib_lora_train.training.previews import preview_prompts
 from lib_lora_train.ui import run_view
 from lib_lora_train.ui.answer import Answer, Seen, news, said
@@ -25,6 +25,8 @@ from lib_lora_train.ui.memory import memory_in_use
 from lib_lora_train.ui.text import notice
 from lib_lora_train.workshop import Workshop
 
+Chosen = Mapping[str, str | None]
+"""Which run a page's lists stand at, by the part of the page."""
 FOLLOW = "(the one that trains)"
 """In the list of runs to show. No run can be called so."""
 
@@ -35,17 +37,27 @@ class RunsDesk:
 
     workshop: Workshop
     comparing: Task | None = None
+    compared: str | None = None
+    """The run whose grid was drawn last, or is being drawn."""
     _prompts: dict[str, list[str]] = field(default_factory=dict)
 
     # What a page follows
 
-    def tick(self, wanted: str | None, seen: Seen, also_busy: Callable[[], bool] = lambda: False) -> Answer:
+    def tick(self, wanted: str | None, chosen: Chosen, seen: Seen, also_busy: Callable[[], bool] = lambda: False) -> Answer:
         """What is new for a page since its last tick."""
         jobs = self.workshop.jobs.all()
         job = self._followed(wanted, jobs)
-        answer = self._run_answer(job, seen) | self._line_answer(wanted, jobs, seen) | self._comparing_answer(seen)
+        answer = self._run_answer(job, seen) | self._line_answer(wanted, chosen, jobs, seen) | self._comparing_answer(seen)
         answer["beacon"] = self._beacon(jobs, self.busy() or also_busy())
-        return news(seen, answer)
+        return news(seen, answer) | self._begun(jobs, seen)
+
+    def _begun(self, jobs: list[Job], seen: Seen) -> Answer:
+        """That a run is in the line need not be said any longer when it has left it."""
+        awaited = seen.get("awaited")
+        if awaited is None or any(job.name == awaited and job.state == State.WAITING for job in jobs):
+            return {}
+        del seen["awaited"]
+        return said("")
 
     def busy(self) -> bool:
         """Whether anything goes on that a page should follow closely."""
@@ -80,7 +92,7 @@ class RunsDesk:
             answer["previews"] = {"value": pictures, "visible": bool(pictures)}
         return answer
 
-    def _line_answer(self, wanted: str | None, jobs: list[Job], seen: Seen) -> Answer:
+    def _line_answer(self, wanted: str | None, chosen: Chosen, jobs: list[Job], seen: Seen) -> Answer:
         table = run_view.queue_html(jobs)
         answer: Answer = {"queue": {"value": table, "visible": bool(table)}}
         names = [FOLLOW, *(job.name for job in reversed(jobs))]
@@ -88,7 +100,7 @@ class RunsDesk:
         answer["followed"] = {"choices": names, "value": value, "visible": len(jobs) > 1}
         if (state := [(job.name, job.state) for job in jobs]) != seen.get("line"):
             seen["line"] = state
-            answer |= self._disk_answer(jobs)
+            answer |= self._disk_answer(chosen, seen)
         return answer
 
     def _beacon(self, jobs: list[Job], busy: bool) -> dict[str, Any]:
@@ -97,12 +109,23 @@ class RunsDesk:
         over = sum(job.state.over for job in jobs)
         return {"value": run_view.beacon_html({"busy": int(busy), "over": over, "say": say})}
 
-    def _disk_answer(self, jobs: list[Job]) -> Answer:
+    def _disk_answer(self, chosen: Chosen, seen: Seen) -> Answer:
         """What is read from disk, and so only when a run has changed its state."""
-        known = [job.name for job in jobs if not job.state.over]
-        unfinished = [folder.config.run.name for folder in unfinished_runs(self.workshop.place.runs_dir, known)]
-        answer: Answer = {"unfinished": {"choices": unfinished, "value": unfinished[0] if unfinished else None}}
-        return answer | {"unfinished box": {"visible": bool(unfinished)}} | self.runs_to_compare()
+        unfinished = self.workshop.unfinished()
+        comparable = [run.name for run in self.workshop.runs() if run.points]
+        answer: Answer = {"unfinished box": {"visible": bool(unfinished)}}
+        for part, names in (("unfinished", unfinished), ("compare run", comparable)):
+            answer[part] = {"choices": names, "value": self._choice(part, names, chosen.get(part), seen)}
+        return answer
+
+    def _choice(self, part: str, names: list[str], chosen: str | None, seen: Seen) -> str | None:
+        """What a person chose stays chosen while it is there; else the newest is offered."""
+        own = chosen != seen.get(f"offered {part}") or (part == "compare run" and chosen == self.compared)
+        if chosen in names and own:
+            return chosen
+        offered = names[0] if names else None
+        seen[f"offered {part}"] = offered
+        return offered
 
     def _prompts_of(self, job: Job) -> list[str]:
         """The prompts of a run's previews: those that were set, or the first captions."""
@@ -166,11 +189,6 @@ class RunsDesk:
 
     # The comparison
 
-    def runs_to_compare(self) -> Answer:
-        """The runs that have an adapter, newest first."""
-        names = [run.name for run in self.workshop.runs() if run.points]
-        return {"compare run": {"choices": names, "value": names[0] if names else None}}
-
     def compare(self, name: str | None, strengths: str, prompts: str) -> Answer:
         """Begins to draw the grid."""
         if not name:
@@ -183,6 +201,7 @@ class RunsDesk:
         def work(task: Task) -> Comparison:
             return self.workshop.compare(name, options, task.progress)
 
+        self.compared = name
         self.comparing = in_background(f"Drawing the grid of {name}, cells", work)
         return said("")
 
@@ -190,7 +209,9 @@ class RunsDesk:
         task = self.comparing
         if task is None:
             return {}
-        answer: Answer = {"compare progress": {"value": notice(task.text, bad=bool(task.error)), "visible": bool(task.text)}}
+        how = "\nInterrupt, on the page txt2img, ends it." if self.workshop.place.txt2img and not task.over else ""
+        text = notice(task.text + how, bad=bool(task.error))
+        answer: Answer = {"compare progress": {"value": text, "visible": bool(task.text)}}
         if task.over and seen.get("compared") is not task:
             seen["compared"] = task
             result: Comparison | None = task.result

@@ -66,7 +66,8 @@ class SettingsDesk:
         seen["plan"] = plan is not None and plan.seconds_per_step is None and self.workshop.jobs.current is None
         answer |= self._notes(problems, values, seen, pressed=False)
         answer["plan"] = {"value": self._plan_text(plan, problems, measuring=seen["plan"])}
-        return answer
+        # Something was changed since Train was refused, so that is old news; what is still wrong stands by its field.
+        return answer | (said("") if seen.pop("refused", False) else {})
 
     def timed(self, seen: Seen) -> Answer:
         """The same plan with its time. Of several that wait, only the latest tries the steps."""
@@ -92,11 +93,13 @@ class SettingsDesk:
                 problems += self.workshop.problems(values)
             else:
                 job = self.workshop.start(values)
+                seen["awaited"] = job.name
                 return self._notes([], values, seen, pressed=True) | said(f"{job.name} is in the line.")
         except UserError as error:
             problems = problems or self.workshop.problems(values) or problems_in(error)
         answer = self._notes(problems, values, seen, pressed=True)
         answer["plan"] = {"value": self._plan_text(None, problems)}
+        seen["refused"] = True
         loose = "\n".join(p.message for p in problems if p.field not in self._names)
         return answer | said(loose or "The run cannot start yet: see the red text.", bad=True)
 

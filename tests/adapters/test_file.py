@@ -14,7 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from lib_lora_train.adapters.file import adapter_tensors, load_adapter, save_adapter
+from lib_lora_train.adapters.file import adapter_tensors, load_adapter, read_metadata, save_adapter
 from lib_lora_train.adapters.inject import Adapter, inject, text_encoder_targets, unet_targets
 from lib_lora_train.config import AdapterConfig
 from lib_lora_train.model.view import text_encoder_view, unet_view
@@ -221,3 +221,16 @@ def test_a_full_disk_leaves_the_older_adapter(adapter, tmp_path, monkeypatch, co
     assert "the disk is full" in complaint(save_adapter, path, tensors, {"ss_epoch": "2"})
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_metadata_is_read_without_the_weights(adapter, tmp_path, complaint):
+    path = tmp_path / "mycat.safetensors"
+    save_adapter(path, adapter_tensors(adapter, "fp16"), METADATA)
+    _, metadata, body = read(path)
+    os.truncate(path, path.stat().st_size - len(body))
+    assert read_metadata(path) == metadata
+    for content in (b"", b"12345678", struct.pack("<Q", 2) + b"[]", struct.pack("<Q", 2**63) + b"{}garbage"):
+        path.write_bytes(content)
+        assert "is damaged" in complaint(read_metadata, path)
+    path.unlink()
+    assert "cannot be read" in complaint(read_metadata, path)

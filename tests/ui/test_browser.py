@@ -113,6 +113,13 @@ def test_from_dropping_images_to_the_grid(page, server):
     page.click("#lora_train_draw")
     page.wait_for_selector("#lora_train_grid img")
     assert page.locator("#lora_train_tag textarea, #lora_train_tag input").input_value() == "<lora:first:0.8>"
+    seen_whole = """image => {
+        const box = image.closest('#lora_train_grid').getBoundingClientRect(), own = image.getBoundingClientRect();
+        return Math.abs(own.width / own.height - image.naturalWidth / image.naturalHeight) < 0.02
+            && own.left >= box.left && own.right <= box.right && own.top >= box.top && own.bottom <= box.bottom;
+    }"""
+    page.wait_for_function("document.querySelector('#lora_train_grid img').naturalWidth > 0")
+    assert page.locator("#lora_train_grid img").first.evaluate(seen_whole)
     assert (workshop.place.runs_dir / "first" / "first-grid.png").is_file()
 
 

@@ -16,8 +16,9 @@ def test_the_place_decides_its_own_settings():
     assert missing == {"checkpoint", "tokenizer"}
 
 
-def test_in_a_webui_at_most_ten_controls_are_visible_with_the_preset():
-    assert len(list(visible_first(offered(True)))) + 1 <= 10
+@pytest.mark.parametrize("lends_checkpoint", [True, False])
+def test_at_most_ten_controls_are_visible_with_the_preset(lends_checkpoint):
+    assert len(list(visible_first(offered(lends_checkpoint)))) + 1 <= 10
 
 
 def test_every_control_is_labelled():
