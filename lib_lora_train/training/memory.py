@@ -17,8 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lib_lora_train.adapters.inject import inject, text_encoder_targets, unet_targets
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.dataset.images import Size
+from lib_lora_train.model.conditioning import predict, stand_in_conditioning
 from lib_lora_train.model.lent import LentCheckpoint
 from lib_lora_train.model.names import unet_shape
+from lib_lora_train.model.text import ClipText
 from lib_lora_train.model.view import text_encoder_view, unet_config
 from lib_lora_train.randomness import Randomness
 
@@ -99,10 +101,11 @@ def _kept_bytes(unet: UNet2DConditionModel, config: TrainConfig, size: Size, len
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
         lent.autocast(),
     ):
-        output = unet(
+        output = predict(
+            unet,
             torch.empty(batch, unet.config["in_channels"], size.height // 8, size.width // 8),
             torch.zeros(batch, dtype=torch.long),
-            torch.empty(batch, tokens, unet.config["cross_attention_dim"]),
+            stand_in_conditioning(unet.config, batch, tokens, lent.device),
         )
     total = sum(kept.values())
     del output
@@ -124,10 +127,14 @@ def _make_fake(unet: UNet2DConditionModel, lent: LentCheckpoint, fake: FakeTenso
 
 
 def _text_encoder_weights(lent: LentCheckpoint, config: TrainConfig) -> int:
-    encoder = text_encoder_view(lent)
-    modules = dict(encoder.named_modules())
-    shapes = [modules[target.module].weight.shape for target in text_encoder_targets(encoder, config.adapter)]
-    return sum(config.adapter.rank * (out + into) for out, into in shapes)
+    found = 0
+    for number, part in enumerate(lent.family.text):
+        encoder = text_encoder_view(lent, number)
+        clip = ClipText(lent.text_tokenizer(number), encoder, part, config.model.clip_skip)
+        modules = dict(encoder.named_modules())
+        shapes = [modules[t.module].weight.shape for t in text_encoder_targets(encoder, config.adapter, clip.layers_used)]
+        found += sum(config.adapter.rank * (out + into) for out, into in shapes)
+    return found
 
 
 def _numbers(weights: Mapping[str, torch.Tensor]) -> int:

@@ -14,6 +14,7 @@ from lib_lora_train.dataset.images import Size
 from lib_lora_train.dataset.order import BatchPlan
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.base import Host
+from lib_lora_train.model.conditioning import predict, stand_in_conditioning
 from lib_lora_train.model.lent import LentCheckpoint
 from lib_lora_train.model.parts import Parts
 from lib_lora_train.randomness import Randomness
@@ -186,14 +187,14 @@ def _seconds_per_step(lent: LentCheckpoint, config: TrainConfig, size: Size) -> 
     generator = Randomness(0).torch("plan")
     batch, tokens = config.dataset.batch_size, 77 * (config.model.max_tokens // 75)
     latents = torch.randn(batch, parts.unet.config["in_channels"], size.height // 8, size.width // 8, generator=generator)
-    context = torch.randn(batch, tokens, parts.unet.config["cross_attention_dim"], generator=generator)
-    timesteps = torch.randint(0, 1000, (batch,), generator=generator)
-    inputs = [tensor.to(lent.device) for tensor in (latents, timesteps, context)]
+    latents = latents.to(lent.device)
+    timesteps = torch.randint(0, 1000, (batch,), generator=generator).to(lent.device)
+    told = stand_in_conditioning(parts.unet.config, batch, tokens, lent.device)
     times = []
     for _ in range(1 + TIMED_STEPS):
         started = time.perf_counter()
         with accelerator.autocast():
-            loss = parts.unet(*inputs).sample.float().square().mean()
+            loss = predict(parts.unet, latents, timesteps, told).float().square().mean()
         loss.backward()
         loss.item()  # waits for the device
         times.append(time.perf_counter() - started)
