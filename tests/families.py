@@ -17,7 +17,7 @@ from tests.miniature import VAE, random_weights, write_tokenizer
 
 SD2_UNET = {
     "block_out_channels": (64, 128),
-    "layers_per_block": 1,
+    "layers_per_block": 2,
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
     "attention_head_dim": (1, 2),
@@ -26,7 +26,7 @@ SD2_UNET = {
 }
 SDXL_UNET = {
     "block_out_channels": (64, 128),
-    "layers_per_block": 1,
+    "layers_per_block": 2,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
     "transformer_layers_per_block": (1, 2),
@@ -37,7 +37,7 @@ SDXL_UNET = {
     "addition_time_embed_dim": 16,
     "projection_class_embeddings_input_dim": 48 + 6 * 16,
 }
-SHAPES = {"sd2": UNetShape((64, 128), 1, (1, 0)), "sdxl": UNetShape((64, 128), 1, (0, 2))}
+SHAPES = {"sd2": UNetShape((64, 128), 2, (1, 0)), "sdxl": UNetShape((64, 128), 2, (0, 2))}
 UNETS: dict[str, dict[str, Any]] = {"sd2": SD2_UNET, "sdxl": SDXL_UNET}
 
 

@@ -20,12 +20,12 @@ from tests.families import write_family
 from tests.training.runs import of_kind, photos, tiny_config
 
 CPU = torch.device("cpu")
-LDM = r"lora_unet_(input_blocks_3_1|middle_block_1|output_blocks_[01]_1)_(proj_(in|out)|transformer_blocks_[01]_(attn[12]_to_(q|k|v|out_0)|ff_net_(0_proj|2)))"
-DIFFUSERS = r"lora_unet_(down_blocks_0_attentions_0|mid_block_attentions_0|up_blocks_1_attentions_[01])_(proj_(in|out)|transformer_blocks_0_(attn[12]_to_(q|k|v|out_0)|ff_net_(0_proj|2)))"
+LDM = r"lora_unet_(input_blocks_[45]_1|middle_block_1|output_blocks_[012]_1)_(proj_(in|out)|transformer_blocks_[01]_(attn[12]_to_(q|k|v|out_0)|ff_net_(0_proj|2)))"
+DIFFUSERS = r"lora_unet_(down_blocks_0_attentions_[01]|mid_block_attentions_0|up_blocks_1_attentions_[012])_(proj_(in|out)|transformer_blocks_0_(attn[12]_to_(q|k|v|out_0)|ff_net_(0_proj|2)))"
 TEXT = r"lora_te{}_text_model_encoder_layers_[{}]_(self_attn_(q|k|v|out)_proj|mlp_fc[12])"
 NAMES = {"sdxl": f"{LDM}|{TEXT.format(1, '0-2')}|{TEXT.format(2, '0-2')}", "sd2": f"{DIFFUSERS}|{TEXT.format('', '01')}"}
 """kohya's names on the small checkpoints. The last layers of SD 2's encoder and of SDXL's first one have no effect."""
-COUNTS = {"sdxl": 4 * (2 + 2 * 10) + 3 * 6 + 3 * 6, "sd2": 4 * (2 + 10) + 2 * 6}
+COUNTS = {"sdxl": 6 * (2 + 2 * 10) + 3 * 6 + 3 * 6, "sd2": 6 * (2 + 10) + 2 * 6}
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +86,8 @@ def test_a_file_says_which_version_it_goes_with(run, kind, prediction):
 
 def test_convolutions_of_sdxl_have_ldms_names(run):
     names = set(load_adapter(run("sdxl", conv_rank=2, max_steps=1)[1]).layers)
-    wanted = {"input_blocks_2_0_op", "input_blocks_1_0_in_layers_2", "input_blocks_3_0_out_layers_3", "input_blocks_3_0_emb_layers_1",
-              "input_blocks_3_0_skip_connection", "middle_block_2_in_layers_2", "output_blocks_1_2_conv"}  # fmt: skip
+    wanted = {"input_blocks_3_0_op", "input_blocks_1_0_in_layers_2", "input_blocks_4_0_out_layers_3", "input_blocks_4_0_emb_layers_1",
+              "input_blocks_4_0_skip_connection", "middle_block_2_in_layers_2", "output_blocks_2_2_conv"}  # fmt: skip
     assert {f"lora_unet_{name}" for name in wanted} <= names
 
 
