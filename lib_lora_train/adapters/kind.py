@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lib_lora_train.adapters.file import AdapterFile
-from lib_lora_train.model.family import FAMILIES, SD1, SD2, SDXL, Family
+from lib_lora_train.model.family import SD1, SD2, SDXL, Family
 
 SDXL_NAMES = ("lora_te1_", "lora_te2_", "lora_unet_input_blocks_", "lora_unet_middle_block_", "lora_unet_output_blocks_")
 TEXT_WIDTHS = {768: SD1, 1024: SD2, 2048: SDXL}
 """Width of the text features that the UNet's cross-attention takes."""
+VERSIONS = {"sd_v1": SD1, "sd_v2": SD2, "sdxl_": SDXL}
+"""How `ss_base_model_version` begins."""
 KNOWN_BY = "attn2_to_k"
 
 
@@ -23,10 +25,8 @@ def made_for(file: AdapterFile) -> Family | None:
 
 def said_to_be_for(metadata: Mapping[str, str]) -> Family | None:
     """The family in the metadata, read as the WebUIs read it; None where there is none, or another one."""
-    version = metadata.get("ss_base_model_version", "")
-    if metadata.get("ss_v2") == "True":
-        return SD2
-    return next((family for family in FAMILIES if version and version.startswith(family.base_model_version)), None)
+    version = "sd_v2" if metadata.get("ss_v2") == "True" else metadata.get("ss_base_model_version", "")
+    return next((family for start, family in VERSIONS.items() if version.startswith(start)), None)
 
 
 def what_it_is_made_for(file: AdapterFile) -> str:

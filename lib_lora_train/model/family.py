@@ -107,4 +107,3 @@ SDXL = Family(
     base_model_version="sdxl_base_v1-0",
     architecture="stable-diffusion-xl-v1-base",
 )
-FAMILIES = (SD1, SD2, SDXL)

@@ -59,8 +59,9 @@ def estimate_memory(lent: LentCheckpoint, config: TrainConfig, size: Size) -> Me
     Found once for equal shapes and settings: a plan that is shown while somebody types asks again and again.
     """
     shapes = hash(tuple((name, tensor.shape) for name, tensor in lent.unet.items()))
-    facts = (shapes, lent.precision, lent.device, size, config.dataset.batch_size, config.model.max_tokens, config.adapter)
-    key = repr((*facts, config.optimizer.optimizer, config.training.gradient_checkpointing))
+    facts = (shapes, lent.family, lent.heads, lent.precision, lent.device, size, config.dataset.batch_size, config.model.max_tokens)
+    chosen = (config.model.clip_skip, config.adapter, config.optimizer.optimizer, config.training.gradient_checkpointing)
+    key = repr((facts, chosen))
     if key not in _known:
         _known[key] = _estimated(lent, config, size)
     return _known[key]

@@ -20,6 +20,7 @@ from lib_lora_train.model.parts import Parts
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.training.learning import make_accelerator, make_adapter
 from lib_lora_train.training.memory import MemoryEstimate, estimate_memory
+from lib_lora_train.training.notes import notes_on
 from lib_lora_train.training.optimizers import make_optimizer
 from lib_lora_train.training.run_folder import RunFolder, name_taken
 from lib_lora_train.training.session import dataset_of
@@ -66,6 +67,7 @@ class Plan:
         memory = f"about {megabytes(self.memory.total)}"
         if self.memory_free is not None:
             memory += f" of {megabytes(self.memory_free)} free"
+        text = f", {megabytes(self.memory.text)} text encoder" if self.memory.text else ""
         lines = [
             f"{self.name} on {self.checkpoint}, {self.device}",
             f"  images      {self.images} to learn, {self.held_out_images} held out, "
@@ -74,7 +76,7 @@ class Plan:
             f"  steps       {self.steps} in {self.epochs} epochs",
             f"  time        {self.time}, after encoding the images",
             f"  memory      {memory}: {megabytes(self.memory.base)} UNet, {megabytes(self.memory.adapter)} adapter "
-            f"and optimizer, {megabytes(self.memory.activations)} activations",
+            f"and optimizer, {megabytes(self.memory.activations)} activations{text}",
             f"  writes      {self.files} files of {megabytes(self.file_bytes)} in {self.folder}",
             *(f"  note        {warning}" for warning in self.warnings),
         ]
@@ -137,7 +139,7 @@ def _plan(
     seconds: float | None,
 ) -> Plan:
     training = config.training
-    warnings = list(dataset.warnings)
+    warnings = [*dataset.warnings, *notes_on(lent, config)]
     free = _free_memory(lent.device)
     if free is not None and memory.total > free:
         warnings.append(
