@@ -372,10 +372,10 @@ def _zero_terminal_snr(setting: str, prediction: str, model: Any) -> bool:
     """By the setting, the file's mark, or the WebUI's "Noise schedule for sampling"."""
     from modules import shared
 
-    if setting != "auto":
+    if setting != "auto" or prediction != "v":
         return setting == "on"
     drawn_so = getattr(shared.opts, "sd_noise_schedule", "Default") == "Zero Terminal SNR"
-    return prediction == "v" and (drawn_so or getattr(model, "ztsnr", False) or _marks(model)[1])
+    return drawn_so or getattr(model, "ztsnr", False) or _marks(model)[1]
 
 
 def _marks(model: Any) -> tuple[bool, bool]:
