@@ -39,7 +39,8 @@ class MemoryEstimate:
     adapter: int
     """Weights, gradients and optimizer."""
     activations: int
-    """The most that the forward pass holds at once: what the backward pass needs, and what is in the making."""
+    """The most that the forward pass holds at once: what the backward pass needs, and what is in the making. With
+    gradient checkpointing the block that is computed again comes on top, a seventh or so of this."""
     adapter_weights: int
     """Numbers in the adapter, which decide its file's size."""
     text: int = 0
