@@ -72,7 +72,7 @@ def prepared(session: Session, index: int) -> Prepared:
     latents = objective.latents(batch, index)
     return Prepared(
         latents=latents,
-        features=objective.encode_text(batch.captions),
+        features=objective.encode_text(batch.captions).context,
         noise=objective.draws.noise(latents.shape, index).to(device),
         timesteps=objective.draws.timesteps(len(latents), index).to(device),
     )

@@ -182,7 +182,7 @@ def write_diffusers_layout(workload: Workload, folder: Path) -> Path:
     with workload.host().lease() as lent:
         parts = Parts.of(lent, CheckpointConfig())
         stored = torch.float16 if workload.stored_in_half() else torch.float32
-        for name, module in (("unet", parts.unet), ("vae", parts.vae), ("text_encoder", parts.text_encoder)):
+        for name, module in (("unet", parts.unet), ("vae", parts.vae), ("text_encoder", parts.text_encoders)):
             module.to(stored).save_pretrained(folder / name)
         lent.tokenizer.save_pretrained(folder / "tokenizer")
     schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}

@@ -86,7 +86,7 @@ class RunConfig:
 class CheckpointConfig:
     """The checkpoint that is taught, and how it is read."""
 
-    checkpoint: str = setting("", "Checkpoint", "A Stable Diffusion 1.x .safetensors or .ckpt file.", basic=True)
+    checkpoint: str = setting("", "Checkpoint", "A Stable Diffusion 1.x, 2.x or XL .safetensors or .ckpt file.", basic=True)
     tokenizer: str = setting(
         "",
         "Tokenizer folder",
@@ -98,6 +98,12 @@ class CheckpointConfig:
         "Prediction type",
         "What the network predicts. auto: what the checkpoint says, else epsilon.",
         choices=("auto", "epsilon", "v"),
+    )
+    zero_terminal_snr: str = setting(
+        "auto",
+        "Zero terminal SNR",
+        "Whether the last timestep is noise alone, as in some v-prediction models. auto: what the checkpoint says, else off.",
+        choices=("auto", "on", "off"),
     )
     clip_skip: int = setting(
         1, "Clip skip", "Take the text features this many layers before the end; 1 is the last layer.", minimum=1, maximum=12

@@ -23,8 +23,9 @@ from lib_lora_train.dataset.captioning import CaptionReport, caption_images
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.place import Place
 from lib_lora_train.jobs import Job, Jobs, unfinished_runs
+from lib_lora_train.model.family import Family
 from lib_lora_train.training.events import Validated
-from lib_lora_train.training.plan import Plan, check_before_start, make_plan
+from lib_lora_train.training.plan import Plan, check_before_start, make_plan, megabytes
 from lib_lora_train.training.run_folder import AdapterPoint, RunFolder
 
 FOLDERS = ("images", "regularisation")
@@ -56,6 +57,8 @@ class Workshop:
         self.jobs = jobs or Jobs(place.make_host, place.adapters_changed, place.data_dir / "waiting.json")
         self._known_runs: dict[Path, tuple[Any, Run]] = {}
         self._step_seconds: dict[tuple[Any, ...], float] = {}
+        self._planned_on: dict[str, tuple[str, Family]] = {}
+        """Name and family of the checkpoint that the last plan was made for, by the run's name."""
         self._busy = threading.Lock()
 
     def config(self, values: Mapping[str, Any]) -> TrainConfig:
@@ -116,7 +119,9 @@ class Workshop:
         """
         config = self._sound(values)
         host = self.place.make_host(config.model)
-        key = _step_key(config, host.peek().name)
+        lent = host.peek()
+        self._planned_on[config.run.name] = (lent.name, lent.family)
+        key = _step_key(config, lent.name)
         if timed and key not in self._step_seconds and self.jobs.current is None:
             plan = make_plan(config, host, timed=True)
             if plan.seconds_per_step is not None:
@@ -133,7 +138,24 @@ class Workshop:
         """
         config = self._sound(values)
         check_before_start(config, self.place.make_host(config.model))
+        self._plan_anew_where_needed(config, values)
         return self.jobs.add(config)
+
+    def _plan_anew_where_needed(self, config: TrainConfig, values: Mapping[str, Any]) -> None:
+        """A plan for one kind of checkpoint says nothing of a run on another kind.
+
+        Raises:
+            UserError: when another kind was loaded since the plan was made; with the new plan in brief.
+        """
+        now = self.place.make_host(config.model).peek()
+        name, family = self._planned_on.get(config.run.name, (now.name, now.family))
+        if not self.place.lends_checkpoint or family is now.family:
+            return
+        plan = self.plan(values)
+        raise UserError(
+            f"The plan was made for {name} ({family}), and {now.name} ({now.family}) is loaded now: "
+            f"{plan.steps} steps, about {megabytes(plan.memory.total)}. To train on it, press Train again; else load {name}."
+        )
 
     def resume(self, name: str) -> Job:
         """Puts a run that did not come to its end, or was left in the line, into the line again."""
@@ -236,7 +258,7 @@ class Workshop:
     def _missing(self, config: TrainConfig) -> list[Problem]:
         missing = []
         if not self.place.lends_checkpoint and not config.model.checkpoint:
-            missing.append(Problem("checkpoint", "is not given. Choose a Stable Diffusion 1.x .safetensors file."))
+            missing.append(Problem("checkpoint", "is not given. Choose a Stable Diffusion 1.x, 2.x or XL .safetensors file."))
         if not config.dataset.images:
             missing.append(Problem("images", "is empty. Drop images, or give the folder that holds them."))
         return missing

@@ -25,7 +25,7 @@ ALLOWED = {
     "training": BASE | {"model", "dataset", "adapters", "objectives", "hosts.base"},
     "compare": BASE | {"model", "dataset", "adapters", "objectives", "training", "hosts.base", "hosts.place"},
     "jobs": BASE | {"training", "hosts.base"},
-    "workshop": BASE | {"training", "compare", "dataset", "hosts.base", "hosts.place", "jobs"},
+    "workshop": BASE | {"model", "training", "compare", "dataset", "hosts.base", "hosts.place", "jobs"},
     "hosts": {"config", "errors", "model"},
     "embedded": BASE | {"model"},
 }

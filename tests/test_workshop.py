@@ -14,6 +14,7 @@ from lib_lora_train.compare.best import recommend
 from lib_lora_train.config import CompareConfig
 from lib_lora_train.hosts.place import Place
 from lib_lora_train.jobs import State, wait_until_over
+from lib_lora_train.model.family import SD1
 from lib_lora_train.safe_paths import PathPolicy, readable_folder
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.workshop import Workshop
@@ -179,3 +180,24 @@ def test_captions_are_written_by_the_describer_that_is_chosen(place, complaint):
     assert (folder / "0.txt").read_text(encoding="utf-8").strip() == "64 wide"
     assert "parrot" in complaint(workshop.caption, "cats", "owl")
     assert "images" in complaint(workshop.caption, "../..", "parrot")
+
+
+def test_a_plan_for_another_kind_of_checkpoint_is_made_anew_before_a_run_starts(place, lent, complaint):
+    loaded = [lent]
+    workshop = Workshop(dataclasses.replace(place, make_host=lambda model: LendingHost(loaded[-1])))
+    workshop.plan(SETTINGS)
+    loaded.append(dataclasses.replace(lent, name="other", family=dataclasses.replace(SD1, name="new", title="Newer")))
+    text = complaint(workshop.start, SETTINGS)
+    assert "made for miniature (Stable Diffusion 1.x), and other (Newer) is loaded now" in text
+    assert "press Train again" in text
+    assert workshop.start(SETTINGS).name == "cat"
+    workshop.jobs.close()
+
+
+def test_another_checkpoint_of_the_same_kind_needs_no_new_plan(place, lent):
+    loaded = [lent]
+    workshop = Workshop(dataclasses.replace(place, make_host=lambda model: LendingHost(loaded[-1])))
+    workshop.plan(SETTINGS)
+    loaded.append(dataclasses.replace(lent, name="other"))
+    assert workshop.start(SETTINGS).name == "cat"
+    workshop.jobs.close()

@@ -14,6 +14,7 @@ from torch import nn
 
 from lib_lora_train.adapters.forward import compute_lean
 from lib_lora_train.config import AdapterConfig
+from lib_lora_train.model.names import rename
 from lib_lora_train.randomness import Randomness
 
 ADAPTER = "lora_train"
@@ -108,10 +109,11 @@ def unet_targets(unet: nn.Module, config: AdapterConfig) -> list[Target]:
     return found
 
 
-def text_encoder_targets(encoder: nn.Module, config: AdapterConfig) -> list[Target]:
-    """Every linear layer of the attentions and MLPs."""
+def text_encoder_targets(encoder: nn.Module, config: AdapterConfig, layers_used: int | None = None) -> list[Target]:
+    """Every linear layer of the attentions and MLPs; of the first `layers_used` layers where the others have no effect."""
     alpha = config.alpha or config.rank
-    return [Target(name, config.rank, alpha) for name, _ in layers_inside(encoder, TEXT)]
+    names = [name for name, _ in layers_inside(encoder, TEXT)]
+    return [Target(name, config.rank, alpha) for name in names if layers_used is None or _layer_of(name) < layers_used]
 
 
 def layers_inside(module: nn.Module, parents: tuple[str, ...]) -> list[tuple[str, nn.Module]]:
@@ -125,10 +127,17 @@ def layers_inside(module: nn.Module, parents: tuple[str, ...]) -> list[tuple[str
     return list(found.items())
 
 
-def inject(view: nn.Module, targets: list[Target], prefix: str, randomness: Randomness) -> list[AdaptedLayer]:
+def inject(
+    view: nn.Module,
+    targets: list[Target],
+    prefix: str,
+    randomness: Randomness,
+    modules: Mapping[str, str] | None = None,
+) -> list[AdaptedLayer]:
     """Adds LoRA to the view's `targets`: down uniform (Kaiming, a = sqrt 5), up 0, both float32 on the view's device.
 
-    `prefix` begins the layers' names in the file: lora_unet or lora_te.
+    `prefix` begins the layers' names in the file: lora_unet, lora_te, lora_te1 or lora_te2. `modules` renames the
+    view's modules there (model/names.py).
     """
     config = LoraConfig(
         r=targets[0].rank,
@@ -138,19 +147,21 @@ def inject(view: nn.Module, targets: list[Target], prefix: str, randomness: Rand
     )
     with _global_generators_untouched(view):
         inject_adapter_in_model(config, view, adapter_name=ADAPTER)
-    modules = dict(view.named_modules())
+    inner = dict(view.named_modules())
     layers = []
     for target in targets:
-        name = kohya_name(prefix, target.module)
-        layer = AdaptedLayer(name, modules[target.module], target.rank, target.alpha)
+        name = kohya_name(prefix, target.module, modules)
+        layer = AdaptedLayer(name, inner[target.module], target.rank, target.alpha)
         _initialise(layer, randomness.torch("adapter", name))
         compute_lean(layer.layer, ADAPTER)
         layers.append(layer)
     return layers
 
 
-def kohya_name(prefix: str, module: str) -> str:
-    """The layer's name in a kohya file. transformers 5 dropped `text_model.`, which the file keeps."""
+def kohya_name(prefix: str, module: str, modules: Mapping[str, str] | None = None) -> str:
+    """The layer's name in a kohya file, with `modules` renamed. transformers 5 dropped `text_model.`, which the file keeps."""
+    if modules:
+        module = rename(module, modules)
     if prefix.startswith("lora_te") and not module.startswith("text_model."):
         module = f"text_model.{module}"
     return f"{prefix}_{module.replace('.', '_')}"
@@ -164,6 +175,11 @@ def load_into(layers: list[AdaptedLayer], weights: Mapping[str, tuple[torch.Tens
                 down, up = weights[layer.name]
                 layer.down.copy_(down.reshape(layer.down.shape))
                 layer.up.copy_(up.reshape(layer.up.shape))
+
+
+def _layer_of(name: str) -> int:
+    """The number in a name such as text_model.encoder.layers.3.mlp.fc1."""
+    return int(name.partition("layers.")[2].partition(".")[0])
 
 
 @torch.no_grad()

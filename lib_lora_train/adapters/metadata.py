@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib_lora_train.config import TrainConfig
+from lib_lora_train.model.family import SD2
 from lib_lora_train.model.lent import LentCheckpoint
 
 PLACES = ("lora_dir", "runs_dir")
@@ -48,8 +49,7 @@ def describe(
         "ss_network_dim": rank,
         "ss_network_alpha": alpha,
         "ss_network_args": convolution if adapter.conv_rank else {},
-        "ss_base_model_version": lent.family.base_model_version,
-        "ss_v2": False,
+        **_base_model(lent),
         "ss_sd_model_name": lent.name,
         "ss_sd_model_hash": lent.legacy_hash(),
         "ss_new_sd_model_hash": lent.sha256(),
@@ -88,6 +88,21 @@ def describe(
         "lora_train_config": shareable_config(config).to_toml(),
     }
     return {key: value if isinstance(value, str) else _text(value) for key, value in values.items()}
+
+
+def _base_model(lent: LentCheckpoint) -> dict[str, object]:
+    """What kind of checkpoint it goes with, for the WebUIs (ss_) and for model sites (modelspec.)."""
+    v2, v = lent.family is SD2, lent.prediction == "v"
+    variant = ("-768-v" if v else "-512") if v2 else ""
+    return {
+        "ss_base_model_version": lent.family.base_model_version + ("_v" if v2 and v else ""),
+        "ss_v2": v2,
+        "ss_v_parameterization": v,
+        "ss_zero_terminal_snr": lent.zero_terminal_snr,
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{lent.family.architecture}{variant}/lora",
+        "modelspec.prediction_type": "v" if v else "epsilon",
+    }
 
 
 def shareable_config(config: TrainConfig) -> TrainConfig:

@@ -32,6 +32,10 @@ RUN, EPOCH, STRENGTH = (f"[LoRA Train] {name}" for name in ("Run", "Epoch", "Str
 OURS = (RUN, EPOCH, STRENGTH)
 PROMPT_AXES = (*OURS, "Prompt S/R", "Prompt order", "Styles")
 """Those that a rehearsal applies: what becomes of the tag depends on no other."""
+CHECKPOINT = "Checkpoint name"
+"""The WebUI's axis that loads another checkpoint for a cell."""
+VERSIONS = {"SD1": "Stable Diffusion 1.x", "SD2": "Stable Diffusion 2.x", "SDXL": "Stable Diffusion XL"}
+"""As the WebUI's Lora extension calls them (network.py, SdVersion)."""
 
 LoraDir = Callable[[], Path]
 
@@ -140,7 +144,10 @@ def _grid(p: Any, lora_dir: LoraDir) -> Grid:
     runs = Runs.find(lora_dir())
     rivals = frozenset(runs.run(name).name for axis in axes if axis and axis.axis.label == RUN for name in axis.values)
     grid = Grid(axes, runs, rivals)
-    _make_known(_rehearse(grid, p))
+    used = _rehearse(grid, p)
+    _make_known(used)
+    if not any(axis and axis.axis.label == CHECKPOINT for axis in axes):
+        _refuse_other_families(used)
     p.lora_train_grid = grid
     return grid
 
@@ -247,6 +254,31 @@ def _make_known(adapters: Iterable[Adapter]) -> None:
                 f"<lora:{adapter.stem}:1> should be {adapter.path}, but the WebUI {other}. "
                 "Rename one of two files with the same name, or check the LoRA folder."
             )
+
+
+def _refuse_other_families(adapters: Iterable[Adapter]) -> None:
+    """An adapter of another family changes nothing, and the WebUI does not say so.
+
+    Raises:
+        UserError: when there is one; says what it is for, and what is loaded.
+    """
+    networks, loaded = sys.modules["networks"], _loaded_version()
+    for adapter in adapters:
+        found = networks.available_networks.get(adapter.stem)
+        version = getattr(getattr(found, "sd_version", None), "name", "")
+        if loaded and version in VERSIONS and version != loaded:
+            raise UserError(
+                f"{adapter.stem} is made for {VERSIONS[version]}, and a {VERSIONS[loaded]} checkpoint is loaded. "
+                f"Choose a run that was trained on {VERSIONS[loaded]}, or load a checkpoint that the adapter is made for."
+            )
+
+
+def _loaded_version() -> str:
+    """What the WebUI calls the kind of the loaded checkpoint; "" where it does not say."""
+    from modules import shared
+
+    model = getattr(shared, "sd_model", None)
+    return next((version for version in VERSIONS if getattr(model, f"is_{version.lower()}", False)), "")
 
 
 def _meant_by(networks: Any, name: str) -> str | None:

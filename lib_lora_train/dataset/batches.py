@@ -61,6 +61,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.captions)
 
+    @property
+    def time_ids(self) -> torch.Tensor:
+        """SDXL's six numbers of each image, in pixels: int64 [B, 6], of original, crop and target."""
+        return torch.cat([self.original_sizes, self.crops, self.target_sizes], dim=1)
+
     def to(self, device: torch.device | str) -> Batch:
         """The batch on `device`; from pinned memory without waiting for the copy."""
         return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))

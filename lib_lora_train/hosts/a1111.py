@@ -8,12 +8,15 @@ Names such as call_queue.py:10 are of its commit 82a973c0.
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -26,7 +29,8 @@ from lib_lora_train.hosts.base import Waiting, wait_patiently
 from lib_lora_train.hosts.bring import brought_to
 from lib_lora_train.hosts.loan import Loan, Tensors
 from lib_lora_train.hosts.place import Describe, Wish
-from lib_lora_train.model.family import SD1
+from lib_lora_train.hosts.recognise import WHOLE, marks_of, read_header, what_it_is
+from lib_lora_train.model.family import Family, Heads
 from lib_lora_train.model.lent import LentCheckpoint
 
 ASK_AGAIN_SECONDS = 0.5
@@ -39,7 +43,7 @@ SAMPLERS = {
 }
 """Our names of samplers -> the WebUI's, with its schedule (sd_samplers_kdiffusion.py:13)."""
 _thread = threading.local()
-CHOOSE = "Choose a Stable Diffusion 1.x checkpoint at the top of the page."
+CHOOSE = "Choose a Stable Diffusion 1.x, 2.x or XL base checkpoint, or a fine-tune of one, at the top of the page."
 
 
 class A1111Host:
@@ -189,28 +193,47 @@ def loaded_model() -> Any:
     model = shared.sd_model
     if model is None:
         raise UserError(f"No checkpoint is loaded. {CHOOSE}")
-    if not getattr(model, "is_sd1", False):
-        raise UserError(f"{_title(model)} is no Stable Diffusion 1.x checkpoint, and others cannot be taught yet. {CHOOSE}")
-    channels = model.model.diffusion_model.input_blocks[0][0].weight.shape[1]
-    if channels != 4:
-        raise UserError(f"{_title(model)} is an inpainting or other special checkpoint. {CHOOSE}")
+    family_of(model)
     if getattr(devices, "fp8", False):
         raise UserError('The WebUI holds its weights in FP8. Set "FP8 weight" to Disable, in Settings > Optimizations.')
     return model
 
 
+def family_of(model: Any) -> Family:
+    """The loaded model's family, told as a file's is: by its names and shapes.
+
+    Raises:
+        UserError: when it is of a kind that cannot be taught.
+    """
+    kind = what_it_is({name: tuple(parameter.shape) for name, parameter in _plain(model.named_parameters()).items()})
+    if kind not in WHOLE:
+        raise UserError(f"{_title(model)} is {kind}, which cannot be taught. {CHOOSE}")
+    return WHOLE[kind]
+
+
+def text_encoders(model: Any, family: Family) -> list[Any]:
+    """The WebUI's text encoders without its wrappings: each has its network as `.transformer` (CLIP) or `.model` (OpenCLIP)."""
+    if len(family.text) == 1:
+        return [model.cond_stage_model.wrapped]
+    return [embedder.wrapped for embedder in model.conditioner.embedders[:2]]
+
+
+def _network(encoder: Any) -> Any:
+    return getattr(encoder, "transformer", None) or encoder.model
+
+
 def tensors_of(model: Any) -> Tensors:
     """The model's own parameters, under the names of the checkpoint's file."""
-    encoder = model.cond_stage_model.wrapped.transformer.named_parameters()
+    texts = [_plain(_network(encoder).named_parameters()) for encoder in text_encoders(model, family_of(model))]
     return Tensors(
-        unet=_plain(model.model.diffusion_model.named_parameters()),
-        vae=_plain((n, p) for n, p in model.first_stage_model.named_parameters() if not n.startswith("loss.")),
-        text_encoder=_plain(encoder),
+        _plain(model.model.diffusion_model.named_parameters()),
+        _plain((n, p) for n, p in model.first_stage_model.named_parameters() if not n.startswith("loss.")),
+        *texts,
     )
 
 
-def _plain(named: Any) -> Mapping[str, torch.Tensor]:
-    """Without the `.wrapped` of the hijacked token embedding (sd_hijack.py, EmbeddingsWithFixes)."""
+def _plain(named: Any) -> dict[str, torch.Tensor]:
+    """Without the `.wrapped` of the hijacked token embedding and encoders (sd_hijack.py, EmbeddingsWithFixes)."""
     return {name.replace(".wrapped.", "."): parameter for name, parameter in named}
 
 
@@ -219,19 +242,25 @@ def lent_checkpoint(model: Any, config: CheckpointConfig) -> LentCheckpoint:
     from modules import devices
 
     info = model.sd_checkpoint_info
-    clip = model.cond_stage_model.wrapped
-    own = model.model.diffusion_model.input_blocks[0][0].weight.dtype
+    unet = model.model.diffusion_model
+    family, own = family_of(model), unet.input_blocks[0][0].weight.dtype
+    texts = text_encoders(model, family)
+    prediction = _prediction(config.prediction, model)
     return LentCheckpoint(
         name=Path(info.filename).stem,
-        family=SD1,
+        family=family,
         unet={},
         vae={},
         text_encoder={},
-        tokenizer=clip.tokenizer,
+        tokenizer=_tokenizer(texts[0]),
         device=torch.device(devices.device),
         precision=chosen_precision(config.precision, own),
-        prediction=_prediction(config.prediction, model),
-        text_config=_text_config(clip.transformer.config),
+        prediction=prediction,
+        zero_terminal_snr=_zero_terminal_snr(config.zero_terminal_snr, prediction, model),
+        heads=Heads.of_config(getattr(unet, "num_heads", None), getattr(unet, "num_head_channels", None)),
+        text_config=_text_config(texts[0]),
+        tokenizer_2=_tokenizer(texts[1]) if len(texts) > 1 else None,
+        text_config_2=_text_config(texts[1]) if len(texts) > 1 else {},
         brought=brought_to(torch.device(devices.device)),
         sha256=lambda: info.sha256 or "",  # known since it was loaded (sd_models.py:419)
         legacy_hash=lambda: info.hash or "",
@@ -333,14 +362,64 @@ def txt2img(wish: Wish) -> Image.Image:
 
 
 def _prediction(setting: str, model: Any) -> str:
+    """As the WebUI draws it; a file's own mark, which 1.10 does not read, counts too."""
     if setting != "auto":
         return setting
-    return "v" if getattr(model, "parameterization", "eps") == "v" else "epsilon"
+    return "v" if getattr(model, "parameterization", "eps") == "v" or _marks(model)[0] else "epsilon"
 
 
-def _text_config(config: Any) -> dict[str, Any]:
+def _zero_terminal_snr(setting: str, prediction: str, model: Any) -> bool:
+    """By the setting, the file's mark, or the WebUI's "Noise schedule for sampling"."""
+    from modules import shared
+
+    if setting != "auto" or prediction != "v":
+        return setting == "on"
+    drawn_so = getattr(shared.opts, "sd_noise_schedule", "Default") == "Zero Terminal SNR"
+    return drawn_so or getattr(model, "ztsnr", False) or _marks(model)[1]
+
+
+def _marks(model: Any) -> tuple[bool, bool]:
+    """Of the file that the model was loaded from, where it is still there."""
+    path = Path(model.sd_checkpoint_info.filename)
+    try:
+        return _marks_of_file(path, path.stat().st_mtime_ns)
+    except (OSError, UserError):
+        return False, False
+
+
+@functools.lru_cache(maxsize=8)
+def _marks_of_file(path: Path, changed: int) -> tuple[bool, bool]:
+    return marks_of(read_header(path))
+
+
+@dataclass(frozen=True)
+class OpenClipTokenizer:
+    """open_clip's tokenizer, as the WebUI uses it (sd_hijack_open_clip.py), called as a transformers' one."""
+
+    encode: Callable[[str], list[int]]
+    bos_token_id: int
+    eos_token_id: int
+
+    def __call__(self, text: str, **options: Any) -> SimpleNamespace:
+        return SimpleNamespace(input_ids=self.encode(text))
+
+
+def _tokenizer(encoder: Any) -> Any:
+    if (own := getattr(encoder, "tokenizer", None)) is not None:
+        return own
+    from open_clip.tokenizer import _tokenizer as tokenizer
+
+    words = tokenizer.encoder
+    return OpenClipTokenizer(tokenizer.encode, words["<start_of_text>"], words["<end_of_text>"])
+
+
+def _text_config(encoder: Any) -> dict[str, Any]:
+    """What the weights do not show."""
+    network = _network(encoder)
+    if hasattr(network, "transformer"):  # OpenCLIP
+        return {"num_attention_heads": network.transformer.resblocks[0].attn.num_heads}
     known = ("num_attention_heads", "hidden_act", "bos_token_id", "eos_token_id", "pad_token_id")
-    return {name: value for name in known if (value := getattr(config, name, None)) is not None}
+    return {name: value for name in known if (value := getattr(network.config, name, None)) is not None}
 
 
 def _title(model: Any) -> str:

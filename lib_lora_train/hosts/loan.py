@@ -26,15 +26,18 @@ class Tensors:
     unet: Mapping[str, torch.Tensor]
     vae: Mapping[str, torch.Tensor]
     text_encoder: Mapping[str, torch.Tensor]
+    text_encoder_2: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """SDXL's second one."""
 
     def lent_to(self, lent: LentCheckpoint) -> None:
         """Puts the tensors into `lent`; detached, so that no flag of the host's own parameters can be changed there."""
         lent.unet = {name: tensor.detach() for name, tensor in self.unet.items()}
         lent.vae = {name: tensor.detach() for name, tensor in self.vae.items()}
         lent.text_encoder = {name: tensor.detach() for name, tensor in self.text_encoder.items()}
+        lent.text_encoder_2 = {name: tensor.detach() for name, tensor in self.text_encoder_2.items()}
 
     def all(self) -> list[torch.Tensor]:
-        return [*self.unet.values(), *self.vae.values(), *self.text_encoder.values()]
+        return [*self.unet.values(), *self.vae.values(), *self.text_encoder.values(), *self.text_encoder_2.values()]
 
 
 @dataclass
@@ -43,7 +46,7 @@ class Loan:
 
     lent: LentCheckpoint
     tensors: Tensors
-    fingerprint: tuple[str, str, str] = field(init=False)
+    fingerprint: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self.fingerprint = fingerprint(self.tensors)
@@ -79,7 +82,7 @@ class Loan:
     def changed(self) -> list[str]:
         """The parts whose values are not those that were lent, as people call them."""
         now = fingerprint(self.tensors)
-        names = ("UNet", "VAE", "text encoder")
+        names = ("UNet", "VAE", "text encoder", "second text encoder")
         return [name for name, old, new in zip(names, self.fingerprint, now, strict=True) if old != new]
 
 
@@ -88,9 +91,10 @@ def places(tensors: Tensors) -> list[tuple[int, torch.device, torch.dtype, bool]
     return [(t.data_ptr(), t.device, t.dtype, t.requires_grad) for t in tensors.all()]
 
 
-def fingerprint(tensors: Tensors) -> tuple[str, str, str]:
-    """Of UNet, VAE and text encoder: a hash of names, shapes and a few values of each tensor."""
-    return _digest(tensors.unet), _digest(tensors.vae), _digest(tensors.text_encoder)
+def fingerprint(tensors: Tensors) -> tuple[str, ...]:
+    """Of UNet, VAE and text encoders: a hash of names, shapes and a few values of each tensor."""
+    parts = (tensors.unet, tensors.vae, tensors.text_encoder, tensors.text_encoder_2)
+    return tuple(_digest(part) for part in parts)
 
 
 @torch.no_grad()

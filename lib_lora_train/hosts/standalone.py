@@ -21,19 +21,31 @@ from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.base import Waiting, wait_patiently
 from lib_lora_train.hosts.bring import brought_to
-from lib_lora_train.hosts.recognise import TEXT, UNET, VAE, read_header, refuse_unless_sd1
-from lib_lora_train.model.family import SD1
+from lib_lora_train.hosts.recognise import (
+    CHOOSE,
+    SD2_TEXT,
+    SDXL_TEXT,
+    TEXT,
+    UNET,
+    VAE,
+    family_of,
+    marks_of,
+    read_header,
+)
+from lib_lora_train.model.family import SD2, SDXL, Family, Heads
 from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.probe import predicts_noise
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
+SECOND = "tokenizer_2"
 SPECIAL_TOKENS = 3
 """Begin, end and padding: what a tokenizer has before it knows any word."""
 
 
 @dataclass
 class StandaloneHost:
-    """Lends an SD 1.x file. Nobody else uses the device, so its turns cost nothing."""
+    """Lends a checkpoint's file. Nobody else uses the device, so its turns cost nothing."""
 
     config: CheckpointConfig
     device: torch.device
@@ -46,34 +58,49 @@ class StandaloneHost:
         makes the one copy in memory.
 
         Raises:
-            UserError: when the file is missing, broken, not SD 1.x, or has no tokenizer.
+            UserError: when the file is missing, broken, of a kind that cannot be taught, or has no tokenizer.
         """
-        lent = self.peek()
+        lent, said = self._opened()
         lent.unet = {name: tensor.to(self.device, lent.precision) for name, tensor in lent.unet.items()}
+        if lent.family is SD2 and not said:
+            lent.prediction = "epsilon" if predicts_noise(lent) else "v"
         yield lent
 
     def peek(self) -> LentCheckpoint:
         """As `lease`, with all tensors as they are in the file."""
+        return self._opened()[0]
+
+    def _opened(self) -> tuple[LentCheckpoint, bool]:
+        """The checkpoint, and whether somebody says what it predicts."""
         path = Path(self.config.checkpoint)
-        weights = read_weights(path)
+        weights, family = read_checkpoint(path)
         side_car = _side_car(path)
         folder = tokenizer_folder(self.config, path)
-        return LentCheckpoint(
+        texts = _text_encoders(weights, family)
+        second = folder_of_second(folder, texts[1]) if family is SDXL else None
+        said = _prediction(self.config.prediction, weights, side_car)
+        lent = LentCheckpoint(
             name=path.stem,
-            family=SD1,
+            family=family,
             unet=_part(weights, UNET),
             # The VAE and the text encoder run a few times only: until then they wait as they are, mapped from disk.
             vae=_part(weights, VAE),
-            text_encoder=_text_encoder_names(_part(weights, f"{TEXT}transformer.")),
+            text_encoder=texts[0],
             tokenizer=load_tokenizer(folder),
             device=self.device,
             precision=choose_precision(self.config.precision, self.device),
-            prediction=_prediction(self.config.prediction, weights, side_car),
+            prediction=said or "epsilon",
+            zero_terminal_snr=_zero_terminal_snr(self.config.zero_terminal_snr, said, weights),
+            heads=_heads(side_car),
             text_config=_text_config(folder),
+            text_encoder_2=texts[1],
+            tokenizer_2=load_tokenizer(second) if family is SDXL and second != folder else None,
+            text_config_2=_text_config(second) if second != folder else {},
             brought=brought_to(self.device),
             sha256=functools.cache(lambda: file_sha256(path)),  # asked for at every save
             legacy_hash=lambda: legacy_hash(path),
         )
+        return lent, bool(said)
 
     @contextmanager
     def turn(self, waiting: Waiting = wait_patiently) -> Iterator[None]:
@@ -97,22 +124,21 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint, mapped from disk: memory is used as they are read.
+def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Family]:
+    """All tensors of a checkpoint, mapped from disk: memory is used as they are read; and its family.
 
     Raises:
-        UserError: when it is no whole SD 1.x checkpoint; says what it looks like.
+        UserError: when it is no whole checkpoint of a known family; says what it looks like.
     """
     if not path.is_file():
         problem = "is a folder (diffusers layout?)" if path.is_dir() else "does not exist"
-        raise UserError(f"checkpoint: {path} {problem}. Give the path of a Stable Diffusion 1.x .safetensors file.")
+        raise UserError(f"checkpoint: {path} {problem}. {CHOOSE}")
     if path.suffix.lower() == ".ckpt":
         weights = _read_ckpt(path)
-        refuse_unless_sd1(path, {name: tuple(tensor.shape) for name, tensor in weights.items()})
-        return weights
-    refuse_unless_sd1(path, read_header(path))
+        return weights, family_of(path.name, {name: tuple(tensor.shape) for name, tensor in weights.items()})
+    family = family_of(path.name, read_header(path))
     with safe_open(path, framework="pt", device="cpu") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return {name: file.get_tensor(name) for name in file.keys()}, family  # noqa: SIM118 - not a dict
 
 
 def _read_ckpt(path: Path) -> dict[str, torch.Tensor]:
@@ -137,6 +163,17 @@ def tokenizer_folder(config: CheckpointConfig, path: Path) -> Path | None:
         return folder
     beside = path.with_suffix("")
     return beside if (beside / "vocab.json").is_file() else None
+
+
+def folder_of_second(folder: Path | None, weights: Mapping[str, torch.Tensor]) -> Path | None:
+    """SDXL's second tokenizer: `tokenizer_2` in the first one's folder; else the first one's, where it knows as many
+    words as the second encoder; else None: CLIP's own."""
+    if folder is None:
+        return None
+    if (folder / SECOND / "vocab.json").is_file():
+        return folder / SECOND
+    words = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    return folder if len(words) == len(weights["token_embedding.weight"]) else None
 
 
 def load_tokenizer(folder: Path | None) -> Any:
@@ -179,6 +216,16 @@ def _part(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.T
     return {short: weights[name] for name, short in names.items() if not short.startswith("loss.")}
 
 
+def _text_encoders(
+    weights: Mapping[str, torch.Tensor], family: Family
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The weights of the first and the second text encoder."""
+    if family is SDXL:
+        return _text_encoder_names(_part(weights, SDXL_TEXT[0])), _part(weights, SDXL_TEXT[1])
+    first = _part(weights, SD2_TEXT) if family is SD2 else _text_encoder_names(_part(weights, f"{TEXT}transformer."))
+    return first, {}
+
+
 def _text_encoder_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Some converted checkpoints lack `text_model.` in their names; A1111 mends this too (sd_models.py, replacements)."""
     named = {k if k.startswith("text_model.") else f"text_model.{k}": v for k, v in weights.items()}
@@ -202,9 +249,32 @@ def _side_car(path: Path) -> dict[str, Any]:
 
 
 def _prediction(setting: str, weights: Mapping[str, torch.Tensor], side_car: Mapping[str, Any]) -> str:
+    """What the network predicts, by the setting, the yaml or the file's own mark; "" where nobody says."""
     if setting != "auto":
         return setting
-    return "v" if "v_pred" in weights or side_car.get("parameterization") == "v" else "epsilon"
+    scaling = str(_nested(side_car, "denoiser_config", "params", "scaling_config").get("target", ""))
+    if marks_of(weights)[0] or side_car.get("parameterization") == "v" or scaling.endswith("VScaling"):
+        return "v"
+    return "epsilon" if side_car else ""
+
+
+def _zero_terminal_snr(setting: str, prediction: str, weights: Mapping[str, torch.Tensor]) -> bool:
+    """A network that predicts noise would learn nothing where all is noise, so the file's mark counts for v only."""
+    return setting == "on" or (setting == "auto" and prediction == "v" and marks_of(weights)[1])
+
+
+def _heads(side_car: Mapping[str, Any]) -> Heads | None:
+    """How the yaml says that the UNet's attention is divided."""
+    unet = {**_nested(side_car, "unet_config", "params"), **_nested(side_car, "network_config", "params")}
+    return Heads.of_config(unet.get("num_heads"), unet.get("num_head_channels"))
+
+
+def _nested(content: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """What stands at content[first][second]...; empty where it is not there."""
+    found: Any = content
+    for name in names:
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return dict(found) if isinstance(found, Mapping) else {}
 
 
 def _text_config(folder: Path | None) -> dict[str, Any]:

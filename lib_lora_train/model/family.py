@@ -3,6 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Heads:
+    """How an attention layer is divided: into `count` heads, or into heads of `width` channels."""
+
+    count: int = 0
+    width: int = 0
+
+    @classmethod
+    def of_config(cls, count: Any, width: Any) -> Heads | None:
+        """From LDM's num_heads and num_head_channels, of which the unused one is -1 or not there; None without both."""
+        if isinstance(width, int) and width > 0:
+            return cls(width=width)
+        return cls(count=count) if isinstance(count, int) and count > 0 else None
+
+    def of(self, channels: int) -> int:
+        """The number of heads in a layer of `channels`."""
+        return self.count or max(1, channels // self.width)
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """One text encoder of a family, and what the UNet is given of it."""
+
+    prefix: str
+    """How its layers' names begin in an adapter file."""
+    activation: str
+    """CLIP computes with quick_gelu, OpenCLIP with gelu: weights do not show it."""
+    skipped_layers: int = 0
+    """The features are the hidden state this many layers before the end."""
+    final_norm: bool = True
+    """Whether the features pass the final layer norm."""
+    clip_skip: bool = False
+    """Whether the user's clip skip counts; else the layer is fixed."""
+    padding: int | None = None
+    """The token behind the end of a text; None for the end token itself."""
+    pooled: bool = False
+    """Whether the UNet also gets the last layer's state at the end token, through the text projection."""
+    heads: Heads = Heads(width=64)
+    """Where no config file says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -13,19 +55,55 @@ class Family:
     title: str
     latent_scale: float
     """The UNet sees VAE latents times this (LDM's scale_factor)."""
-    attention_heads: int
-    """Heads of every UNet attention layer: the one fact of the architecture that weights do not show."""
-    text_heads_width: int
-    """Width of one head of the text encoder, where no config file says otherwise."""
+    heads: Heads
+    """Of the UNet's attention: the one fact of its architecture that weights do not show."""
+    text: tuple[TextPart, ...]
+    resolution: int
+    """Pixels a side that its bases were made for."""
+    ldm_names: bool
+    """Whether adapter files name the UNet's layers as LDM does, instead of as diffusers does."""
     base_model_version: str
-    """What `ss_base_model_version` says in an adapter of this family."""
+    """What `ss_base_model_version` says in an adapter of this family; with `_v` behind it for SD 2's v prediction."""
+    architecture: str
+    """What `modelspec.architecture` says, before `/lora`."""
+
+    def __str__(self) -> str:
+        return self.title
 
 
 SD1 = Family(
     name="sd1",
     title="Stable Diffusion 1.x",
     latent_scale=0.18215,
-    attention_heads=8,
-    text_heads_width=64,
+    heads=Heads(count=8),
+    text=(TextPart("lora_te", "quick_gelu", clip_skip=True),),
+    resolution=512,
+    ldm_names=False,
     base_model_version="sd_v1",
+    architecture="stable-diffusion-v1",
+)
+SD2 = Family(
+    name="sd2",
+    title="Stable Diffusion 2.x",
+    latent_scale=0.18215,
+    heads=Heads(width=64),
+    text=(TextPart("lora_te", "gelu", skipped_layers=1, padding=0),),
+    resolution=512,
+    ldm_names=False,
+    base_model_version="sd_v2",
+    architecture="stable-diffusion-v2",
+)
+SDXL = Family(
+    name="sdxl",
+    title="Stable Diffusion XL",
+    latent_scale=0.13025,
+    heads=Heads(width=64),
+    text=(
+        TextPart("lora_te1", "quick_gelu", skipped_layers=1, final_norm=False),
+        TextPart("lora_te2", "gelu", skipped_layers=1, final_norm=False, padding=0, pooled=True),
+    ),
+    resolution=1024,
+    ldm_names=True,
+    base_model_version="sdxl_base_v1-0",
+    architecture="stable-diffusion-xl-v1-base",
 )

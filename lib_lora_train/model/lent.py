@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lib_lora_train.model.family import Family
+from lib_lora_train.model.family import Family, Heads
 
 
 @dataclass
@@ -49,16 +49,25 @@ class LentCheckpoint:
     vae: Mapping[str, torch.Tensor]
     """LDM names without the `first_stage_model.` prefix."""
     text_encoder: Mapping[str, torch.Tensor]
-    """Hugging Face names, beginning with `text_model.`."""
+    """Hugging Face names, beginning with `text_model.`, or OpenCLIP's, as the host has them."""
     tokenizer: Any
-    """A transformers CLIPTokenizer."""
+    """A transformers CLIPTokenizer, or what behaves so: called with a text, it gives its `input_ids`."""
     device: torch.device
     precision: torch.dtype
     """The dtype of arithmetic: float32, or float16 / bfloat16 under autocast."""
     prediction: str = "epsilon"
     """What the UNet predicts: epsilon or v."""
+    zero_terminal_snr: bool = False
+    """Whether the last timestep is noise alone (Lin et al. 2023)."""
+    heads: Heads | None = None
+    """Of the UNet's attention, where the host knows better than the family."""
     text_config: Mapping[str, Any] = field(default_factory=dict)
     """Fields of a CLIPTextConfig that are known; the rest is read off the weights."""
+    text_encoder_2: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """SDXL's second one."""
+    tokenizer_2: Any = None
+    """The second text encoder's; None where it is the first one's."""
+    text_config_2: Mapping[str, Any] = field(default_factory=dict)
     brought: Callable[[nn.Module], AbstractContextManager[Any]] = contextlib.nullcontext
     """Has a view's parameters on `device` inside, and back where they were afterwards: for the VAE and text encoder,
     which are needed now and then only."""
@@ -69,6 +78,14 @@ class LentCheckpoint:
 
     views: list[View] = field(default_factory=list)
     """Everything that was built on these tensors."""
+
+    def text_weights(self, number: int) -> Mapping[str, torch.Tensor]:
+        """What is lent of the family's text encoder `number`, 0 or 1."""
+        return self.text_encoder_2 if number else self.text_encoder
+
+    def text_tokenizer(self, number: int) -> Any:
+        """The tokenizer of text encoder `number`."""
+        return (self.tokenizer_2 or self.tokenizer) if number else self.tokenizer
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Arithmetic in `precision` inside; nothing for float32, which older torch refuses to be asked for."""

@@ -31,6 +31,20 @@ UNET_ENDS = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
+OPENCLIP = {
+    "token_embedding": "text_model.embeddings.token_embedding",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "ln_final": "text_model.final_layer_norm",
+}
+OPENCLIP_BLOCK = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+NOT_TEXT = ("logit_scale", "attn_mask", "position_ids")
+"""Lies beside a text encoder's weights in some files and takes no part in encoding."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +134,34 @@ def vae_levels(weights: Iterable[str]) -> tuple[int, int]:
     """(levels, resnets per level) of an LDM VAE."""
     found = [match.groups() for key in weights if (match := re.match(r"encoder\.down\.(\d+)\.block\.(\d+)\.", key))]
     return 1 + max(int(level) for level, _ in found), 1 + max(int(block) for _, block in found)
+
+
+def text_weights(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A text encoder's weights under Hugging Face names, as views of the same memory.
+
+    OpenCLIP keeps the three projections of an attention in one matrix, of which each is a slice, and the text
+    projection transposed.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for key, tensor in weights.items():
+        if key.endswith(NOT_TEXT):
+            continue
+        if match := re.fullmatch(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)", key):
+            for projection, third in zip("qkv", tensor.chunk(3), strict=True):
+                found[f"text_model.encoder.layers.{match[1]}.self_attn.{projection}_proj.{match[2]}"] = third
+        elif key == "text_projection":
+            found["text_projection.weight"] = tensor.T
+        elif key.startswith(("text_model.", "text_projection.")):
+            found[key] = tensor
+        else:
+            found[rename(key, OPENCLIP | _openclip_block(key))] = tensor
+    return found
+
+
+def _openclip_block(key: str) -> dict[str, str]:
+    match = re.match(r"transformer\.resblocks\.(\d+)\.", key)
+    ours = f"text_model.encoder.layers.{match[1]}" if match else ""
+    return {f"{match[0]}{a}": f"{ours}.{b}" for a, b in OPENCLIP_BLOCK.items()} if match else {}
 
 
 def renamed(weights: Mapping[str, torch.Tensor], modules: Mapping[str, str]) -> dict[str, torch.Tensor]:

@@ -46,10 +46,18 @@ class NoiseSchedule:
         return abar.sqrt(), (1 - abar).sqrt()
 
 
-def stable_diffusion_schedule(prediction: str = "epsilon") -> NoiseSchedule:
+def stable_diffusion_schedule(prediction: str = "epsilon", zero_terminal_snr: bool = False) -> NoiseSchedule:
     """The schedule of all SD 1.x, 2.x and SDXL bases: "scaled linear", 0.00085 to 0.012 (LDM, ddpm.py).
 
     It is taken from the family and not from the host, which overwrites its own table while it draws.
     """
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, TIMESTEPS, dtype=torch.float64) ** 2
-    return NoiseSchedule(torch.cumprod(1 - betas, 0).float(), prediction)
+    abar = torch.cumprod(1 - betas, 0)
+    return NoiseSchedule((without_last_signal(abar) if zero_terminal_snr else abar).float(), prediction)
+
+
+def without_last_signal(abar: torch.Tensor) -> torch.Tensor:
+    """`abar` [T], rescaled so that its last value is 0 and its first is kept (Lin et al. 2023, algorithm 1)."""
+    signal = abar.sqrt()
+    first, last = signal[0].clone(), signal[-1].clone()
+    return ((signal - last) * first / (first - last)) ** 2

@@ -1,4 +1,4 @@
-"""The three views of a lent checkpoint, together, with what the other rooms ask of them."""
+"""The views of a lent checkpoint, together, with what the other rooms ask of them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import nn
 
 from lib_lora_train.config import CheckpointConfig
+from lib_lora_train.errors import UserError
+from lib_lora_train.model.conditioning import Conditioning
 from lib_lora_train.model.lent import LentCheckpoint
 from lib_lora_train.model.noise import NoiseSchedule, stable_diffusion_schedule
 from lib_lora_train.model.sampling import Drawing, decode, draw_latents
-from lib_lora_train.model.text import TextEncoding
+from lib_lora_train.model.text import ClipText, TextEncoding
 from lib_lora_train.model.view import text_encoder_view, unet_view, vae_view
 
 
@@ -25,21 +28,31 @@ class Parts:
     lent: LentCheckpoint
     unet: Any
     vae: Any
-    text_encoder: Any
+    text_encoders: nn.ModuleList
+    """One, or SDXL's two."""
     text: TextEncoding
     schedule: NoiseSchedule
 
     @classmethod
     def of(cls, lent: LentCheckpoint, config: CheckpointConfig) -> Parts:
-        """Builds the views; raises UserError when the checkpoint's architecture is unknown."""
-        text_encoder = text_encoder_view(lent)
+        """Builds the views; raises UserError when the checkpoint's architecture is unknown, or cannot be taught so."""
+        if lent.zero_terminal_snr and lent.prediction != "v":
+            raise UserError(
+                f"zero_terminal_snr: is on, but {lent.name} predicts the noise, which teaches nothing where all is noise. "
+                "Use auto, or set prediction to v where that is what it predicts."
+            )
+        encoders = [text_encoder_view(lent, number) for number in range(len(lent.family.text))]
+        clips = [
+            ClipText(lent.text_tokenizer(number), encoders[number], part, config.clip_skip)
+            for number, part in enumerate(lent.family.text)
+        ]
         return cls(
             lent=lent,
             unet=unet_view(lent),
             vae=vae_view(lent),
-            text_encoder=text_encoder,
-            text=TextEncoding(lent.tokenizer, text_encoder, config.clip_skip, config.max_tokens),
-            schedule=stable_diffusion_schedule(lent.prediction).to(lent.device),
+            text_encoders=nn.ModuleList(encoders),
+            text=TextEncoding(clips, config.max_tokens),
+            schedule=stable_diffusion_schedule(lent.prediction, lent.zero_terminal_snr).to(lent.device),
         )
 
     @torch.no_grad()
@@ -64,16 +77,24 @@ class Parts:
         self, prompts: Sequence[str], negative: str, seeds: Sequence[int], drawing: Drawing, at_once: int = 8
     ) -> list[Image.Image]:
         """One image per prompt and seed, with the adapter at the strength it has now; `at_once` of them together."""
-        with self.lent.brought(self.text_encoder):
-            features = [self.text.encode([negative, prompt]) for prompt in prompts]
+        with self.lent.brought(self.text_encoders):
+            told = [self._told(negative, prompt, drawing) for prompt in prompts]
         images: list[Image.Image] = []
         with self.lent.brought(self.vae):
-            for chosen in _batches(features, at_once):
-                pairs = torch.stack([features[i] for i in chosen])
+            for chosen in _batches([pair.context for pair in told], at_once):
+                texts, negatives = (Conditioning.joined([told[i][row] for i in chosen]) for row in (slice(1, 2), slice(1)))
                 with self.lent.autocast():
-                    latents = draw_latents(self.unet, pairs[:, 1], pairs[:, 0], [seeds[i] for i in chosen], drawing)
+                    latents = draw_latents(self.unet, texts, negatives, [seeds[i] for i in chosen], drawing)
                 images += decode(self.vae, latents, drawing.latent_scale)
         return images
+
+    def _told(self, negative: str, prompt: str, drawing: Drawing) -> Conditioning:
+        """Negative prompt and prompt, as the WebUIs tell them to the UNet: SDXL's empty negative is all zeros."""
+        both = self.text.encode([negative, prompt])
+        if both.pooled is not None and not negative:
+            both = Conditioning.joined([both[:1].zeros(), both[1:]])
+        size = (drawing.height, drawing.width)
+        return both.with_sizes(torch.tensor([(*size, 0, 0, *size)] * 2, device=both.context.device))
 
 
 def _batches(features: Sequence[torch.Tensor], most: int) -> Iterator[list[int]]:

@@ -16,7 +16,8 @@ from diffusers import (
 )
 from PIL import Image
 
-from lib_lora_train.model.noise import TIMESTEPS
+from lib_lora_train.model.conditioning import Conditioning, predict
+from lib_lora_train.model.noise import TIMESTEPS, stable_diffusion_schedule
 
 SCHEDULE = {
     "num_train_timesteps": TIMESTEPS,
@@ -24,6 +25,8 @@ SCHEDULE = {
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
 }
+LAST_SIGNAL = 4.8973451890853435e-08
+"""abar at the last timestep where it should be 0, which no sampler can divide by: the same number as A1111's."""
 LEADING = {"timestep_spacing": "leading", "steps_offset": 1}
 SAMPLERS: dict[str, Callable[..., Any]] = {
     "ddim": lambda **kw: DDIMScheduler(**SCHEDULE, **LEADING, clip_sample=False, set_alpha_to_one=False, **kw),
@@ -44,31 +47,42 @@ class Drawing:
     guidance: float = 7.0
     prediction: str = "epsilon"
     latent_scale: float = 0.18215
+    zero_terminal_snr: bool = False
 
 
 @torch.no_grad()
 def draw_latents(
-    unet: Any, context: torch.Tensor, uncond: torch.Tensor, seeds: Sequence[int], drawing: Drawing
+    unet: Any, told: Conditioning, uncond: Conditioning, seeds: Sequence[int], drawing: Drawing
 ) -> torch.Tensor:
-    """Latents [B, 4, h, w] for text features [B, n, width], with classifier-free guidance against `uncond` [B, n, width].
+    """Latents [B, 4, h, w] for what the UNet is told, with classifier-free guidance against `uncond`; both of B images.
 
     Image i depends on seeds[i] alone, not on its place in the batch: noise comes from its own CPU generator, as the
     WebUI's does with "RNG: CPU".
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    scheduler = SAMPLERS[drawing.sampler](prediction_type="epsilon" if drawing.prediction == "epsilon" else "v_prediction")
+    prediction_type = "epsilon" if drawing.prediction == "epsilon" else "v_prediction"
+    betas = zero_terminal_betas() if drawing.zero_terminal_snr else None
+    scheduler = SAMPLERS[drawing.sampler](prediction_type=prediction_type, trained_betas=betas)
     scheduler.set_timesteps(drawing.steps)
     shape = (unet.config["in_channels"], drawing.height // 8, drawing.width // 8)
-    latents = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(context.device)
+    latents = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(told.context.device)
     latents = latents * float(scheduler.init_noise_sigma)
-    both = torch.cat([uncond, context])
+    both = Conditioning.joined([uncond, told])
     extra = {"generator": generators} if drawing.sampler == "euler_a" else {}
     for timestep in scheduler.timesteps:
         scaled = scheduler.scale_model_input(latents, timestep)
-        without, with_text = unet(torch.cat([scaled, scaled]), timestep, both).sample.float().chunk(2)
+        without, with_text = predict(unet, torch.cat([scaled, scaled]), timestep, both).float().chunk(2)
         prediction = without + drawing.guidance * (with_text - without)
         latents = scheduler.step(prediction, timestep, latents, **extra).prev_sample
     return latents
+
+
+def zero_terminal_betas() -> list[float]:
+    """The betas whose last timestep has, as near as a sampler can take it, no signal."""
+    abar = stable_diffusion_schedule(zero_terminal_snr=True).alphas_cumprod.double()
+    abar[-1] = LAST_SIGNAL
+    before = torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
+    return (1 - abar / before).tolist()
 
 
 @torch.no_grad()

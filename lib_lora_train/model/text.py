@@ -1,8 +1,9 @@
 """Captions and prompts as the UNet's text features, by the WebUIs' and kohya's conventions.
 
-Text is cut into chunks of 75 tokens, each wrapped in BOS ... EOS and padded with EOS; the chunks' features stand one
-behind the other. Clip skip n takes the hidden state n layers before the end, then the final layer norm; 1 is the
-encoder's ordinary output.
+Text is cut into chunks of 75 tokens, each wrapped in BOS ... EOS and padded; the chunks' features stand one behind the
+other. Which layer's state the features are, and whether the final layer norm comes after it, is the family's to say
+(family.TextPart). Where a family has two encoders, their features stand side by side, and the pooled features come from
+the first chunk.
 """
 
 from __future__ import annotations
@@ -21,64 +22,106 @@ import torch
 
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_bytes
+from lib_lora_train.model.conditioning import Conditioning
+from lib_lora_train.model.family import TextPart
 
 CHUNK = 75
 
 
 @dataclass
-class TextEncoding:
-    """Turns texts into features with one CLIP text encoder."""
+class ClipText:
+    """One CLIP or OpenCLIP text encoder with its tokenizer."""
 
     tokenizer: Any
     encoder: Any
+    part: TextPart
     clip_skip: int = 1
+    """1 is the encoder's ordinary output; counts where the family lets the user choose."""
+
+    @property
+    def skipped_layers(self) -> int:
+        """How many layers at the end have no effect on the features."""
+        return self.clip_skip - 1 if self.part.clip_skip else self.part.skipped_layers
+
+    @property
+    def layers_used(self) -> int:
+        """How many layers, from the first, have an effect on anything."""
+        layers = self.encoder.config.num_hidden_layers
+        return layers if self.part.pooled else layers - self.skipped_layers
+
+    def chunks(self, text: str, max_tokens: int) -> list[list[int]]:
+        """Token ids of `text` in chunks of 77 = BOS + 75 + EOS; at least one chunk, at most max_tokens / 75."""
+        ids = list(self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids[:max_tokens])
+        begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        padding = end if self.part.padding is None else self.part.padding
+        pieces = [ids[i : i + CHUNK] for i in range(0, len(ids), CHUNK)] or [[]]
+        return [[begin, *piece, end, *[padding] * (CHUNK - len(piece))] for piece in pieces]
+
+    def features(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(features [N, 77, width], pooled features [N, p] where there are any) of chunks [N, 77]."""
+        skipped = self.skipped_layers
+        output = self.encoder(ids, output_hidden_states=skipped > 0)
+        pooled = self._pooled(output.last_hidden_state, ids) if self.part.pooled else None
+        if not skipped:
+            return output.last_hidden_state, pooled
+        hidden = output.hidden_states[-1 - skipped]
+        return (self._core.final_layer_norm(hidden) if self.part.final_norm else hidden), pooled
+
+    def _pooled(self, last: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        # transformers looks for the end token in more than one way, by version; this is what all of them mean.
+        ends = (ids == self.tokenizer.eos_token_id).int().argmax(dim=1)
+        return self.encoder.text_projection(last[torch.arange(len(ids), device=ids.device), ends])
+
+    @property
+    def _core(self) -> Any:
+        return getattr(self.encoder, "text_model", self.encoder)  # transformers 5 has no text_model inside
+
+
+@dataclass
+class TextEncoding:
+    """Turns texts into features with all of a checkpoint's text encoders."""
+
+    encoders: Sequence[ClipText]
     max_tokens: int = 75
 
-    def chunks(self, text: str) -> list[list[int]]:
-        """Token ids of `text` in chunks of 77 = BOS + 75 + EOS; at least one chunk, at most max_tokens / 75."""
-        ids = self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids[: self.max_tokens]
-        begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        pieces = [ids[i : i + CHUNK] for i in range(0, len(ids), CHUNK)] or [[]]
-        return [[begin, *piece, *[end] * (CHUNK + 1 - len(piece))] for piece in pieces]
-
-    def encode(self, texts: Sequence[str]) -> torch.Tensor:
+    def encode(self, texts: Sequence[str]) -> Conditioning:
         """Features [B, 77 * n, width], n being the chunks of the longest text; shorter ones are padded with "".
 
-        Gradients flow when the encoder's parameters ask for them.
+        Gradients flow when the encoders' parameters ask for them.
         """
-        chunked = [self.chunks(text) for text in texts]
-        most = max(map(len, chunked))
-        empty = self.chunks("")
-        ids = torch.tensor([chunk for chunks in chunked for chunk in chunks + empty * (most - len(chunks))])
-        features = self._features(ids.to(self.device))
-        return features.reshape(len(texts), most * features.shape[1], -1)
-
-    def _features(self, ids: torch.Tensor) -> torch.Tensor:
-        output = self.encoder(ids, output_hidden_states=self.clip_skip > 1)
-        if self.clip_skip == 1:
-            return output.last_hidden_state
-        core = getattr(self.encoder, "text_model", self.encoder)  # transformers 5 has no text_model inside
-        return core.final_layer_norm(output.hidden_states[-self.clip_skip])
+        chunked = [[clip.chunks(text, self.max_tokens) for text in texts] for clip in self.encoders]
+        most = max(len(chunks) for of_encoder in chunked for chunks in of_encoder)
+        contexts, pooled = [], None
+        for clip, of_encoder in zip(self.encoders, chunked, strict=True):
+            empty = clip.chunks("", self.max_tokens)
+            ids = torch.tensor([chunk for chunks in of_encoder for chunk in chunks + empty * (most - len(chunks))])
+            features, summary = clip.features(ids.to(self.device))
+            contexts.append(features.reshape(len(texts), most * features.shape[1], -1))
+            if summary is not None:
+                pooled = summary.unflatten(0, (len(texts), most))[:, 0]
+        return Conditioning(contexts[0] if len(contexts) == 1 else torch.cat(contexts, dim=-1), pooled)
 
     def fingerprint(self) -> str:
         """Differs between encoders and settings that give different features."""
-        digest = hashlib.blake2b(f"{self.clip_skip} {self.max_tokens}".encode(), digest_size=16)
-        for name, tensor in sorted(self.encoder.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().float().cpu().numpy().tobytes())
+        digest = hashlib.blake2b(str(self.max_tokens).encode(), digest_size=16)
+        for clip in self.encoders:
+            digest.update(f"{clip.part} {clip.skipped_layers}".encode())
+            for name, tensor in sorted(clip.encoder.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(tensor.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()
 
     @property
     def device(self) -> torch.device:
-        """Where the encoder is now."""
-        return next(self.encoder.parameters()).device
+        """Where the encoders are now."""
+        return next(self.encoders[0].encoder.parameters()).device
 
 
 class TextCache:
     """Features of recent captions, so that a caption is encoded once however often it is shown.
 
     With shuffled captions there are more of them than fit; the least recently used go first. With a `folder`, features
-    are kept there for later runs too, under a name made of the caption, the encoder's weights and the settings.
+    are kept there for later runs too, under a name made of the caption, the encoders' weights and the settings.
     """
 
     def __init__(self, encoding: TextEncoding, capacity: int = 1024, folder: Path | None = None) -> None:
@@ -86,10 +129,10 @@ class TextCache:
         self.capacity = capacity
         self._folder = folder
         self._encoder_key = encoding.fingerprint() if folder else ""
-        self._features: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._features: OrderedDict[str, Conditioning] = OrderedDict()
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str]) -> torch.Tensor:
+    def encode(self, texts: Sequence[str]) -> Conditioning:
         """As `TextEncoding.encode`, without gradients, and in the encoder's own precision wherever it is called."""
         for text in dict.fromkeys(texts):
             # One at a time, so that a caption's features never depend on which others it was encoded with.
@@ -99,29 +142,37 @@ class TextCache:
         rows = [self._features[text] for text in texts]
         while len(self._features) > self.capacity:
             self._features.popitem(last=False)
-        return torch.stack(self._padded(rows))
+        return Conditioning.joined(self._padded(rows))
 
-    def _from_disk(self, text: str) -> torch.Tensor:
+    def _from_disk(self, text: str) -> Conditioning:
         """The features of `text` from the folder where they are, else encoded and put there."""
         if self._folder is None:
             return self._encoded(text)
         name = hashlib.blake2b(f"{self._encoder_key}\n{text}".encode(), digest_size=24).hexdigest()
         path = self._folder / name[:2] / f"{name}.safetensors"
         try:
-            return safetensors.torch.load(path.read_bytes())["features"].to(self.encoding.device)
-        except (OSError, KeyError, ValueError, safetensors.SafetensorError):  # not there, or cut short by a crash
+            kept = safetensors.torch.load(path.read_bytes())
+            return Conditioning(**{name: tensor.to(self.encoding.device) for name, tensor in kept.items()})
+        except (OSError, TypeError, ValueError, safetensors.SafetensorError):  # not there, or cut short by a crash
             features = self._encoded(text)
+        tensors = {"context": features.context, "pooled": features.pooled}
+        found = {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
         with contextlib.suppress(UserError):  # a full disk costs the next run some time, nothing else
-            write_bytes(path, safetensors.torch.save({"features": features.cpu().contiguous()}))
+            write_bytes(path, safetensors.torch.save(found))
         return features
 
-    def _encoded(self, text: str) -> torch.Tensor:
+    def _encoded(self, text: str) -> Conditioning:
         with torch.autocast(self.encoding.device.type, enabled=False):
-            return self.encoding.encode([text])[0]
+            return self.encoding.encode([text])
 
-    def _padded(self, rows: list[torch.Tensor]) -> list[torch.Tensor]:
-        longest = max(row.shape[0] for row in rows)
-        if all(row.shape[0] == longest for row in rows):
+    def _padded(self, rows: list[Conditioning]) -> list[Conditioning]:
+        longest = max(row.context.shape[1] for row in rows)
+        if all(row.context.shape[1] == longest for row in rows):
             return rows
-        empty = self.encoding.encode([""])[0]
-        return [torch.cat([row, empty.repeat((longest - row.shape[0]) // empty.shape[0], 1)]) for row in rows]
+        empty = self.encoding.encode([""]).context
+        return [_lengthened(row, empty, longest) for row in rows]
+
+
+def _lengthened(row: Conditioning, empty: torch.Tensor, length: int) -> Conditioning:
+    missing = (length - row.context.shape[1]) // empty.shape[1]
+    return Conditioning(torch.cat([row.context, empty.repeat(1, missing, 1)], dim=1), row.pooled)

@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lib_lora_train.errors import UserError
+from lib_lora_train.model.conditioning import SIZES
 from lib_lora_train.model.lent import LentCheckpoint, View
 from lib_lora_train.model.names import (
     UNetShape,
     renamed,
+    text_weights,
     unet_modules,
     unet_shape,
     vae_levels,
@@ -60,24 +62,28 @@ def vae_view(lent: LentCheckpoint) -> AutoencoderKL:
         return _lend(lent, vae, weights, what)
 
 
-def text_encoder_view(lent: LentCheckpoint) -> CLIPTextModel:
-    """The lent CLIP text encoder as transformers' module."""
+def text_encoder_view(lent: LentCheckpoint, number: int = 0) -> Any:
+    """The lent text encoder `number` of the family as transformers' module: a CLIPTextModel, with projection or without."""
     what = f"text encoder of {lent.name}"
-    with _known_architecture(what), torch.device("meta"):
-        encoder = CLIPTextModel(CLIPTextConfig(**text_config(lent)))
-    prefixed = any(key.startswith("text_model.") for key in encoder.state_dict())  # transformers 5 dropped the prefix
+    with _known_architecture(what):
+        named = text_weights(lent.text_weights(number))
+        kind = CLIPTextModelWithProjection if "text_projection.weight" in named else CLIPTextModel
+        with torch.device("meta"):
+            encoder = kind(CLIPTextConfig(**text_config(lent, named, number)))
+        prefixed = any(key.startswith("text_model.") for key in encoder.state_dict())  # transformers 5 dropped the prefix
 
-    def weights() -> dict[str, torch.Tensor]:
-        own = {k: v for k, v in lent.text_encoder.items() if not k.endswith("position_ids")}
-        return own if prefixed else {k.removeprefix("text_model."): v for k, v in own.items()}
+        def weights() -> dict[str, torch.Tensor]:
+            own = text_weights(lent.text_weights(number))
+            return own if prefixed else {k.removeprefix("text_model."): v for k, v in own.items()}
 
-    _refill_position_ids(encoder, lent.device)
-    return _lend(lent, encoder, weights, what)
+        _refill_position_ids(encoder, lent.device)
+        return _lend(lent, encoder, weights, what)
 
 
 def unet_config(lent: LentCheckpoint, shape: UNetShape) -> dict[str, Any]:
     """diffusers' constructor arguments for the lent UNet, read off its weights."""
     attention = [depth > 0 for depth in shape.transformer_depth]
+    heads = lent.heads or lent.family.heads
     first = next(key for key in lent.unet if key.endswith("attn2.to_k.weight"))
     proj_in = next(value for key, value in lent.unet.items() if key.endswith(".proj_in.weight"))
     return {
@@ -89,9 +95,23 @@ def unet_config(lent: LentCheckpoint, shape: UNetShape) -> dict[str, Any]:
         "up_block_types": tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attention)),
         "transformer_layers_per_block": tuple(max(1, depth) for depth in shape.transformer_depth),
         # diffusers' name is a historical mistake: for these models it is the number of heads.
-        "attention_head_dim": lent.family.attention_heads,
+        "attention_head_dim": tuple(heads.of(channels) for channels in shape.channels),
         "cross_attention_dim": lent.unet[first].shape[1],
         "use_linear_projection": proj_in.ndim == 2,
+        **_added_config(lent),
+    }
+
+
+def _added_config(lent: LentCheckpoint) -> dict[str, Any]:
+    """SDXL's second entrance, where pooled text and six embedded sizes stand side by side."""
+    entrance = lent.unet.get("label_emb.0.0.weight")
+    if entrance is None:
+        return {}
+    pooled = text_weights(lent.text_weights(len(lent.family.text) - 1))["text_projection.weight"].shape[0]
+    return {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": (entrance.shape[1] - pooled) // SIZES,
+        "projection_class_embeddings_input_dim": entrance.shape[1],
     }
 
 
@@ -106,23 +126,25 @@ def vae_config(weights: Mapping[str, torch.Tensor], levels: int, resnets: int) -
     }
 
 
-def text_config(lent: LentCheckpoint) -> dict[str, Any]:
-    """CLIPTextConfig fields: what the lender knows over what the weights show."""
-    weights = lent.text_encoder
+def text_config(lent: LentCheckpoint, weights: Mapping[str, torch.Tensor], number: int = 0) -> dict[str, Any]:
+    """CLIPTextConfig fields of text encoder `number`, whose `weights` have Hugging Face names: what the lender knows
+    over what the weights show."""
     vocabulary, width = weights["text_model.embeddings.token_embedding.weight"].shape
     layers = {key.split(".")[3] for key in weights if key.startswith("text_model.encoder.layers.")}
+    part, projection = lent.family.text[number], weights.get("text_projection.weight")
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
-        "projection_dim": width,
+        "projection_dim": width if projection is None else projection.shape[0],
         "intermediate_size": weights["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
         "num_hidden_layers": len(layers),
-        "num_attention_heads": max(1, width // lent.family.text_heads_width),
+        "num_attention_heads": part.heads.of(width),
+        "hidden_act": part.activation,
         "max_position_embeddings": weights["text_model.embeddings.position_embedding.weight"].shape[0],
         "bos_token_id": vocabulary - 2,
         "eos_token_id": vocabulary - 1,
         "pad_token_id": vocabulary - 1,
-        **lent.text_config,
+        **(lent.text_config_2 if number else lent.text_config),
     }
 
 

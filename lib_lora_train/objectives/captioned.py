@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from lib_lora_train.config import ObjectiveConfig
 from lib_lora_train.dataset.batches import Batch
+from lib_lora_train.errors import UserError
+from lib_lora_train.model.conditioning import Conditioning, predict
 from lib_lora_train.model.noise import NoiseSchedule
 from lib_lora_train.objectives.noise import Draws
 from lib_lora_train.objectives.weighting import timestep_weights
@@ -24,7 +26,7 @@ class Captioned:
     """The equation above, with the model's parts as plain callables."""
 
     unet: Callable[..., Any]
-    encode_text: Callable[[Sequence[str]], torch.Tensor]
+    encode_text: Callable[[Sequence[str]], Conditioning]
     encode_pixels: Callable[[torch.Tensor], torch.Tensor]
     """[B, 3, H, W] in -1..1 to moments [B, 8, h, w]; used where batches carry pixels."""
     schedule: NoiseSchedule
@@ -39,25 +41,40 @@ class Captioned:
         latents = self.latents(batch, index)
         noise = self.draws.noise(latents.shape, index).to(self.device, non_blocking=True)
         timesteps = self.draws.timesteps(len(latents), index).to(self.device, non_blocking=True)
-        prediction, target = self.predict(latents, batch.captions, noise, timesteps)
+        prediction, target = self.predict(latents, batch.captions, noise, timesteps, batch.time_ids)
         losses = per_example(prediction, target, batch.masks, self.config)
         return (losses * batch.weights * timestep_weights(self.config, self.schedule, timesteps)).mean()
 
     def latents(self, batch: Batch, index: int) -> torch.Tensor:
         """Scaled latents [B, 4, h, w], sampled from the VAE's posterior."""
-        moments = self.encode_pixels(batch.pixels) if batch.pixels is not None else batch.moments
+        moments = self._encoded(batch.pixels) if batch.pixels is not None else batch.moments
         assert moments is not None, "a batch carries pixels or moments"
         mean, std = moments.chunk(2, dim=1)
         posterior = self.draws.posterior(mean.shape, index).to(self.device, non_blocking=True)
         return (mean + std * posterior) * self.latent_scale
 
     def predict(
-        self, latents: torch.Tensor, captions: Sequence[str], noise: torch.Tensor, timesteps: torch.Tensor
+        self,
+        latents: torch.Tensor,
+        captions: Sequence[str],
+        noise: torch.Tensor,
+        timesteps: torch.Tensor,
+        time_ids: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The network's prediction and what it should have been, both float32 [B, 4, h, w]."""
+        """The network's prediction and what it should have been, both float32 [B, 4, h, w]; `time_ids` [B, 6]."""
         noisy = self.schedule.add_noise(latents, noise, timesteps)
-        prediction = self.unet(noisy, timesteps, self.encode_text(captions)).sample.float()
-        return prediction, self.schedule.target(latents, noise, timesteps)
+        prediction = predict(self.unet, noisy, timesteps, self.encode_text(captions).with_sizes(time_ids))
+        return prediction.float(), self.schedule.target(latents, noise, timesteps)
+
+    def _encoded(self, pixels: torch.Tensor) -> torch.Tensor:
+        moments = self.encode_pixels(pixels)
+        # The one wait in a step, and only where a VAE runs in each, beside which it is nothing.
+        if not bool(moments.isfinite().all()):
+            raise UserError(
+                "The VAE encodes an image to numbers that are not finite (NaN), so the run ends before it learns from them. "
+                "Use another VAE; epochs saved before are still there."
+            )
+        return moments
 
 
 def per_example(

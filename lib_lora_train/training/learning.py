@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import nn
 
 from lib_lora_train.adapters.file import AdapterFile, LayerWeights, load_adapter
 from lib_lora_train.adapters.inject import (
@@ -22,16 +23,19 @@ from lib_lora_train.adapters.inject import (
     text_encoder_targets,
     unet_targets,
 )
-from lib_lora_train.config import TrainConfig
+from lib_lora_train.adapters.kind import what_it_is_made_for
+from lib_lora_train.config import AdapterConfig, TrainConfig
 from lib_lora_train.errors import UserError
+from lib_lora_train.model.conditioning import Conditioning
 from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.names import inverted, unet_modules, unet_shape
 from lib_lora_train.model.parts import Parts
 from lib_lora_train.model.text import TextCache
 from lib_lora_train.objectives.captioned import Captioned
 from lib_lora_train.objectives.noise import Draws, Share
 from lib_lora_train.randomness import Randomness
 
-UNET, TEXT_ENCODER = "lora_unet", "lora_te"
+UNET = "lora_unet"
 MIXED_PRECISION = {torch.float32: "no", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
@@ -47,6 +51,43 @@ def make_accelerator(lent: LentCheckpoint) -> Accelerator:
     return Accelerator(mixed_precision=MIXED_PRECISION[lent.precision], cpu=lent.device.type == "cpu")
 
 
+@dataclass(frozen=True)
+class Side:
+    """A view that can be adapted, and what its layers are called in an adapter file."""
+
+    view: nn.Module
+    prefix: str
+    names: Mapping[str, str] | None = None
+    """The view's modules -> the file's, where they differ."""
+    layers_used: int | None = None
+    """Of a text encoder: those that have an effect."""
+
+    def targets(self, config: AdapterConfig) -> list[Target]:
+        """The layers that `config` asks for."""
+        if self.layers_used is None:
+            return unet_targets(self.view, config)
+        return text_encoder_targets(self.view, config, self.layers_used)
+
+    def inject(self, targets: list[Target], randomness: Randomness) -> list[AdaptedLayer]:
+        """Adds LoRA to `targets`."""
+        return inject(self.view, targets, self.prefix, randomness, self.names) if targets else []
+
+    def targets_of(self, start: AdapterFile) -> list[Target]:
+        """This side's layers in a file, with the file's ranks and alphas."""
+        everything = AdapterConfig(conv_rank=1)
+        found = unet_targets(self.view, everything) if self.layers_used is None else text_encoder_targets(self.view, everything)
+        modules = {kohya_name(self.prefix, target.module, self.names): target.module for target in found}
+        return [Target(modules[name], each.rank, each.alpha) for name, each in start.layers.items() if name in modules]
+
+
+def sides_of(parts: Parts) -> tuple[Side, list[Side]]:
+    """The UNet, and the text encoders."""
+    family = parts.lent.family
+    names = inverted(unet_modules(unet_shape(parts.lent.unet))) if family.ldm_names else None
+    texts = [Side(clip.encoder, clip.part.prefix, None, clip.layers_used) for clip in parts.text.encoders]
+    return Side(parts.unet, UNET, names), texts
+
+
 def make_adapter(parts: Parts, config: TrainConfig) -> Adapter:
     """Adds the configured LoRA to the views, fresh or from the file to continue from.
 
@@ -54,50 +95,43 @@ def make_adapter(parts: Parts, config: TrainConfig) -> Adapter:
         UserError: when that file does not fit the checkpoint.
     """
     randomness = Randomness(config.run.seed)
-    start = load_adapter(Path(config.adapter.continue_from)) if config.adapter.continue_from else None
-    unet = unet_targets(parts.unet, config.adapter)
-    text = text_encoder_targets(parts.text_encoder, config.adapter) if config.adapter.text_encoder else []
-    if start:
-        unet, kept = _targets_of(start, parts, config)
-        text = kept or text  # a file without text encoder layers gets fresh ones, where they are asked for
-    adapter = Adapter(
-        inject(parts.unet, unet, UNET, randomness) if unet else [],
-        inject(parts.text_encoder, text, TEXT_ENCODER, randomness) if text else [],
+    unet, texts = sides_of(parts)
+    if config.adapter.continue_from:
+        return _continued(load_adapter(Path(config.adapter.continue_from)), unet, texts, parts, config)
+    encoders = texts if config.adapter.text_encoder else []
+    return Adapter(
+        unet.inject(unet.targets(config.adapter), randomness),
+        [layer for side in encoders for layer in side.inject(side.targets(config.adapter), randomness)],
     )
-    if start:
-        known = [layer for layer in adapter.layers if layer.name in start.layers]
-        if wrong := [layer for layer in known if not _same_size(layer, start.layers[layer.name])]:
-            raise UserError(_does_not_fit(parts, config, len(wrong)))
-        load_into(adapter.layers, {name: (layer.down, layer.up) for name, layer in start.layers.items()})
+
+
+def _continued(start: AdapterFile, unet: Side, texts: list[Side], parts: Parts, config: TrainConfig) -> Adapter:
+    """The file's layers with its weights; a file without text encoder layers gets fresh ones, where they are asked for."""
+    kept = [side.targets_of(start) for side in (unet, *texts)]
+    if unknown := len(start.layers) - sum(map(len, kept)):
+        raise UserError(_does_not_fit(start, parts, config, unknown))
+    if config.adapter.text_encoder and not any(kept[1:]):
+        kept[1:] = [side.targets(config.adapter) for side in texts]
+    randomness = Randomness(config.run.seed)
+    layers = [side.inject(targets, randomness) for side, targets in zip((unet, *texts), kept, strict=True)]
+    adapter = Adapter(layers[0], [layer for text in layers[1:] for layer in text])
+    known = [layer for layer in adapter.layers if layer.name in start.layers]
+    if wrong := [layer for layer in known if not _same_size(layer, start.layers[layer.name])]:
+        raise UserError(_does_not_fit(start, parts, config, len(wrong)))
+    load_into(adapter.layers, {name: (layer.down, layer.up) for name, layer in start.layers.items()})
     return adapter
-
-
-def _targets_of(start: AdapterFile, parts: Parts, config: TrainConfig) -> tuple[list[Target], list[Target]]:
-    """The layers, ranks and alphas of the file to continue from."""
-    everything = replace(config.adapter, conv_rank=1, targets="transformer")
-    found: list[list[Target]] = []
-    left = set(start.layers)
-    for prefix, targets in (
-        (UNET, unet_targets(parts.unet, everything)),
-        (TEXT_ENCODER, text_encoder_targets(parts.text_encoder, everything)),
-    ):
-        names = {kohya_name(prefix, target.module): target.module for target in targets}
-        layers = {name: layer for name, layer in start.layers.items() if name in names}
-        found.append([Target(names[name], layer.rank, layer.alpha) for name, layer in layers.items()])
-        left -= set(layers)
-    if left or not any(found):
-        raise UserError(_does_not_fit(parts, config, len(left)))
-    return found[0], found[1]
 
 
 def _same_size(layer: AdaptedLayer, weights: LayerWeights) -> bool:
     return layer.down.numel() == weights.down.numel() and layer.up.numel() == weights.up.numel()
 
 
-def _does_not_fit(parts: Parts, config: TrainConfig, layers: int) -> str:
+def _does_not_fit(start: AdapterFile, parts: Parts, config: TrainConfig, layers: int) -> str:
+    family, kind = parts.lent.family, what_it_is_made_for(start)
+    made = f"is made for {kind}, and" if kind != family.title else "does not fit:"
     return (
-        f"continue_from: {config.adapter.continue_from} does not fit {parts.lent.name} ({parts.lent.family.title}); "
-        f"{layers} of its layers are not there. Choose an adapter that was made for this kind of checkpoint."
+        f"continue_from: {config.adapter.continue_from} {made} {parts.lent.name} is {family.title}; "
+        f"{layers} of its layers are not there. Choose an adapter that was made for {family.title}."
     )
 
 
@@ -109,22 +143,22 @@ class TextSource:
     learns: bool
     cache: TextCache
 
-    def encode(self, captions: Sequence[str]) -> torch.Tensor:
+    def encode(self, captions: Sequence[str]) -> Conditioning:
         return self.parts.text.encode(captions) if self.learns else self.cache.encode(captions)
 
     def prepare(self, captions: Sequence[str], vary: bool, stack: contextlib.ExitStack) -> None:
         """Encodes all captions now, or keeps the encoder on the device where that cannot be enough."""
         distinct = list(dict.fromkeys(captions))
         if self.learns or vary or len(distinct) > self.cache.capacity:
-            stack.enter_context(self.parts.lent.brought(self.parts.text_encoder))
+            stack.enter_context(self.parts.lent.brought(self.parts.text_encoders))
             return
-        with self.parts.lent.brought(self.parts.text_encoder):
+        with self.parts.lent.brought(self.parts.text_encoders):
             for caption in distinct:
                 self.cache.encode([caption])
 
 
 def make_objective(
-    parts: Parts, config: TrainConfig, encode_text: Callable[[Sequence[str]], torch.Tensor], share: Share
+    parts: Parts, config: TrainConfig, encode_text: Callable[[Sequence[str]], Conditioning], share: Share
 ) -> Captioned:
     """The configured objective on these parts."""
     return Captioned(

@@ -1,7 +1,7 @@
 """How much memory a step will need, found without using any.
 
 The UNet is built of fake tensors, which have shapes and no numbers, and one forward pass is made with the adapter in
-place; autograd tells what it would keep for the backward pass. So the figure follows the real architecture,
+place; the storages that live at once are counted. So the figure follows the real architecture,
 resolution, batch, settings and the device's own kernels, in a second or two.
 """
 
@@ -17,13 +17,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lib_lora_train.adapters.inject import inject, text_encoder_targets, unet_targets
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.dataset.images import Size
+from lib_lora_train.model.conditioning import predict, stand_in_conditioning
 from lib_lora_train.model.lent import LentCheckpoint
 from lib_lora_train.model.names import unet_shape
+from lib_lora_train.model.text import ClipText
 from lib_lora_train.model.view import text_encoder_view, unet_config
 from lib_lora_train.randomness import Randomness
+from lib_lora_train.training.peak import PeakBytes
 
 OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2}
 """Per adapter weight: two moments in float32, or in one byte each."""
+KEPT_PER_TOKEN = 17
+"""Numbers that a transformer layer keeps for each token and unit of width (Korthikanti et al. 2022, without the scores)."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +39,16 @@ class MemoryEstimate:
     adapter: int
     """Weights, gradients and optimizer."""
     activations: int
-    """What the forward pass keeps for the backward pass."""
+    """The most that the forward pass holds at once: what the backward pass needs, and what is in the making. With
+    gradient checkpointing the block that is computed again comes on top, a seventh or so of this."""
     adapter_weights: int
     """Numbers in the adapter, which decide its file's size."""
+    text: int = 0
+    """Text encoders that learn: their weights, in float32 then, and activations."""
 
     @property
     def total(self) -> int:
-        return self.base + self.adapter + self.activations
+        return self.base + self.adapter + self.activations + self.text
 
 
 _known: dict[str, MemoryEstimate] = {}
@@ -52,8 +60,9 @@ def estimate_memory(lent: LentCheckpoint, config: TrainConfig, size: Size) -> Me
     Found once for equal shapes and settings: a plan that is shown while somebody types asks again and again.
     """
     shapes = hash(tuple((name, tensor.shape) for name, tensor in lent.unet.items()))
-    facts = (shapes, lent.precision, lent.device, size, config.dataset.batch_size, config.model.max_tokens, config.adapter)
-    key = repr((*facts, config.optimizer.optimizer, config.training.gradient_checkpointing))
+    facts = (shapes, lent.family, lent.heads, lent.precision, lent.device, size, config.dataset.batch_size, config.model.max_tokens)
+    chosen = (config.model.clip_skip, config.adapter, config.optimizer.optimizer, config.training.gradient_checkpointing)
+    key = repr((facts, chosen))
     if key not in _known:
         _known[key] = _estimated(lent, config, size)
     return _known[key]
@@ -67,46 +76,37 @@ def _estimated(lent: LentCheckpoint, config: TrainConfig, size: Size) -> MemoryE
     if config.training.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         unet.train()
-    activations = _kept_bytes(unet, config, size, lent)
+    activations = _most_held(unet, config, size, lent)
     weights = sum(layer.down.numel() + layer.up.numel() for layer in layers)
+    text = 0
     if config.adapter.text_encoder:
-        weights += _text_encoder_weights(lent, config)
+        clips = [_clip(lent, number, config) for number in range(len(lent.family.text))]
+        weights += sum(_text_adapter_weights(clip, config) for clip in clips)
+        text = sum(_text_bytes(clip, config, bytes_each) for clip in clips)
     return MemoryEstimate(
         base=_numbers(lent.unet) * bytes_each,
         adapter=weights * (8 + OPTIMIZER_BYTES[config.optimizer.optimizer]),
         activations=activations,
         adapter_weights=weights,
+        text=text,
     )
 
 
-def _kept_bytes(unet: UNet2DConditionModel, config: TrainConfig, size: Size, lent: LentCheckpoint) -> int:
-    """Bytes that autograd saves in one forward pass, each storage counted once and weights not at all."""
+def _most_held(unet: UNet2DConditionModel, config: TrainConfig, size: Size, lent: LentCheckpoint) -> int:
+    """Bytes of all tensors but the weights that live at once, at most, in one forward pass."""
     batch, tokens = config.dataset.batch_size, 77 * (config.model.max_tokens // 75)
     fake = FakeTensorMode()
     _make_fake(unet, lent, fake)
-    weights = {p.untyped_storage()._cdata for p in unet.parameters()}
-    kept: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = storage.nbytes()
-        return tensor  # kept alive by the graph, so that no other storage can take its place in `kept`
-
-    with (
-        fake,
-        torch.device(lent.device),
-        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
-        lent.autocast(),
-    ):
-        output = unet(
+    held = PeakBytes(unet.parameters())
+    with fake, torch.device(lent.device), held, lent.autocast():
+        output = predict(
+            unet,
             torch.empty(batch, unet.config["in_channels"], size.height // 8, size.width // 8),
             torch.zeros(batch, dtype=torch.long),
-            torch.empty(batch, tokens, unet.config["cross_attention_dim"]),
+            stand_in_conditioning(unet.config, batch, tokens, lent.device),
         )
-    total = sum(kept.values())
     del output
-    return total
+    return held.peak
 
 
 def _make_fake(unet: UNet2DConditionModel, lent: LentCheckpoint, fake: FakeTensorMode) -> None:
@@ -123,11 +123,23 @@ def _make_fake(unet: UNet2DConditionModel, lent: LentCheckpoint, fake: FakeTenso
         parameter.requires_grad_(name in learned)
 
 
-def _text_encoder_weights(lent: LentCheckpoint, config: TrainConfig) -> int:
-    encoder = text_encoder_view(lent)
-    modules = dict(encoder.named_modules())
-    shapes = [modules[target.module].weight.shape for target in text_encoder_targets(encoder, config.adapter)]
+def _clip(lent: LentCheckpoint, number: int, config: TrainConfig) -> ClipText:
+    encoder = text_encoder_view(lent, number)
+    return ClipText(lent.text_tokenizer(number), encoder, lent.family.text[number], config.model.clip_skip)
+
+
+def _text_adapter_weights(clip: ClipText, config: TrainConfig) -> int:
+    modules = dict(clip.encoder.named_modules())
+    targets = text_encoder_targets(clip.encoder, config.adapter, clip.layers_used)
+    shapes = [modules[target.module].weight.shape for target in targets]
     return sum(config.adapter.rank * (out + into) for out, into in shapes)
+
+
+def _text_bytes(clip: ClipText, config: TrainConfig, bytes_each: int) -> int:
+    """Weights, and what the layers keep: by the width, as texts are short and attention is a small part."""
+    tokens = config.dataset.batch_size * 77 * (config.model.max_tokens // 75)
+    kept = KEPT_PER_TOKEN * tokens * clip.encoder.config.hidden_size * clip.layers_used * bytes_each
+    return kept + 4 * sum(parameter.numel() for parameter in clip.encoder.parameters())
 
 
 def _numbers(weights: Mapping[str, torch.Tensor]) -> int:

@@ -14,11 +14,13 @@ from lib_lora_train.dataset.images import Size
 from lib_lora_train.dataset.order import BatchPlan
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.base import Host
+from lib_lora_train.model.conditioning import predict, stand_in_conditioning
 from lib_lora_train.model.lent import LentCheckpoint
 from lib_lora_train.model.parts import Parts
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.training.learning import make_accelerator, make_adapter
 from lib_lora_train.training.memory import MemoryEstimate, estimate_memory
+from lib_lora_train.training.notes import notes_on
 from lib_lora_train.training.optimizers import make_optimizer
 from lib_lora_train.training.run_folder import RunFolder, name_taken
 from lib_lora_train.training.session import dataset_of
@@ -65,6 +67,7 @@ class Plan:
         memory = f"about {megabytes(self.memory.total)}"
         if self.memory_free is not None:
             memory += f" of {megabytes(self.memory_free)} free"
+        text = f", {megabytes(self.memory.text)} text encoder" if self.memory.text else ""
         lines = [
             f"{self.name} on {self.checkpoint}, {self.device}",
             f"  images      {self.images} to learn, {self.held_out_images} held out, "
@@ -73,7 +76,7 @@ class Plan:
             f"  steps       {self.steps} in {self.epochs} epochs",
             f"  time        {self.time}, after encoding the images",
             f"  memory      {memory}: {megabytes(self.memory.base)} UNet, {megabytes(self.memory.adapter)} adapter "
-            f"and optimizer, {megabytes(self.memory.activations)} activations",
+            f"and optimizer, {megabytes(self.memory.activations)} activations{text}",
             f"  writes      {self.files} files of {megabytes(self.file_bytes)} in {self.folder}",
             *(f"  note        {warning}" for warning in self.warnings),
         ]
@@ -136,7 +139,7 @@ def _plan(
     seconds: float | None,
 ) -> Plan:
     training = config.training
-    warnings = list(dataset.warnings)
+    warnings = [*dataset.warnings, *notes_on(lent, config)]
     free = _free_memory(lent.device)
     if free is not None and memory.total > free:
         warnings.append(
@@ -186,14 +189,14 @@ def _seconds_per_step(lent: LentCheckpoint, config: TrainConfig, size: Size) -> 
     generator = Randomness(0).torch("plan")
     batch, tokens = config.dataset.batch_size, 77 * (config.model.max_tokens // 75)
     latents = torch.randn(batch, parts.unet.config["in_channels"], size.height // 8, size.width // 8, generator=generator)
-    context = torch.randn(batch, tokens, parts.unet.config["cross_attention_dim"], generator=generator)
-    timesteps = torch.randint(0, 1000, (batch,), generator=generator)
-    inputs = [tensor.to(lent.device) for tensor in (latents, timesteps, context)]
+    latents = latents.to(lent.device)
+    timesteps = torch.randint(0, 1000, (batch,), generator=generator).to(lent.device)
+    told = stand_in_conditioning(parts.unet.config, batch, tokens, lent.device)
     times = []
     for _ in range(1 + TIMED_STEPS):
         started = time.perf_counter()
         with accelerator.autocast():
-            loss = parts.unet(*inputs).sample.float().square().mean()
+            loss = predict(parts.unet, latents, timesteps, told).float().square().mean()
         loss.backward()
         loss.item()  # waits for the device
         times.append(time.perf_counter() - started)

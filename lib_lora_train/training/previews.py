@@ -21,6 +21,7 @@ def preview_drawing(config: TrainConfig, lent: LentCheckpoint) -> Drawing:
         guidance=preview.preview_guidance,
         prediction=lent.prediction,
         latent_scale=lent.family.latent_scale,
+        zero_terminal_snr=lent.zero_terminal_snr,
     )
 
 

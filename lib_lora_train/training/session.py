@@ -56,6 +56,7 @@ from lib_lora_train.training.learning import (
     make_objective,
 )
 from lib_lora_train.training.loop import Loop
+from lib_lora_train.training.notes import notes_on
 from lib_lora_train.training.optimizers import make_optimizer, make_schedule
 from lib_lora_train.training.pace import Pace
 from lib_lora_train.training.previews import preview_drawing, preview_prompts
@@ -178,7 +179,7 @@ class Session:
     def _prepare(self) -> None:
         self.parts = Parts.of(self.lent, self.config.model)
         self._fill_cache()
-        for warning in self.dataset.warnings:
+        for warning in (*self.dataset.warnings, *notes_on(self.lent, self.config)):
             self.tell(Warned(warning))
         self.adapter = make_adapter(self.parts, self.config)
         self.config = effective_config(self.config, self.adapter)

@@ -15,7 +15,7 @@ from lib_lora_train.dataset.batches import Batch
 from lib_lora_train.randomness import Randomness
 
 Predict = Callable[
-    [torch.Tensor, Sequence[str], torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]
+    [torch.Tensor, Sequence[str], torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]
 ]
 TIMESTEP_COUNT = 8
 ROWS = 4
@@ -48,11 +48,12 @@ def validation_losses(
         batch = batch.to(device)
         assert batch.moments is not None
         latents = (batch.moments.chunk(2, dim=1)[0] * latent_scale).repeat(noises, 1, 1, 1)
+        time_ids = batch.time_ids.repeat(noises, 1)
         total = torch.zeros(len(latents), device=device)
         for t in timesteps:
             noise = torch.randn(latents.shape, generator=randomness.torch("validation", number, t)).to(device)
             steps = torch.full((len(latents),), t, device=device)
-            prediction, target = predict(latents, list(batch.captions) * noises, noise, steps)
+            prediction, target = predict(latents, list(batch.captions) * noises, noise, steps, time_ids)
             total += (prediction - target).square().flatten(1).mean(dim=1)
         losses.append(total / len(timesteps))
     return torch.cat(losses).tolist()

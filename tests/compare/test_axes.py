@@ -324,6 +324,31 @@ class TestTheWebuisListOfAdapters:
         assert "Lora extension is off" in complaint(plot.draw, Processing("a"), (RUN, ["cat"]))
 
 
+class TestAnotherFamily:
+    @pytest.fixture
+    def loaded(self, plot, networks):
+        """loaded("sd2"): such a checkpoint is in the WebUI, and all adapters are SDXL's."""
+
+        def load(kind: str) -> None:
+            networks.list_available_networks()
+            for network in networks.available_networks.values():
+                network.sd_version = SimpleNamespace(name="SDXL")
+            plot.shared.sd_model = SimpleNamespace(**{f"is_{name}": name == kind for name in ("sd1", "sd2", "sdxl")})
+
+        return load
+
+    def test_is_refused_before_the_first_cell_with_both_names(self, plot, loaded, complaint):
+        loaded("sd2")
+        message = complaint(plot.draw, Processing("a"), (RUN, ["cat"]), (STRENGTH, ["1"]))
+        assert message.startswith("cat is made for Stable Diffusion XL, and a Stable Diffusion 2.x checkpoint is loaded.")
+        assert plot.drawn == []
+
+    @pytest.mark.parametrize("kind", ["sdxl", "another"])
+    def test_does_not_stand_in_the_way_of_its_own_or_of_an_unknown_one(self, plot, loaded, kind):
+        loaded(kind)
+        assert len(plot.draw(Processing("a"), (RUN, ["cat"]), (STRENGTH, ["1", "2"]))) == 2
+
+
 def test_what_is_sent_to_the_plot_draws_the_runs_epochs_against_strengths(plot, prompts, folder):
     sent = axes.send_values(Runs.find(folder).run("cat"))
     assert [sent[axis]["label"] for axis in "xyz"] == [EPOCH, STRENGTH, RUN]

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,8 +128,13 @@ class WebUI:
             self.process.kill()
 
 
-def start_real(folder: Path, data: Path, flags: Sequence[str] = ()) -> WebUI:
-    """The WebUI installed in `folder`, with folders of its own in `data`, so that the installation stays as it is."""
+def start_real(
+    folder: Path, data: Path, flags: Sequence[str] = (), before: Callable[[], None] = lambda: None
+) -> WebUI:
+    """The WebUI installed in `folder`, with folders of its own in `data`, so that the installation stays as it is.
+
+    `before` may add to them before it starts.
+    """
     python = next((path for path in (folder / "venv/bin/python", folder / "venv/Scripts/python.exe") if path.exists()), None)
     command = [str(python or sys.executable), "launch.py", *FLAGS.split(), *flags, "--data-dir", str(data)]
     extensions = data / "extensions"
@@ -137,6 +142,7 @@ def start_real(folder: Path, data: Path, flags: Sequence[str] = ()) -> WebUI:
     (extensions / "sd-webui-lora-train").symlink_to(ROOT)
     (extensions / "zz-lora-train-checks").symlink_to(Path(__file__).parent / "extension")
     add_checkpoints(data / "models" / "Stable-diffusion")
+    before()
     return _start(command, folder, data)
 
 
@@ -194,6 +200,7 @@ def _start(command: list[str], folder: Path, data: Path) -> WebUI:
         log_text = (data / "log.txt").read_text(errors="replace")[-3000:]
         assert process.poll() is None, f"the WebUI ended:\n{log_text}"
         assert time.monotonic() < deadline, f"the WebUI does not answer:\n{log_text}"
-        time.sleep(0.2)
+        # A1111 does not start when a request comes between its page and its API; so a real one is not asked often.
+        time.sleep(0.2 if folder == ROOT else 3)
     webui.load_checkpoint("shapes.safetensors")
     return webui

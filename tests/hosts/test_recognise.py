@@ -1,13 +1,14 @@
-"""A file that is no SD 1.x checkpoint is told apart by its names and shapes, and the sentence says what it looks like."""
+"""A file that cannot be taught is told apart by its names and shapes, and the sentence says what it looks like."""
 
 import json
 import struct
 
 import pytest
 
-from lib_lora_train.hosts.recognise import read_header, refuse_unless_sd1, what_it_is
+from lib_lora_train.hosts.recognise import family_of, marks_of, read_header, what_it_is
+from lib_lora_train.model.family import SD1, SD2, SDXL
 
-SD1 = {
+SD1_SHAPES = {
     "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
     "first_stage_model.quant_conv.weight": (8, 8, 1, 1),
     "cond_stage_model.transformer.text_model.final_layer_norm.weight": (768,),
@@ -15,18 +16,42 @@ SD1 = {
 
 
 def without(*names: str) -> dict[str, tuple[int, ...]]:
-    return {key: shape for key, shape in SD1.items() if not key.startswith(names)}
+    return {key: shape for key, shape in SD1_SHAPES.items() if not key.startswith(names)}
+
+
+CONV_IN, ADDED = "model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.label_emb.0.0.weight"
+SD2_SHAPES = without("cond_stage_model.") | {"cond_stage_model.model.ln_final.weight": (1024,)}
+SDXL_SHAPES = without("cond_stage_model.") | {
+    ADDED: (1280, 2816),
+    "model.diffusion_model.middle_block.1.proj_in.weight": (1280, 1280),
+    "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": (768,),
+    "conditioner.embedders.1.model.ln_final.weight": (1280,),
+}
+RIGHT = {"an SD 1.x checkpoint": SD1_SHAPES, "an SD 2.x checkpoint": SD2_SHAPES, "an SDXL checkpoint": SDXL_SHAPES}
+
+
+def less(shapes: dict[str, tuple[int, ...]], prefix: str) -> dict[str, tuple[int, ...]]:
+    return {key: shape for key, shape in shapes.items() if not key.startswith(prefix)}
 
 
 WRONG = {
-    "an SDXL checkpoint": SD1 | {"conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": (768,)},
-    "an SDXL refiner checkpoint": SD1
+    "an SDXL inpainting checkpoint": SDXL_SHAPES | {CONV_IN: (320, 9, 3, 3)},
+    "an SD 2.x inpainting checkpoint": SD2_SHAPES | {CONV_IN: (320, 9, 3, 3)},
+    "an SDXL instruct-pix2pix checkpoint": SDXL_SHAPES | {CONV_IN: (320, 8, 3, 3)},
+    "an SD 2.x depth checkpoint": SD2_SHAPES | {CONV_IN: (320, 5, 3, 3)},
+    "an SD 2.x unCLIP checkpoint": SD2_SHAPES | {ADDED: (1280, 2048)},
+    "an SSD-1B checkpoint, a smaller SDXL": less(SDXL_SHAPES, "model.diffusion_model.middle_block.1."),
+    "an SDXL checkpoint of the EDM kind (Playground 2.5, CosXL)": SDXL_SHAPES | {"edm_mean": (1, 4, 1, 1)},
+    "an SDXL checkpoint without its VAE": less(SDXL_SHAPES, "first_stage_model."),
+    "an SDXL checkpoint without its first text encoder": less(SDXL_SHAPES, "conditioner.embedders.0."),
+    "an SDXL checkpoint without its UNet": less(SDXL_SHAPES, "model."),
+    "an SD 2.x checkpoint without its UNet": less(SD2_SHAPES, "model."),
+    "an SDXL refiner checkpoint": without("cond_stage_model.")
     | {"model.diffusion_model.input_blocks.0.0.weight": (384, 4, 3, 3), "conditioner.embedders.0.model.ln_final.weight": (1280,)},
-    "an SD 2.x checkpoint": without("cond_stage_model.") | {"cond_stage_model.model.ln_final.weight": (1024,)},
     "an SD 3 checkpoint": {"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": (1, 1)},
     "a Flux checkpoint": {"double_blocks.0.img_attn.qkv.weight": (1, 1)},
-    "an inpainting checkpoint": SD1 | {"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)},
-    "an instruct-pix2pix checkpoint": SD1 | {"model.diffusion_model.input_blocks.0.0.weight": (320, 8, 3, 3)},
+    "an inpainting checkpoint": SD1_SHAPES | {"model.diffusion_model.input_blocks.0.0.weight": (320, 9, 3, 3)},
+    "an instruct-pix2pix checkpoint": SD1_SHAPES | {"model.diffusion_model.input_blocks.0.0.weight": (320, 8, 3, 3)},
     "a ControlNet": {"control_model.input_blocks.0.0.weight": (320, 4, 3, 3), "control_model.zero_convs.0.0.weight": (1,)},
     "a LoRA, not a checkpoint": {"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": (4, 320, 1, 1)},
     "a textual inversion embedding": {"emb_params": (4, 768)},
@@ -57,8 +82,15 @@ def header_file(path, entries: dict, missing_bytes: int = 0):
     return path
 
 
-def test_knows_an_sd1_checkpoint(tmp_path):
-    refuse_unless_sd1(tmp_path / "model.safetensors", SD1)
+@pytest.mark.parametrize(("phrase", "family"), zip(RIGHT, [SD1, SD2, SDXL], strict=True))
+def test_knows_what_can_be_taught(phrase, family):
+    assert what_it_is(RIGHT[phrase]) == phrase
+    assert family_of("model.safetensors", RIGHT[phrase]) is family
+
+
+@pytest.mark.parametrize(("mark", "found"), [("v_pred", (True, False)), ("ztsnr", (False, True)), ("other", (False, False))])
+def test_knows_a_checkpoints_own_marks(mark, found):
+    assert marks_of(SDXL_SHAPES | {mark: (0,)}) == found
 
 
 @pytest.mark.parametrize("phrase", WRONG)
@@ -76,9 +108,9 @@ def test_knows_diffusers_layout(name):
     assert what_it_is({name: (4, 4)}) == "a UNet in diffusers layout"
 
 
-def test_says_the_files_name_and_what_to_do(tmp_path, complaint):
-    text = complaint(refuse_unless_sd1, tmp_path / "mymodel.safetensors", WRONG["a VAE"])
-    assert text == "mymodel.safetensors looks like a VAE. Choose a Stable Diffusion 1.x checkpoint (.safetensors)."
+def test_says_the_files_name_and_what_to_do(complaint):
+    text = complaint(family_of, "mymodel.safetensors", WRONG["a VAE"])
+    assert text.startswith("mymodel.safetensors looks like a VAE, which cannot be taught. Choose a Stable Diffusion 1.x, ")
 
 
 class TestReadHeader:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
-from lib_lora_train.hosts.standalone import StandaloneHost, choose_precision, file_sha256, legacy_hash, read_weights
+from lib_lora_train.hosts.standalone import StandaloneHost, choose_precision, file_sha256, legacy_hash, read_checkpoint
 from lib_lora_train.model.lent import LentCheckpoint
 from lib_lora_train.model.view import vae_view
 
@@ -167,42 +167,42 @@ class TestTokenizer:
 
 class TestWrongFiles:
     def test_a_missing_file(self, tmp_path, complaint):
-        assert "does not exist" in complaint(read_weights, tmp_path / "none.safetensors")
+        assert "does not exist" in complaint(read_checkpoint, tmp_path / "none.safetensors")
 
     def test_a_folder(self, tmp_path, complaint):
-        assert "is a folder (diffusers layout?)" in complaint(read_weights, tmp_path)
+        assert "is a folder (diffusers layout?)" in complaint(read_checkpoint, tmp_path)
 
     def test_a_lora(self, tmp_path, complaint):
         save_file({"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": torch.ones(1, 1)}, tmp_path / "a.safetensors")
-        assert "looks like a LoRA" in complaint(read_weights, tmp_path / "a.safetensors")
+        assert "looks like a LoRA" in complaint(read_checkpoint, tmp_path / "a.safetensors")
 
     def test_a_lora_as_ckpt(self, tmp_path, complaint):
         torch.save({"lora_unet_x.lora_down.weight": torch.ones(1, 1)}, tmp_path / "a.ckpt")
-        assert "looks like a LoRA" in complaint(read_weights, tmp_path / "a.ckpt")
+        assert "looks like a LoRA" in complaint(read_checkpoint, tmp_path / "a.ckpt")
 
     def test_a_download_that_was_cut_off(self, own_copy, complaint):
         own_copy.write_bytes(own_copy.read_bytes()[:-1])
-        assert "cut off" in complaint(read_weights, own_copy)
+        assert "cut off" in complaint(read_checkpoint, own_copy)
 
     @pytest.mark.parametrize("wrapped", [True, False])
     def test_a_ckpt_that_would_run_code_does_not(self, tmp_path, complaint, wrapped):
         bomb = Bomb(tmp_path / "it ran")
         torch.save({"state_dict": {"w": torch.ones(1)}, "bomb": bomb} if wrapped else bomb, tmp_path / "a.ckpt")
-        assert "can run code. Convert it to .safetensors" in complaint(read_weights, tmp_path / "a.ckpt")
+        assert "can run code. Convert it to .safetensors" in complaint(read_checkpoint, tmp_path / "a.ckpt")
         assert not bomb.target.exists()
 
     @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", b"PK\x03\x04 cut off", bytes(100), b"GGUF" + bytes(60)])
     def test_a_ckpt_that_is_none(self, tmp_path, content):
         (tmp_path / "a.ckpt").write_bytes(content)
         with pytest.raises(UserError, match=r"^a\.ckpt "):
-            read_weights(tmp_path / "a.ckpt")
+            read_checkpoint(tmp_path / "a.ckpt")
 
     def test_a_ckpt_cut_off(self, own_copy):
         ckpt = own_copy.with_suffix(".ckpt")
         torch.save(load_file(own_copy), ckpt)
         ckpt.write_bytes(ckpt.read_bytes()[:100_000])
         with pytest.raises(UserError, match=r"^miniature\.ckpt "):
-            read_weights(ckpt)
+            read_checkpoint(ckpt)
 
 
 def test_precision_on_a_cpu_is_full_unless_asked():

@@ -41,3 +41,27 @@ def test_signal_to_noise_ratio_is_abar_over_the_rest(prediction):
 
 def test_follows_its_latents_to_another_device():
     assert stable_diffusion_schedule("v").to(torch.device("cpu")).prediction == "v"
+
+
+class TestZeroTerminalSnr:
+    """Lin et al. 2023, algorithm 1."""
+
+    def test_is_the_rescaling_of_diffusers(self):
+        from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+
+        expected = torch.cumprod(1 - rescale_zero_terminal_snr(REFERENCE.betas.double()), 0)
+        ours = stable_diffusion_schedule("v", zero_terminal_snr=True).alphas_cumprod.double()
+        torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-4)
+
+    def test_leaves_no_signal_at_the_end_and_all_of_it_at_the_start(self):
+        plain, rescaled = (stable_diffusion_schedule("v", on).alphas_cumprod for on in (False, True))
+        assert rescaled[-1] == 0
+        assert rescaled[0] == pytest.approx(plain[0].item(), rel=1e-6)
+        assert bool((rescaled.diff() < 0).all())
+
+    def test_asks_for_minus_the_image_where_all_is_noise(self):
+        schedule = stable_diffusion_schedule("v", zero_terminal_snr=True)
+        last = torch.full((6,), 999)
+        assert torch.equal(schedule.add_noise(normal(1), normal(2), last), normal(2))
+        assert torch.equal(schedule.target(normal(1), normal(2), last), -normal(1))
+        assert schedule.snr(last).tolist() == [0.0] * 6

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lib_lora_train.model.conditioning import Conditioning
 from lib_lora_train.model.sampling import SAMPLERS, Drawing, decode, draw_latents, to_image
 from lib_lora_train.model.view import unet_view, vae_view
 
@@ -41,7 +42,7 @@ def unet(lent):
 
 
 def draw(unet, contexts: torch.Tensor, seeds: list[int], drawing: Drawing = DRAWING) -> torch.Tensor:
-    return draw_latents(unet, contexts, features(99).expand_as(contexts), seeds, drawing)
+    return draw_latents(unet, Conditioning(contexts), Conditioning(features(99).expand_as(contexts)), seeds, drawing)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
@@ -84,8 +85,9 @@ class TestEverySampler:
                 return SimpleNamespace(sample=y.float())
 
             knows.config = {"in_channels": 4}
+            nothing = Conditioning(torch.zeros(1, 77, 16))
             drawing = Drawing(64, 64, sampler=sampler, steps=20, prediction=prediction)
-            drawn = draw_latents(knows, torch.zeros(1, 77, 16), torch.zeros(1, 77, 16), [0], drawing)
+            drawn = draw_latents(knows, nothing, nothing, [0], drawing)
             torch.testing.assert_close(drawn, goal, atol=0.15, rtol=0)
 
     def test_touches_no_global_generator(self, unet, sampler):
@@ -103,9 +105,8 @@ def interpolated(t: float) -> torch.Tensor:
 
 def test_guidance_1_is_the_prompt_alone(unet):
     drawing = Drawing(64, 64, steps=3, guidance=1.0)
-    context = features(1)
-    ours = draw_latents(unet, context, features(50), [4], drawing)
-    other = draw_latents(unet, context, features(51), [4], drawing)
+    told, first, second = (Conditioning(features(seed)) for seed in (1, 50, 51))
+    ours, other = (draw_latents(unet, told, uncond, [4], drawing) for uncond in (first, second))
     torch.testing.assert_close(ours, other, atol=1e-4, rtol=1e-4)
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lib_lora_train.model.text import TextCache, TextEncoding
+from lib_lora_train.model.family import SD1
+from lib_lora_train.model.text import ClipText, TextCache, TextEncoding
 from lib_lora_train.model.view import text_encoder_view
 
 HEADS = 2
@@ -38,8 +39,9 @@ def by_hand(weights: dict[str, torch.Tensor], ids: torch.Tensor, layers_skipped:
 
 @pytest.fixture
 def encoding(lent):
-    def make(**settings: int) -> TextEncoding:
-        return TextEncoding(lent.tokenizer, text_encoder_view(lent), **settings)
+    def make(clip_skip: int = 1, max_tokens: int = 75) -> TextEncoding:
+        clip = ClipText(lent.tokenizer, text_encoder_view(lent), SD1.text[0], clip_skip)
+        return TextEncoding([clip], max_tokens)
 
     return make
 
@@ -55,45 +57,45 @@ class TestChunks:
         [(0, 75, 1), (1, 75, 1), (75, 75, 1), (76, 75, 1), (75, 150, 1), (76, 150, 2), (150, 150, 2), (151, 150, 2), (151, 225, 3), (400, 225, 3)],
     )
     def test_are_as_many_as_the_caption_needs_up_to_the_limit(self, encoding, tokens, most, chunks):
-        assert [len(chunk) for chunk in encoding(max_tokens=most).chunks(words(tokens))] == [77] * chunks
+        assert [len(chunk) for chunk in encoding().encoders[0].chunks(words(tokens), most)] == [77] * chunks
 
     def test_each_begin_and_end_and_fill_with_the_end(self, encoding, lent):
         begin, end = lent.tokenizer.bos_token_id, lent.tokenizer.eos_token_id
         ids = lent.tokenizer(words(80), add_special_tokens=False).input_ids
-        first, second = encoding(max_tokens=150).chunks(words(80))
+        first, second = encoding().encoders[0].chunks(words(80), 150)
         assert first == [begin, *ids[:75], end]
         assert second == [begin, *ids[75:], *[end] * 71]
 
     def test_do_not_depend_on_case_or_space_around(self, encoding):
-        assert encoding().chunks("  A Red CAT ") == encoding().chunks("a red cat")
+        assert encoding().encoders[0].chunks("  A Red CAT ", 75) == encoding().encoders[0].chunks("a red cat", 75)
 
 
 class TestFeatures:
     @pytest.mark.parametrize("clip_skip", [1, 2, 3])
     def test_are_those_of_the_layer_asked_for(self, encoding, lent, clip_skip):
         made = encoding(clip_skip=clip_skip)
-        ids = torch.tensor(made.chunks("a red cat"))
+        ids = torch.tensor(made.encoders[0].chunks("a red cat", 75))
         with torch.no_grad():
-            torch.testing.assert_close(made.encode(["a red cat"]), by_hand(lent.text_encoder, ids, clip_skip - 1), atol=1e-5, rtol=0)
+            torch.testing.assert_close(made.encode(["a red cat"]).context, by_hand(lent.text_encoder, ids, clip_skip - 1), atol=1e-5, rtol=0)
 
     @torch.no_grad()
     def test_of_a_long_caption_stand_one_chunk_behind_the_other(self, encoding, lent):
         made = encoding(max_tokens=150)
-        first, second = (by_hand(lent.text_encoder, torch.tensor([chunk])) for chunk in made.chunks(words(100)))
-        torch.testing.assert_close(made.encode([words(100)]), torch.cat([first, second], dim=1), atol=1e-5, rtol=0)
+        first, second = (by_hand(lent.text_encoder, torch.tensor([chunk])) for chunk in made.encoders[0].chunks(words(100), 150))
+        torch.testing.assert_close(made.encode([words(100)]).context, torch.cat([first, second], dim=1), atol=1e-5, rtol=0)
 
     @torch.no_grad()
     def test_of_a_short_caption_beside_a_long_one_are_filled_with_an_empty_chunk(self, encoding):
         made = encoding(max_tokens=150)
-        both = made.encode(["a cat", words(100)])
+        both = made.encode(["a cat", words(100)]).context
         assert both.shape == (2, 154, 16)
-        torch.testing.assert_close(both[0], torch.cat([made.encode(["a cat"])[0], made.encode([""])[0]]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(both[0], torch.cat([made.encode([text]).context[0] for text in ("a cat", "")]), atol=1e-5, rtol=0)
 
     def test_carry_gradients_to_an_encoder_that_is_trained(self, encoding):
         made = encoding()
-        made.encoder.requires_grad_(True)
-        made.encode(["a cat"]).sum().backward()
-        assert next(made.encoder.parameters()).grad is not None
+        made.encoders[0].encoder.requires_grad_(True)
+        made.encode(["a cat"]).context.sum().backward()
+        assert next(made.encoders[0].encoder.parameters()).grad is not None
 
 
 class TestCache:
@@ -102,11 +104,11 @@ class TestCache:
         made = encoding(max_tokens=225)
         cache, texts = TextCache(made), ["a cat", words(100), "", words(200), "a cat"]
         for _ in range(2):
-            torch.testing.assert_close(cache.encode(texts), made.encode(texts), atol=1e-5, rtol=0)
+            torch.testing.assert_close(cache.encode(texts).context, made.encode(texts).context, atol=1e-5, rtol=0)
 
     def test_gives_the_same_bits_in_whatever_company(self, encoding):
-        alone = TextCache(encoding()).encode(["a cat"])[0]
-        assert torch.equal(TextCache(encoding()).encode(["a red star", "a cat"])[1], alone)
+        alone = TextCache(encoding()).encode(["a cat"]).context[0]
+        assert torch.equal(TextCache(encoding()).encode(["a red star", "a cat"]).context[1], alone)
 
     def test_encodes_each_text_once(self, encoding, monkeypatch):
         made, seen = encoding(), []
@@ -132,10 +134,10 @@ class TestCache:
     def test_holds_more_than_its_capacity_for_one_batch_only(self, encoding):
         cache = TextCache(encoding(), capacity=2)
         texts = ["a", "b", "c", "d"]
-        assert cache.encode(texts).shape == (4, 77, 16)
+        assert cache.encode(texts).context.shape == (4, 77, 16)
         assert len(cache._features) == 2
 
     def test_carries_no_gradients(self, encoding):
         made = encoding()
-        made.encoder.requires_grad_(True)
-        assert not TextCache(made).encode(["a cat"]).requires_grad
+        made.encoders[0].encoder.requires_grad_(True)
+        assert not TextCache(made).encode(["a cat"]).context.requires_grad

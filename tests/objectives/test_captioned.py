@@ -8,6 +8,7 @@ import torch
 
 from lib_lora_train.config import ObjectiveConfig
 from lib_lora_train.dataset.batches import Batch
+from lib_lora_train.model.conditioning import Conditioning
 from lib_lora_train.model.noise import stable_diffusion_schedule
 from lib_lora_train.objectives.captioned import Captioned, per_example
 from lib_lora_train.objectives.noise import Draws, Share
@@ -33,8 +34,8 @@ def a_batch(count: int = 3, masked: bool = False, weights: tuple[float, ...] | N
     )
 
 
-def text_features(captions) -> torch.Tensor:
-    return torch.tensor([[[float(len(caption))]] for caption in captions])
+def text_features(captions) -> Conditioning:
+    return Conditioning(torch.tensor([[[float(len(caption))]] for caption in captions]))
 
 
 def network(noisy: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor):

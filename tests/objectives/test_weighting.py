@@ -46,3 +46,11 @@ def test_no_weight_is_zero_or_infinite(prediction, weighting):
     found = weights(prediction, weighting=weighting)
     assert np.isfinite(found).all()
     assert (found > 0).all()
+
+
+@pytest.mark.parametrize(("weighting", "weight"), [("none", 1.0), ("min_snr", 0.0), ("debiased", 1.0)])
+def test_weights_are_finite_where_nothing_is_left_of_the_image(weighting, weight):
+    """v at SNR 0: min(0, g) / (0 + 1), and 1 / (0 + 1)."""
+    schedule = stable_diffusion_schedule("v", zero_terminal_snr=True)
+    weights = timestep_weights(ObjectiveConfig(weighting=weighting), schedule, torch.tensor([999]))
+    assert weights.tolist() == [weight]

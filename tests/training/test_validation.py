@@ -18,9 +18,9 @@ def held_out_batch(images: int) -> Batch:
     return Batch([], captions, torch.ones(images), sizes, sizes, sizes, moments, None, None)
 
 
-def blind(latents, captions, noise, timesteps):
+def blind(latents, captions, noise, timesteps, time_ids):
     """Predicts 0 where noise is the target: its loss is the noise's mean square."""
-    assert len(latents) == len(captions) == len(noise) == len(timesteps)
+    assert len(latents) == len(captions) == len(noise) == len(timesteps) == len(time_ids)
     return torch.zeros_like(noise), noise
 
 
@@ -47,7 +47,7 @@ def test_it_is_the_same_every_time():
 def test_every_noise_goes_with_its_own_images_caption():
     seen = []
 
-    def listening(latents, captions, noise, timesteps):
+    def listening(latents, captions, noise, timesteps, time_ids):
         seen.append([(row[0, 0, 0].item(), caption) for row, caption in zip(latents, captions, strict=True)])
         return noise, noise
 

@@ -1,0 +1,115 @@
+"""What training needs, on paper: SD 1 at 512 px and SDXL at 1024 px, by rank and settings.
+
+    python -m benchmarks.memory_table [--precision bf16] [--batch-size 1]
+
+Nothing is computed and no weights are made: networks of the published sizes on the meta device, and the same estimate
+as in the plan line. The figures are of a CPU's kernels where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from lib_lora_train.config import TrainConfig
+from lib_lora_train.dataset.images import Size
+from lib_lora_train.hosts.standalone import PRECISIONS, default_device
+from lib_lora_train.model.family import SD1, SDXL, Family
+from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.names import UNetShape, inverted, renamed, unet_modules
+from lib_lora_train.training.memory import MemoryEstimate, estimate_memory
+from lib_lora_train.training.plan import megabytes
+
+RANKS = (4, 16, 32, 64)
+SETTINGS = {
+    "plain": {},
+    "checkpointing": {"gradient_checkpointing": True},
+    "checkpointing, 8 bit": {"gradient_checkpointing": True, "optimizer": "adamw8bit"},
+    "checkpointing, text": {"gradient_checkpointing": True, "text_encoder": True},
+}
+SDXL_UNET = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+UNETS = {
+    SD1: ({"cross_attention_dim": 768}, UNetShape((320, 640, 1280, 1280), 2, (1, 1, 1, 0))),
+    SDXL: (SDXL_UNET, UNetShape((320, 640, 1280), 2, (0, 2, 10))),
+}
+CLIP_L = {"vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+BIG_G = {"width": 1280, "layers": 32, "projection": 1280}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), default="bf16")
+    parser.add_argument("--batch-size", type=int, default=1)
+    chosen = parser.parse_args()
+    print(f"Batch size {chosen.batch_size}, {chosen.precision}, {default_device().type}. Without the VAE, which works before.\n")
+    print("| checkpoint | settings | rank | UNet | adapter and optimizer | activations | text encoders | together |")
+    print("|---|---|---|---|---|---|---|---|")
+    for family in UNETS:
+        lent = published(family, PRECISIONS[chosen.precision])
+        for name, rank, estimate in estimates(lent, chosen.batch_size):
+            parts = (estimate.base, estimate.adapter, estimate.activations, estimate.text, estimate.total)
+            what = f"{family.title}, {family.resolution} px"
+            print(f"| {what} | {name} | {rank} | {' | '.join(megabytes(part) if part else '-' for part in parts)} |", flush=True)
+
+
+def estimates(lent: LentCheckpoint, batch_size: int) -> Iterator[tuple[str, int, MemoryEstimate]]:
+    """(settings, rank, estimate), for all of `SETTINGS` and `RANKS`."""
+    size = Size(lent.family.resolution, lent.family.resolution)
+    for name, settings in SETTINGS.items():
+        for rank in RANKS:
+            yield name, rank, estimate_memory(lent, TrainConfig.from_flat({"rank": rank, "batch_size": batch_size, **settings}), size)
+
+
+def published(family: Family, precision: torch.dtype) -> LentCheckpoint:
+    """A checkpoint of the published sizes, whose tensors have shapes and no numbers."""
+    config, shape = UNETS[family]
+    with torch.device("meta"):
+        unet, text = UNet2DConditionModel(**config), CLIPTextModel(CLIPTextConfig(**CLIP_L))
+    names = {key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in text.state_dict().items()}
+    lent = LentCheckpoint(
+        name=family.name,
+        family=family,
+        unet=renamed(unet.state_dict(), inverted(unet_modules(shape))),
+        vae={},
+        text_encoder=names,
+        tokenizer=None,
+        device=default_device(),
+        precision=precision,
+    )
+    return replace(lent, text_encoder_2=open_clip(**BIG_G)) if family is SDXL else lent
+
+
+def open_clip(width: int, layers: int, projection: int) -> dict[str, torch.Tensor]:
+    """An OpenCLIP text encoder's tensors."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embedding.weight": (49408, width), "positional_embedding": (77, width), "ln_final.weight": (width,),
+        "ln_final.bias": (width,), "text_projection": (width, projection),
+    }  # fmt: skip
+    block = {
+        "attn.in_proj_weight": (3 * width, width), "attn.in_proj_bias": (3 * width,), "attn.out_proj.weight": (width, width),
+        "attn.out_proj.bias": (width,), "ln_1.weight": (width,), "ln_1.bias": (width,), "ln_2.weight": (width,), "ln_2.bias": (width,),
+        "mlp.c_fc.weight": (4 * width, width), "mlp.c_fc.bias": (4 * width,), "mlp.c_proj.weight": (width, 4 * width), "mlp.c_proj.bias": (width,),
+    }  # fmt: skip
+    for i in range(layers):
+        shapes |= {f"transformer.resblocks.{i}.{name}": shape for name, shape in block.items()}
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Which kind of checkpoint an adapter file was made for, from its names, its sizes, and what it says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lib_lora_train.adapters.file import AdapterFile
+from lib_lora_train.model.family import SD1, SD2, SDXL, Family
+
+SDXL_NAMES = ("lora_te1_", "lora_te2_", "lora_unet_input_blocks_", "lora_unet_middle_block_", "lora_unet_output_blocks_")
+TEXT_WIDTHS = {768: SD1, 1024: SD2, 2048: SDXL}
+"""Width of the text features that the UNet's cross-attention takes."""
+VERSIONS = {"sd_v1": SD1, "sd_v2": SD2, "sdxl_": SDXL}
+"""How `ss_base_model_version` begins."""
+KNOWN_BY = "attn2_to_k"
+
+
+def made_for(file: AdapterFile) -> Family | None:
+    """The family that the adapter belongs to; None where nothing tells."""
+    if any(name.startswith(SDXL_NAMES) for name in file.layers):
+        return SDXL
+    widths = {layer.down.shape[1] for name, layer in file.layers.items() if name.endswith(KNOWN_BY)}
+    return next((TEXT_WIDTHS[width] for width in widths if width in TEXT_WIDTHS), None) or said_to_be_for(file.metadata)
+
+
+def said_to_be_for(metadata: Mapping[str, str]) -> Family | None:
+    """The family in the metadata, read as the WebUIs read it; None where there is none, or another one."""
+    version = "sd_v2" if metadata.get("ss_v2") == "True" else metadata.get("ss_base_model_version", "")
+    return next((family for start, family in VERSIONS.items() if version.startswith(start)), None)
+
+
+def what_it_is_made_for(file: AdapterFile) -> str:
+    """The same in words."""
+    family, version = made_for(file), file.metadata.get("ss_base_model_version", "")
+    return family.title if family else version or "another kind of checkpoint"

@@ -1,0 +1,208 @@
+"""SD 2 and SDXL: views on the very memory that is lent, and features that independent networks compute."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file
+
+from lib_lora_train.config import CheckpointConfig
+from lib_lora_train.hosts.standalone import StandaloneHost
+from lib_lora_train.model.conditioning import Conditioning, predict
+from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.sampling import Drawing
+from lib_lora_train.model.view import text_encoder_view, unet_view, vae_view
+from tests.families import UNETS, open_clip_by_hand, write_family
+from tests.miniature import VAE
+from tests.model.test_text import by_hand as clip_by_hand
+
+CPU = torch.device("cpu")
+VIEWS = {
+    ("sd2", "unet"): unet_view,
+    ("sd2", "vae"): vae_view,
+    ("sd2", "text_encoder"): text_encoder_view,
+    ("sdxl", "unet"): unet_view,
+    ("sdxl", "vae"): vae_view,
+    ("sdxl", "text_encoder"): text_encoder_view,
+    ("sdxl", "text_encoder_2"): lambda lent: text_encoder_view(lent, 1),
+}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("families")
+    return {family: write_family(folder, family) for family in ("sd2", "sdxl")}
+
+
+@pytest.fixture
+def lent_of(files):
+    def lend(family: str, **settings):
+        config = CheckpointConfig(checkpoint=str(files[family]), **({"prediction": "epsilon"} | settings))
+        with StandaloneHost(config, CPU).lease() as checkpoint:
+            return checkpoint
+
+    return lend
+
+
+@pytest.fixture
+def parts_of(lent_of):
+    return lambda family, **settings: Parts.of(lent_of(family), CheckpointConfig(**settings))
+
+
+def open_clip(family: str, files) -> dict[str, torch.Tensor]:
+    prefix = {"sd2": "cond_stage_model.model.", "sdxl": "conditioner.embedders.1.model."}[family]
+    return {k.removeprefix(prefix): t for k, t in load_file(files[family]).items() if k.startswith(prefix)}
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def words(count: int) -> str:
+    return " ".join(["red", "cat", "star"][i % 3] for i in range(count))
+
+
+def zero_padded(ids: list[int], end: int) -> list[int]:
+    """What stands behind the end token becomes 0."""
+    first = ids.index(end)
+    return ids[: first + 1] + [0] * (len(ids) - first - 1)
+
+
+@pytest.mark.parametrize(("family", "part"), VIEWS)
+class TestViews:
+    def test_have_no_weight_of_their_own(self, lent_of, family, part):
+        lent = lent_of(family)
+        own = {tensor.untyped_storage().data_ptr() for tensor in getattr(lent, part).values()}
+        parameters = list(VIEWS[family, part](lent).parameters())
+        shared = [p for p in parameters if p.untyped_storage().data_ptr() in own]
+        assert len(shared) == len(parameters) > 10
+
+    def test_use_every_number_that_is_lent_once(self, lent_of, family, part):
+        lent = lent_of(family)
+        lent_numbers = {k: t for k, t in getattr(lent, part).items() if k != "logit_scale"}
+        parameters = list(VIEWS[family, part](lent).parameters())
+        assert sum(p.numel() for p in parameters) == sum(t.numel() for t in lent_numbers.values())
+        assert len({p.data_ptr() for p in parameters}) == len(parameters)
+
+    def test_follow_the_tensors_when_they_are_lent_anew(self, lent_of, family, part):
+        lent = lent_of(family)
+        view = VIEWS[family, part](lent)
+        setattr(lent, part, {name: tensor.clone() for name, tensor in getattr(lent, part).items()})
+        lent.views[0].take()
+        own = {tensor.untyped_storage().data_ptr() for tensor in getattr(lent, part).values()}
+        assert all(p.untyped_storage().data_ptr() in own for p in view.parameters())
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+class TestAgainstDiffusers:
+    @pytest.fixture
+    def configs(self, family, tmp_path):
+        UNet2DConditionModel(**UNETS[family]).save_config(tmp_path / "unet")
+        AutoencoderKL(**VAE).save_config(tmp_path / "vae")
+        return tmp_path
+
+    def test_the_unet(self, files, lent_of, configs, family):
+        reference = UNet2DConditionModel.from_single_file(
+            str(files[family]), config=str(configs), subfolder="unet", local_files_only=True
+        ).eval()
+        context = normal(2, 77, UNETS[family]["cross_attention_dim"])
+        told = Conditioning(context)
+        if family == "sdxl":
+            told = Conditioning(context, normal(2, 48), torch.tensor([[640, 480, 0, 16, 512, 512], [1, 2, 3, 4, 5, 6]]))
+        noisy, steps = normal(2, 4, 8, 8), torch.tensor([10, 900])
+        with torch.no_grad():
+            ours, theirs = (predict(unet, noisy, steps, told) for unet in (unet_view(lent_of(family)), reference))
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+    def test_the_vae(self, files, lent_of, configs, family):
+        reference = AutoencoderKL.from_single_file(str(files[family]), config=str(configs), subfolder="vae", local_files_only=True)
+        pixels = normal(1, 3, 32, 32)
+        with torch.no_grad():
+            ours, theirs = (model.encode(pixels).latent_dist.parameters for model in (vae_view(lent_of(family)), reference.eval()))
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+class TestTextFeatures:
+    def test_of_sd2_are_the_last_state_but_one_through_the_final_norm(self, files, parts_of):
+        parts, weights = parts_of("sd2"), open_clip("sd2", files)
+        tokenizer = parts.lent.tokenizer
+        ids = torch.tensor([zero_padded(tokenizer("a red cat", padding="max_length", max_length=77).input_ids, tokenizer.eos_token_id)])
+        penultimate, _, _ = open_clip_by_hand(weights, ids)
+        expected = torch.nn.functional.layer_norm(penultimate, (64,), weights["ln_final.weight"], weights["ln_final.bias"])
+        features = parts.text.encode(["a red cat"])
+        torch.testing.assert_close(features.context, expected, atol=1e-5, rtol=0)
+        assert features.pooled is None
+
+    @pytest.mark.parametrize("clip_skip", [1, 2])
+    def test_of_sdxl_are_both_encoders_last_states_but_one(self, files, parts_of, clip_skip):
+        parts, texts = parts_of("sdxl", clip_skip=clip_skip), ["a red cat", "star"]
+        features = parts.text.encode(texts)
+        first, second, pooled = self.expected(files, parts, texts)
+        torch.testing.assert_close(features.context, torch.cat([first, second], dim=-1), atol=1e-5, rtol=0)
+        torch.testing.assert_close(features.pooled, pooled, atol=1e-5, rtol=0)
+
+    def test_of_a_long_caption_stand_behind_each_other_and_are_pooled_from_the_first_chunk(self, files, parts_of):
+        parts = parts_of("sdxl", max_tokens=150)
+        features = parts.text.encode([words(100), "a cat"])
+        ids = parts.lent.tokenizer(words(100), add_special_tokens=False).input_ids
+        pieces = [parts.lent.tokenizer.decode(piece) for piece in (ids[:75], ids[75:])]
+        first, second, pooled = self.expected(files, parts, pieces)
+        expected = torch.cat([first, second], dim=-1).flatten(0, 1)
+        torch.testing.assert_close(features.context[0], expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(features.pooled[0], pooled[0], atol=1e-5, rtol=0)
+        assert features.context.shape == (2, 154, 96)
+
+    def expected(self, files, parts, texts):
+        tokenizer = parts.lent.tokenizer
+        ids = tokenizer(texts, padding="max_length", max_length=77).input_ids
+        zeros = torch.tensor([zero_padded(row, tokenizer.eos_token_id) for row in ids])
+        second, _, pooled = open_clip_by_hand(open_clip("sdxl", files), zeros)
+        prefix = "conditioner.embedders.0.transformer."
+        weights = {k.removeprefix(prefix): t for k, t in load_file(files["sdxl"]).items() if k.startswith(prefix)}
+        # Without the last layer, and with a final norm that does nothing: by_hand always ends in one.
+        return self.before_the_norm(weights, torch.tensor(ids)), second, pooled
+
+    def before_the_norm(self, weights, ids):
+        core = {name: tensor for name, tensor in weights.items() if "final_layer_norm" not in name}
+        scale, shift = torch.ones(32), torch.zeros(32)
+        normed = clip_by_hand(core | {"text_model.final_layer_norm.weight": scale, "text_model.final_layer_norm.bias": shift}, ids, 1)
+        from transformers import CLIPTextModel
+
+        from tests.families import clip_config
+
+        model = CLIPTextModel(clip_config(len(weights["text_model.embeddings.token_embedding.weight"]))).eval()
+        cut = "" if any(key.startswith("text_model.") for key in model.state_dict()) else "text_model."
+        model.load_state_dict({k.removeprefix(cut): t for k, t in weights.items()}, strict=False)
+        hidden = model(ids, output_hidden_states=True).hidden_states[-2]
+        torch.testing.assert_close(torch.nn.functional.layer_norm(hidden, (32,)), normed, atol=1e-4, rtol=0)
+        return hidden
+
+
+class TestPrompts:
+    def draw_and_listen(self, parts, monkeypatch, negative):
+        heard = []
+
+        def listen(unet, told, uncond, seeds, drawing):
+            heard.append((told, uncond))
+            return torch.zeros(len(seeds), 4, drawing.height // 8, drawing.width // 8)
+
+        monkeypatch.setattr("lib_lora_train.model.parts.draw_latents", listen)
+        parts.draw(["a red cat", "star"], negative, [1, 2], Drawing(64, 32))
+        return heard[0]
+
+    def test_tell_sdxl_the_size_of_the_picture_uncut(self, parts_of, monkeypatch):
+        told, uncond = self.draw_and_listen(parts_of("sdxl"), monkeypatch, "blue")
+        assert told.time_ids.tolist() == uncond.time_ids.tolist() == [[32, 64, 0, 0, 32, 64]] * 2
+
+    def test_an_empty_negative_prompt_is_zeros_for_sdxl(self, parts_of, monkeypatch):
+        parts = parts_of("sdxl")
+        told, uncond = self.draw_and_listen(parts, monkeypatch, "")
+        assert uncond.context.abs().max() == uncond.pooled.abs().max() == 0
+        assert torch.equal(told.pooled, parts.text.encode(["a red cat", "star"]).pooled)
+
+    def test_an_empty_negative_prompt_is_encoded_for_sd2(self, parts_of, monkeypatch):
+        parts = parts_of("sd2")
+        _, uncond = self.draw_and_listen(parts, monkeypatch, "")
+        torch.testing.assert_close(uncond.context[:1], parts.text.encode([""]).context)
