@@ -139,11 +139,14 @@ def inject(
     `prefix` begins the layers' names in the file: lora_unet, lora_te, lora_te1 or lora_te2. `modules` renames the
     view's modules there (model/names.py).
     """
+    # peft tries every pattern on every layer: patterns for all of SDXL's 700 layers would take it minutes.
+    usual = targets[0]
     config = LoraConfig(
-        r=targets[0].rank,
+        r=usual.rank,
+        lora_alpha=usual.alpha,
         target_modules=[target.module for target in targets],
-        rank_pattern={target.module: target.rank for target in targets},
-        alpha_pattern={target.module: target.alpha for target in targets},
+        rank_pattern={target.module: target.rank for target in targets if target.rank != usual.rank},
+        alpha_pattern={target.module: target.alpha for target in targets if target.alpha != usual.alpha},
     )
     with _global_generators_untouched(view):
         inject_adapter_in_model(config, view, adapter_name=ADAPTER)

@@ -41,7 +41,7 @@ def demo_config(output: Path, seed: int = 0) -> TrainConfig:
             "regularisation": DEMO_REGULARISATION,
             "resolution": 64,
             "batch_size": 16,
-            "repeats": 45,
+            "repeats": 36,
             "prior_weight": 0.4,
             "epochs": 4,
             "flip": True,
