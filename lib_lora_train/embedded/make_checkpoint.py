@@ -3,7 +3,7 @@
 Trains the autoencoder, the text encoder and then the denoiser on both, and writes one float16 file with Stable
 Diffusion 1's names, its config beside it and its tokenizer in a folder of the same name. About two hours on one
 CPU thread; every finished stage is kept in --work, so that a broken run goes on from there. With --twin it makes the
-checkpoint's v-prediction or SDXL twin from the committed one, in a quarter of an hour each.
+checkpoint's v-prediction or SDXL twin from the committed one, in about ten minutes each.
 """
 
 from __future__ import annotations

@@ -102,14 +102,14 @@ def write_text_folders(folder: Path, teacher: Painter) -> TextPair:
     return TextPair(first, teacher.texts.tokenizer, encoder, CLIPTokenizer.from_pretrained(str(second)))
 
 
-def train_v_denoiser(teacher: Painter, seed: int, steps: int = 500) -> UNet2DConditionModel:
+def train_v_denoiser(teacher: Painter, seed: int, steps: int = 250) -> UNet2DConditionModel:
     """The v-prediction twin's UNet."""
     student = beginner(V_UNET_CONFIG, seed, teacher)
     taught = _taught(teacher)
     return distil(student, taught(student), v_lesson, taught(teacher.unet), teacher.autoencoder, seed, steps)
 
 
-def train_xl_denoiser(teacher: Painter, texts: TextPair, seed: int, steps: int = 1200) -> UNet2DConditionModel:
+def train_xl_denoiser(teacher: Painter, texts: TextPair, seed: int, steps: int = 1500) -> UNet2DConditionModel:
     """The SDXL twin's UNet. It sees the latents as the teacher does: only the file's autoencoder scales them anew."""
     student = beginner(XL_UNET_CONFIG, seed, teacher)
     torch.nn.init.zeros_(student.add_embedding.linear_2.weight)
@@ -129,4 +129,6 @@ def _taught(teacher: Painter) -> Callable[[UNet2DConditionModel], Predict]:
     """Lets a UNet of Stable Diffusion 1's kind read the teacher's text features."""
     texts = teacher.texts
     assert isinstance(texts, Texts)
-    return lambda unet: with_text(unet.to(memory_format=torch.channels_last), lambda prompts: encode(texts.text_encoder, texts.tokenizer, prompts))
+    return lambda unet: with_text(
+        unet.to(memory_format=torch.channels_last), lambda prompts: encode(texts.text_encoder, texts.tokenizer, prompts)
+    )
