@@ -7,7 +7,7 @@ VENV   := .venv/$(STACK)
 READY  := $(VENV)/.ready
 RUN    := $(VENV)/bin/python
 
-.PHONY: demo ui test bench lint docs checkpoint clean
+.PHONY: demo ui test bench lint docs checkpoint twins clean
 
 demo: $(READY)
 	$(RUN) -m lib_lora_train demo
@@ -33,6 +33,11 @@ docs: $(READY)
 # Trains the embedded checkpoint again from its seed; about two hours on one core.
 checkpoint: $(READY)
 	$(RUN) -m lib_lora_train.embedded.make_checkpoint --seed 0 --out build/shapes-v1.safetensors
+
+# Trains its two twins from the committed checkpoint; about ten minutes each.
+twins: $(READY)
+	$(RUN) -m lib_lora_train.embedded.make_checkpoint --twin v --seed 0 --out build/shapes-v-v1.safetensors
+	$(RUN) -m lib_lora_train.embedded.make_checkpoint --twin xl --seed 0 --out build/xl-v1.safetensors
 
 $(READY): requirements/$(STACK).txt requirements/dev.txt
 	$(PYTHON) -m venv $(VENV)

@@ -25,11 +25,19 @@ WORDS = (*COLOURS, *BACKGROUNDS, *ALL_SHAPES, *_COMMON.split())
 
 def write_tokenizer(folder: Path) -> None:
     """Writes what `CLIPTokenizer` and `CLIPTextConfig` read: five small files."""
-    folder.mkdir(parents=True, exist_ok=True)
     merges = learn_merges(WORDS)
     letters = byte_letters()
     tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), START, END]
-    special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
+    numbers = {token: number for number, token in enumerate(tokens)}
+    write_tokenizer_files(folder, numbers, merges, END, text_config(len(tokens)))
+
+
+def write_tokenizer_files(
+    folder: Path, numbers: dict[str, int], merges: list[tuple[str, str]], pad: str, config: dict
+) -> None:
+    """Writes a tokenizer with these tokens and merges, and the config of the text encoder that it belongs to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    special = {"bos_token": START, "eos_token": END, "pad_token": pad, "unk_token": END}
     settings = {
         "tokenizer_class": "CLIPTokenizer",
         "model_max_length": LENGTH,
@@ -40,21 +48,21 @@ def write_tokenizer(folder: Path) -> None:
     }
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges), ""]
     (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8", newline="\n")
-    _write_json(folder / "vocab.json", {token: number for number, token in enumerate(tokens)})
-    _write_json(folder / "special_tokens_map.json", special)
-    _write_json(folder / "tokenizer_config.json", settings)
-    _write_json(folder / "config.json", text_config(len(tokens)))
+    write_json(folder / "vocab.json", numbers)
+    write_json(folder / "special_tokens_map.json", special)
+    write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "config.json", config)
 
 
-def text_config(vocabulary: int) -> dict:
-    """A two-layer CLIP text encoder. The end token has the highest id: CLIP pools where the id is largest."""
+def text_config(vocabulary: int, layers: int = 2) -> dict:
+    """A small CLIP text encoder. The end token has the highest id: CLIP pools where the id is largest."""
     return {
         "architectures": ["CLIPTextModel"],
         "model_type": "clip_text_model",
         "vocab_size": vocabulary,
         "hidden_size": 64,
         "intermediate_size": 256,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_attention_heads": 4,
         "max_position_embeddings": LENGTH,
         "projection_dim": 64,
@@ -104,5 +112,6 @@ def _merged(word: str, merges: list[tuple[str, str]]) -> list[str]:
     return parts
 
 
-def _write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: dict) -> None:
+    """Writes JSON the same on every system."""
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")

@@ -10,7 +10,14 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import CLIPTextConfig, CLIPTokenizer
 
-from lib_lora_train.embedded import CHECKPOINT, DEMO_IMAGES, DEMO_REGULARISATION, TOKENIZER
+from lib_lora_train.embedded import (
+    CHECKPOINT,
+    DEMO_IMAGES,
+    DEMO_REGULARISATION,
+    TOKENIZER,
+    V_CHECKPOINT,
+    XL_CHECKPOINT,
+)
 from lib_lora_train.embedded.measure import measure
 from lib_lora_train.embedded.vocabulary import WORDS, write_tokenizer
 from lib_lora_train.embedded.world import BACKGROUNDS, COLOURS, NEW_SHAPE, SHAPES
@@ -24,9 +31,13 @@ def weights():
         yield file
 
 
-def test_everything_together_is_under_20_megabytes():
+def test_everything_is_under_20_megabytes_and_the_twins_under_30_more():
     files = [file for file in CHECKPOINT.parent.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
-    assert sum(file.stat().st_size for file in files) < 20 * MEGABYTE
+    twins = [V_CHECKPOINT.with_suffix(""), XL_CHECKPOINT.with_suffix("")]
+    theirs = [file for file in files if any(twin in (file.with_suffix(""), *file.parents) for twin in twins)]
+    assert theirs
+    assert sum(file.stat().st_size for file in theirs) < 30 * MEGABYTE
+    assert sum(file.stat().st_size for file in files if file not in theirs) < 20 * MEGABYTE
 
 
 def test_the_weights_are_those_of_the_three_parts_in_float16(weights):

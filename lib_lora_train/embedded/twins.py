@@ -1,0 +1,134 @@
+"""Makes the first checkpoint's two twins, which share its world, its autoencoder and its text encoder.
+
+The v-prediction twin is a Stable Diffusion 1 whose UNet predicts v on a zero-terminal schedule. The SDXL twin has
+SDXL's layout: two text encoders, pooled text, time ids, no attention at the finest level. Both UNets are smaller than
+the first one's and learn from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+from lib_lora_train.embedded import CHECKPOINT
+from lib_lora_train.embedded.checkpoints import SECOND, V_UNET_CONFIG, load_painter
+from lib_lora_train.embedded.configs import OPEN_CLIP_NAME, sd1_config, xl_config
+from lib_lora_train.embedded.distil_denoiser import (
+    Predict,
+    begin_from,
+    distil,
+    eps_lesson,
+    v_lesson,
+    with_text,
+    zero_terminal,
+)
+from lib_lora_train.embedded.draw import Painter, Texts
+from lib_lora_train.embedded.layout import (
+    FIRST_TEXT,
+    TEXT,
+    VAE,
+    XL_LATENT_SCALE,
+    open_clip_weights,
+    rescaled,
+    save,
+    text_weights,
+    unet_weights,
+)
+from lib_lora_train.embedded.second_vocabulary import open_clip_config, write_second_tokenizer
+from lib_lora_train.embedded.stages import stage
+from lib_lora_train.embedded.train_autoencoder import AUTOENCODER_CONFIG, fresh_weights
+from lib_lora_train.embedded.train_denoiser import alphas_cumprod, zero_last_layers
+from lib_lora_train.embedded.train_second_encoder import TextPair, train_second_encoder, with_one_more_layer
+from lib_lora_train.embedded.train_text_encoder import encode
+from lib_lora_train.embedded.vocabulary import text_config, write_json, write_tokenizer
+from lib_lora_train.embedded.xl_unet import XL_UNET_CONFIG, Reader
+
+NEARLY_ZERO = 4.8973451890853435e-08
+"""What WebUIs put for the last share of a zero-terminal schedule, so that nothing divides by 0."""
+
+
+def make_v(out: Path, seed: int, work: Path, base: Path = CHECKPOINT) -> None:
+    """Trains what is not yet in `work`, and writes the v-prediction twin of `base`, its config and its tokenizer."""
+    teacher = load_painter(base)
+    unet = UNet2DConditionModel(**V_UNET_CONFIG)
+    stage(work / "v_denoiser.pt", unet, lambda: train_v_denoiser(teacher, seed))
+    shares = zero_terminal(alphas_cumprod()).float()
+    shares[-1] = NEARLY_ZERO
+    kept = {key: tensor for key, tensor in load_file(base).items() if key.startswith((VAE, TEXT))}
+    # WebUIs look for these two names only.
+    marks = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    save(out, {"alphas_cumprod": shares, **marks, **unet_weights(unet), **kept})
+    write_tokenizer(out.with_suffix(""))
+    out.with_suffix(".yaml").write_text(sd1_config(out.stem, v=True), encoding="utf-8", newline="\n")
+
+
+def make_xl(out: Path, seed: int, work: Path, base: Path = CHECKPOINT) -> None:
+    """Trains what is not yet in `work`, and writes the SDXL twin of `base`, its config and its two tokenizers."""
+    teacher, folder = load_painter(base), out.with_suffix("")
+    texts = write_text_folders(folder, teacher)
+    stage(
+        work / "second_text_encoder.pt",
+        texts.second,
+        lambda: train_second_encoder(texts.second_tokenizer, texts.second.config, seed),
+    )
+    unet = UNet2DConditionModel(**XL_UNET_CONFIG)
+    stage(work / "xl_denoiser.pt", unet, lambda: train_xl_denoiser(teacher, texts, seed))
+    vae = {key: tensor for key, tensor in load_file(base).items() if key.startswith(VAE)}
+    weights = {
+        **unet_weights(unet),
+        **rescaled(vae, AUTOENCODER_CONFIG["scaling_factor"] / XL_LATENT_SCALE),
+        **text_weights(texts.first, FIRST_TEXT),
+        **open_clip_weights(texts.second),
+    }
+    save(out, weights)
+    out.with_suffix(".yaml").write_text(xl_config(out.stem), encoding="utf-8", newline="\n")
+
+
+def write_text_folders(folder: Path, teacher: Painter) -> TextPair:
+    """Writes both tokenizers; the first encoder, and the second as yet untrained, with them."""
+    assert isinstance(teacher.texts, Texts)
+    write_tokenizer(folder)
+    first = with_one_more_layer(teacher.texts.text_encoder)
+    write_json(folder / "config.json", text_config(first.config.vocab_size, layers=first.config.num_hidden_layers))
+    second = folder / SECOND
+    write_second_tokenizer(second)
+    write_json(second / f"{OPEN_CLIP_NAME}.json", open_clip_config())
+    encoder = CLIPTextModelWithProjection(CLIPTextConfig.from_pretrained(str(second)))
+    return TextPair(first, teacher.texts.tokenizer, encoder, CLIPTokenizer.from_pretrained(str(second)))
+
+
+def train_v_denoiser(teacher: Painter, seed: int, steps: int = 250) -> UNet2DConditionModel:
+    """The v-prediction twin's UNet."""
+    student = beginner(V_UNET_CONFIG, seed, teacher)
+    taught = _taught(teacher)
+    return distil(student, taught(student), v_lesson, taught(teacher.unet), teacher.autoencoder, seed, steps)
+
+
+def train_xl_denoiser(teacher: Painter, texts: TextPair, seed: int, steps: int = 1500) -> UNet2DConditionModel:
+    """The SDXL twin's UNet. It sees the latents as the teacher does: only the file's autoencoder scales them anew."""
+    student = beginner(XL_UNET_CONFIG, seed, teacher)
+    torch.nn.init.zeros_(student.add_embedding.linear_2.weight)
+    reader = Reader(student, texts, seed)
+    return distil(student, reader, eps_lesson, _taught(teacher)(teacher.unet), teacher.autoencoder, seed, steps)
+
+
+def beginner(config: dict, seed: int, teacher: Painter) -> UNet2DConditionModel:
+    """A UNet with what it can take over from the teacher's; the rest is drawn anew."""
+    noise = torch.Generator().manual_seed(seed + 5)
+    student = zero_last_layers(fresh_weights(UNet2DConditionModel(**config), noise))
+    begin_from(student, teacher.unet.state_dict())
+    return student
+
+
+def _taught(teacher: Painter) -> Callable[[UNet2DConditionModel], Predict]:
+    """Lets a UNet of Stable Diffusion 1's kind read the teacher's text features."""
+    texts = teacher.texts
+    assert isinstance(texts, Texts)
+    return lambda unet: with_text(
+        unet.to(memory_format=torch.channels_last), lambda prompts: encode(texts.text_encoder, texts.tokenizer, prompts)
+    )
