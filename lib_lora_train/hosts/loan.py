@@ -44,6 +44,8 @@ class Loan:
     lent: LentCheckpoint
     tensors: Tensors
     fingerprint: tuple[str, str, str] = field(init=False)
+    is_out: bool = field(init=False)
+    """Whether the tensors are in `lent` and its views now."""
 
     def __post_init__(self) -> None:
         self.fingerprint = fingerprint(self.tensors)
@@ -52,6 +54,7 @@ class Loan:
     def lend(self, tensors: Tensors) -> None:
         """Hands out `tensors`, of equal values, and notes how they are."""
         self.tensors = tensors
+        self.is_out = True
         tensors.lent_to(self.lent)
         for view in self.lent.views:
             view.take()
@@ -61,13 +64,18 @@ class Loan:
     def let_go(self) -> None:
         """Holds nothing of the host's any longer, until `lend`."""
         self.tensors = Tensors({}, {}, {})
+        self.is_out = False
         self.tensors.lent_to(self.lent)
         for view in self.lent.views:
             view.let_go()
 
     def moved(self) -> bool:
         """Whether a tensor stands elsewhere, or is of another kind, than when it was lent."""
-        return places(self.tensors) != self._places
+        return self.differs(self.tensors)
+
+    def differs(self, tensors: Tensors) -> bool:
+        """Whether `tensors` stand elsewhere, or are of another kind, than those that were lent last."""
+        return places(tensors) != self._places
 
     def touched(self) -> bool:
         """Whether something was written into a tensor since `note_untouched`."""
@@ -89,7 +97,10 @@ def places(tensors: Tensors) -> list[tuple[int, torch.device, torch.dtype, bool]
 
 
 def fingerprint(tensors: Tensors) -> tuple[str, str, str]:
-    """Of UNet, VAE and text encoder: a hash of names, shapes and a few values of each tensor."""
+    """Of UNet, VAE and text encoder: a hash of names, shapes and a few values of each tensor.
+
+    Not of the dtype: Forge widens embeddings to float32 when it first draws, and they are the same numbers still.
+    """
     return _digest(tensors.unet), _digest(tensors.vae), _digest(tensors.text_encoder)
 
 
@@ -98,7 +109,7 @@ def _digest(part: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     samples = []
     for name, tensor in sorted(part.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
         samples.append(_sample(tensor.detach()))
     if samples:
         digest.update(torch.cat(samples).cpu().numpy().tobytes())  # one transfer from the device, not hundreds
