@@ -106,6 +106,7 @@ class A1111Host:
             loan.lend(tensors_of(model))
             self._model = model
         if changed := loan.changed():
+            self._model = None  # so that it is looked at again, also where the exchanged part came with a new model
             what = " and ".join(changed)
             return f"The {what} of {loan.lent.name} was exchanged. Training goes on when the former one is back."
         loan.note_untouched()

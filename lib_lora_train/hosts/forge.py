@@ -166,6 +166,8 @@ class ForgeHost:
         loan.lend(tensors)
         self._model = model
         if not as_before and (changed := loan.changed()):
+            loan.let_go()
+            self._model = None  # so that it is looked at again
             what = " and ".join(changed)
             return f"The {what} of {loan.lent.name} was exchanged. Training goes on when the former one is back."
         return ""
@@ -174,7 +176,7 @@ class ForgeHost:
         """No LoRA in the weights, and all of the UNet on the device; why not, or ""."""
         unet, memory = model.forge_objects_original.unet, self.inside.memory()
         if not self.config.share_device:
-            unload(memory, lambda patcher: patcher.model is not unet.model)
+            unload(memory, lambda patcher: not unet.is_clone(patcher))
         self.inside.undo_loras(model)
         if not any(entry.model is unet for entry in memory.current_loaded_models):
             memory.load_models_gpu([unet])
@@ -275,7 +277,7 @@ class Forge:
 
 def unload(memory: Any, which: Any) -> None:
     """Takes parts off the device, in the WebUI's own books; it brings them again when it needs them."""
-    for entry in [entry for entry in memory.current_loaded_models if which(entry.model)]:
+    for entry in [entry for entry in memory.current_loaded_models if entry.model is not None and which(entry.model)]:
         memory.current_loaded_models[:] = [other for other in memory.current_loaded_models if other is not entry]
         entry.model_unload()
 
@@ -315,7 +317,9 @@ def _plain(named: Iterable[tuple[str, torch.Tensor]]) -> Mapping[str, torch.Tens
 
 
 def shared(weight: torch.Tensor) -> torch.Tensor:
-    """An ordinary tensor on the same memory. The WebUI's were made in inference mode, and autograd refuses those."""
+    """An ordinary tensor on the same memory. Forge's are made in inference mode, and autograd refuses those."""
+    if not weight.is_inference():
+        return weight.detach()  # which shows, by its version, that something is written into it
     with torch.inference_mode(False), torch.no_grad():
         empty = torch.empty(0, dtype=weight.dtype, device=weight.device)
         return empty.set_(weight.untyped_storage(), weight.storage_offset(), weight.size(), weight.stride())

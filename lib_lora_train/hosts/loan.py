@@ -71,18 +71,18 @@ class Loan:
 
     def moved(self) -> bool:
         """Whether a tensor stands elsewhere, or is of another kind, than when it was lent."""
-        return self.differs(self.tensors)
+        return places(self.tensors) != self._places
 
     def differs(self, tensors: Tensors) -> bool:
-        """Whether `tensors` stand elsewhere, or are of another kind, than those that were lent last."""
-        return places(tensors) != self._places
+        """Whether `tensors` stand elsewhere, are of another kind, or were written to, since some were lent last."""
+        return places(tensors) != self._places or versions(tensors) != self._versions
 
     def touched(self) -> bool:
         """Whether something was written into a tensor since `note_untouched`."""
-        return [tensor._version for tensor in self.tensors.all()] != self._versions
+        return versions(self.tensors) != self._versions
 
     def note_untouched(self) -> None:
-        self._versions = [tensor._version for tensor in self.tensors.all()]
+        self._versions = versions(self.tensors)
 
     def changed(self) -> list[str]:
         """The parts whose values are not those that were lent, as people call them."""
@@ -94,6 +94,11 @@ class Loan:
 def places(tensors: Tensors) -> list[tuple[int, torch.device, torch.dtype, bool]]:
     """Address, device, dtype and flag of every tensor."""
     return [(t.data_ptr(), t.device, t.dtype, t.requires_grad) for t in tensors.all()]
+
+
+def versions(tensors: Tensors) -> list[int]:
+    """How often something was written into each tensor."""
+    return [tensor._version for tensor in tensors.all()]
 
 
 def fingerprint(tensors: Tensors) -> tuple[str, str, str]:

@@ -4,15 +4,17 @@ import copy
 import sys
 import types
 from contextlib import contextmanager
+from shutil import copytree
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTokenizer
 
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
+from lib_lora_train.hosts import forge
 from lib_lora_train.hosts.forge import Forge, ForgeHost, chosen_precision, shared
 from lib_lora_train.model.view import text_encoder_view, unet_view
 from tests.host.stand_in.modules.call_queue import FIFOLock
@@ -129,14 +131,19 @@ class FakeForge:
         self.storage, self.computation = torch.float32, torch.float32
         self.memory = MemoryManagement()
         self.model_data = types.SimpleNamespace(sd_model=object(), forge_loading_parameters={}, forge_hash="")
-        self.breaks = False
+        self.breaks = self.other_vae = False
+        self.inference = True
+        """Whether weights are made in inference mode, as Forge does and reForge does not."""
 
     def choose(self, file):
         info = types.SimpleNamespace(filename=str(file), sha256="", hash="")
         self.model_data.forge_loading_parameters = {"checkpoint_info": info}
 
-    @torch.inference_mode()
     def forge_model_reload(self):
+        with torch.inference_mode(self.inference):
+            return self._reload()
+
+    def _reload(self):
         data = self.model_data
         now = str(data.forge_loading_parameters)
         if data.forge_hash == now:
@@ -166,6 +173,8 @@ class FakeForge:
         encoder.clip_l = nn.Module()
         encoder.clip_l.transformer = text
         vae = part("first_stage_model.")
+        if self.other_vae:
+            vae.get_parameter("quant_conv.bias").add_(1)
         objects = Objects(
             unet=Patcher(unet, self.offload_device),
             clip=types.SimpleNamespace(
@@ -192,6 +201,7 @@ def make_webui(monkeypatch, miniature):
     def make(offload_device=CPU):
         webui = FakeForge(offload_device)
         call_queue = types.SimpleNamespace(queue_lock=FIFOLock())
+        monkeypatch.setattr(forge, "ASK_AGAIN_SECONDS", 0.001)
         monkeypatch.setitem(sys.modules, "modules", types.SimpleNamespace(sd_models=webui, call_queue=call_queue))
         monkeypatch.setitem(sys.modules, "modules.call_queue", call_queue)
         monkeypatch.setitem(sys.modules, "modules.sd_models", webui)
@@ -237,15 +247,11 @@ def draws(webui, *lora):
         yield model
 
 
-def other_file(miniature, tmp_path, **change):
+def other_file(miniature, tmp_path):
     """The miniature as another file, with one weight changed."""
-    from shutil import copytree
-
-    from safetensors.torch import save_file
-
     copytree(miniature.with_suffix(""), tmp_path / "other")
     weights = load_file(miniature)
-    weights[change.get("weight", "model.diffusion_model.out.2.bias")] += 1
+    weights["model.diffusion_model.out.2.bias"] += 1
     save_file(weights, tmp_path / "other.safetensors")
     return tmp_path / "other.safetensors"
 
@@ -254,16 +260,17 @@ def test_weights_made_in_inference_mode_become_ordinary_tensors_on_the_same_memo
     with torch.inference_mode():
         weight = torch.arange(12.0).reshape(3, 4).T[1:]
     ordinary = shared(weight)
-    assert weight.is_inference() and not ordinary.is_inference()
+    assert weight.is_inference()
+    assert not ordinary.is_inference()
     assert ordinary.data_ptr() == weight.data_ptr()
     assert ordinary.stride() == weight.stride()
     assert torch.equal(ordinary, weight)
 
 
-def test_a_lease_loads_the_chosen_checkpoint_and_copies_nothing(webui, host):
+def test_a_lease_loads_the_chosen_checkpoint_and_copies_nothing(webui, host, miniature):
     with host.lease() as lent:
         assert lent_addresses(lent) == unet_addresses(webui)
-        assert lent.name == "miniature" or lent.name
+        assert lent.name == miniature.stem
 
 
 def test_gradients_flow_through_what_is_lent(webui, host):
@@ -293,7 +300,7 @@ def test_a_lora_that_is_merged_comes_off_and_on_again(webui, host):
         assert lent.unet["out.2.weight"].data_ptr() == plain
         assert model.current_lora_hash == str([])
     with draws(webui, name) as model:
-        assert model.forge_objects_original.unet.model.get_parameter(name).data_ptr() not in (plain,)
+        assert model.forge_objects_original.unet.model.get_parameter(name).data_ptr() != plain
 
 
 def test_a_lora_merged_between_two_turns_comes_off_for_the_next(webui, host):
@@ -319,7 +326,8 @@ def test_while_another_checkpoint_is_chosen_the_turn_waits_and_holds_nothing(web
         webui.choose(other_file(miniature, tmp_path))
         with host.turn(waiting):
             assert lent_addresses(lent) == unet_addresses(webui)
-    assert "other" in told[0] and miniature.stem in told[0]
+    assert "other" in told[0]
+    assert miniature.stem in told[0]
 
 
 def test_a_checkpoint_that_was_loaded_anew_is_lent_anew(webui, host, miniature, tmp_path):
@@ -332,26 +340,38 @@ def test_a_checkpoint_that_was_loaded_anew_is_lent_anew(webui, host, miniature, 
             assert lent_addresses(lent) == unet_addresses(webui) != first
 
 
-def test_another_vae_under_the_same_name_is_waited_out(webui, host, miniature, tmp_path):
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(miniature.read_bytes())
-    other = other_file(miniature, tmp_path, weight="first_stage_model.quant_conv.bias")
-    (tmp_path / "other").rename(tmp_path / "model")
-    webui.choose(file)
-    own = file.read_bytes()
+def test_another_vae_is_waited_out_however_long_it_stays(webui, host):
+    """As Forge has it: "VAE / Text Encoder" at the top of the page makes it load the whole model anew."""
+    told = []
 
     def waiting(reason):
-        assert "VAE" in reason
-        file.write_bytes(own)
-        webui.choose(file)
+        told.append(reason)
+        if len(told) == 3:
+            webui.other_vae = False
+            webui.model_data.forge_hash = ""
 
-    with host.lease():
-        file.write_bytes(other.read_bytes())
-        webui.choose(file)
+    with host.lease() as lent:
+        webui.other_vae = True
         webui.model_data.forge_hash = ""
-        told = []
-        with host.turn(lambda reason: (told.append(reason), waiting(reason), setattr(webui.model_data, "forge_hash", ""))):
-            assert told
+        with host.turn(waiting):
+            assert lent_addresses(lent) == unet_addresses(webui)
+    assert len(told) == 3
+    assert all("VAE" in reason for reason in told)
+
+
+def test_another_vae_written_into_the_same_tensors_is_noticed(webui, host):
+    """As reForge has it, where weights are ordinary tensors."""
+    webui.inference = False
+    told = []
+    with host.lease():
+        with host.turn():
+            pass
+        weight = originals(webui).vae.first_stage_model.get_parameter("quant_conv.bias")
+        own = weight.detach().clone()
+        with torch.no_grad():
+            weight += 1
+        with host.turn(lambda reason: (told.append(reason), weight.data.copy_(own))):
+            assert "VAE" in told[0]
 
 
 def test_parts_that_moved_are_lent_where_they_stand_now(make_webui):
@@ -371,7 +391,8 @@ def test_between_turns_nothing_is_held_that_the_webui_may_want_to_move(make_webu
         with host.turn():
             unet = unet_view(lent)
             assert sum(p.numel() for p in unet.parameters()) > 0
-        assert not lent.unet and sum(p.numel() for p in unet.parameters()) == 0
+        assert not lent.unet
+        assert sum(p.numel() for p in unet.parameters()) == 0
         with host.turn():
             assert sum(p.numel() for p in unet.parameters()) > 0
 
