@@ -27,11 +27,6 @@ from lib_lora_train.errors import UserError
 if typing.TYPE_CHECKING:
     from typing_extensions import Self
 
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -463,6 +458,12 @@ def flat_from_toml(text: str) -> dict[str, Any]:
     Raises:
         UserError: when the text is not TOML, or a name stands in it twice.
     """
+    # Not above: the tab that says what is missing must be there without it.
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

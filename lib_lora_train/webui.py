@@ -1,4 +1,4 @@
-"""The extension inside AUTOMATIC1111's WebUI: builds what the doors need of it, once for the process.
+"""The extension inside a WebUI (AUTOMATIC1111's, Forge, reForge): builds what the doors need of it, once for the process.
 
 scripts/lora_train.py calls the functions here; the WebUI runs that file again whenever its interface is reloaded, while
 this module and the runs in it stay. Nothing that install.py adds is imported before it is known to be there.
@@ -93,21 +93,24 @@ def _closing(close: Callable[[], None], former: Any) -> Callable[[int, Any], Non
 def _place(api: bool) -> Place:
     from modules import paths, shared
 
-    from lib_lora_train.hosts import a1111
     from lib_lora_train.hosts.describers import describers
+    from lib_lora_train.hosts.drawing import refresh_loras
     from lib_lora_train.hosts.place import Place
+    from lib_lora_train.hosts.queue import under_the_lock
+    from lib_lora_train.hosts.running import running_webui
     from lib_lora_train.safe_paths import policy_of, readable_folder
 
+    webui = running_webui()
     data = Path(paths.data_path) / "lora-train"
     policy = policy_of(shared.cmd_opts, data / "datasets", api=api)
     return Place(
-        title="AUTOMATIC1111",
-        make_host=a1111.A1111Host,
+        title=webui.title,
+        make_host=webui.make_host,
         lora_dir=Path(shared.cmd_opts.lora_dir),
         data_dir=data,
         lends_checkpoint=True,
         readable=lambda text: readable_folder(text, policy),
-        adapters_changed=a1111.refresh_loras,
-        txt2img=a1111.txt2img,
-        describers={name: functools.partial(a1111.under_the_lock, load) for name, load in describers().items()},
+        adapters_changed=refresh_loras,
+        txt2img=webui.txt2img,
+        describers={name: functools.partial(under_the_lock, load) for name, load in describers().items()},
     )

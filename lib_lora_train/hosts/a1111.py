@@ -10,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,22 +26,16 @@ from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.base import Waiting, wait_patiently
 from lib_lora_train.hosts.bring import brought_to
+from lib_lora_train.hosts.drawing import draw
 from lib_lora_train.hosts.loan import Loan, Tensors
-from lib_lora_train.hosts.place import Describe, Wish
+from lib_lora_train.hosts.place import Wish
+from lib_lora_train.hosts.queue import queue_lock
 from lib_lora_train.hosts.recognise import WHOLE, marks_of, read_header, what_it_is
 from lib_lora_train.model.family import Family, Heads
 from lib_lora_train.model.lent import LentCheckpoint
 
 ASK_AGAIN_SECONDS = 0.5
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-SAMPLERS = {
-    "ddim": ("DDIM", "Automatic"),
-    "euler": ("Euler", "Automatic"),
-    "euler_a": ("Euler a", "Automatic"),
-    "dpm++_2m_karras": ("DPM++ 2M", "Karras"),
-}
-"""Our names of samplers -> the WebUI's, with its schedule (sd_samplers_kdiffusion.py:13)."""
-_thread = threading.local()
 CHOOSE = "Choose a Stable Diffusion 1.x, 2.x or XL base checkpoint, or a fine-tune of one, at the top of the page."
 
 
@@ -117,6 +110,7 @@ class A1111Host:
             loan.lend(tensors_of(model))
             self._model = model
         if changed := loan.changed():
+            self._model = None  # so that it is looked at again, also where the exchanged part came with a new model
             what = " and ".join(changed)
             return f"The {what} of {loan.lent.name} was exchanged. Training goes on when the former one is back."
         loan.note_untouched()
@@ -132,31 +126,6 @@ class A1111Host:
             changed = loan.changed() if loan.tensors.unet else []
         if changed and self._file == self._model.sd_checkpoint_info.filename:
             raise UserError(f"The {' and '.join(changed)} of {loan.lent.name} is not as it was before. Load it again.")
-
-
-@contextmanager
-def queue_lock() -> Iterator[None]:
-    """The lock under which the WebUI draws (call_queue.py:10), handed on to who waits for it.
-
-    FIFOLock.release (fifo_lock.py:27) wakes the next in line, but who asks again at once gets ahead of it: so wait
-    until it has the lock. Inside itself it does nothing: a run that does not share holds it from end to end.
-    """
-    from modules.call_queue import queue_lock as lock
-
-    if getattr(_thread, "holds_the_lock", False):
-        yield
-        return
-    lock.acquire()
-    _thread.holds_the_lock = True
-    try:
-        yield
-    finally:
-        _thread.holds_the_lock = False
-        somebody_waits = bool(lock._pending_threads)
-        lock.release()
-        deadline = time.monotonic() + 1
-        while somebody_waits and not lock._lock.locked() and time.monotonic() < deadline:
-            time.sleep(0.001)
 
 
 @contextmanager
@@ -317,48 +286,15 @@ def undo_merged_loras(model: nn.Module) -> None:
                 networks.network_apply_weights(module)
 
 
-def refresh_loras() -> None:
-    """Lets the Lora extension find new files, for prompts and for its page (networks.py:679)."""
-    networks = sys.modules.get("networks")
-    if networks is not None and hasattr(networks, "list_available_networks"):
-        with queue_lock():
-            networks.list_available_networks()
-
-
 def txt2img(wish: Wish) -> Image.Image:
-    """One image, drawn by the WebUI as its own button would, saved nowhere.
+    """One image, drawn by the WebUI as its own button would.
 
     Raises:
-        UserError: when the WebUI was interrupted, or could not draw it.
+        UserError: as `draw`, and when no checkpoint is loaded.
     """
-    from modules import processing, shared
-
-    sampler, scheduler = SAMPLERS[wish.sampler]
     with queue_lock():
         loaded_model()
-        shared.state.begin(job="lora-train")
-        try:
-            p = processing.StableDiffusionProcessingTxt2Img(
-                sd_model=shared.sd_model,
-                prompt=wish.prompt,
-                negative_prompt=wish.negative,
-                seed=wish.seed,
-                width=wish.width,
-                height=wish.height,
-                sampler_name=sampler,
-                scheduler=scheduler,
-                steps=wish.steps,
-                cfg_scale=wish.guidance,
-                do_not_save_samples=True,
-                do_not_save_grid=True,
-            )
-            with contextlib.closing(p):
-                images = processing.process_images(p).images
-            if shared.state.interrupted or not images:
-                raise UserError("The WebUI was interrupted while it drew. Start the comparison again.")
-            return images[0]
-        finally:
-            shared.state.end()
+        return draw(wish)
 
 
 def _prediction(setting: str, model: Any) -> str:
@@ -424,17 +360,3 @@ def _text_config(encoder: Any) -> dict[str, Any]:
 
 def _title(model: Any) -> str:
     return "no checkpoint" if model is None else Path(model.sd_checkpoint_info.filename).stem
-
-
-@contextmanager
-def under_the_lock(load: Callable[[], AbstractContextManager[Describe]]) -> Iterator[Describe]:
-    """A describer of the WebUI's (describers.py) that takes its turn with everybody else for every image."""
-    with contextlib.ExitStack() as loaded:
-        with queue_lock():
-            describe = loaded.enter_context(load())
-
-        def one(image: Image.Image) -> str:
-            with queue_lock():
-                return describe(image)
-
-        yield one

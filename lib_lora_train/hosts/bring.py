@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lib_lora_train.model.lent import mark_copy
+
 
 def brought_to(device: torch.device) -> Callable[[nn.Module], AbstractContextManager[Any]]:
     """A context manager for a view: its weights are on `device` inside, in float32, which costs little for a while and
@@ -21,9 +23,11 @@ def brought_to(device: torch.device) -> Callable[[nn.Module], AbstractContextMan
         try:
             for parameter, data in waiting.items():
                 parameter.data = data.to(device, torch.float32)
+                mark_copy(parameter, copied=parameter.data_ptr() != data.data_ptr())
             yield view
         finally:
             for parameter, data in waiting.items():
                 parameter.data = data
+                mark_copy(parameter, copied=False)
 
     return brought

@@ -47,6 +47,8 @@ class Loan:
     lent: LentCheckpoint
     tensors: Tensors
     fingerprint: tuple[str, ...] = field(init=False)
+    is_out: bool = field(init=False)
+    """Whether the tensors are in `lent` and its views now."""
 
     def __post_init__(self) -> None:
         self.fingerprint = fingerprint(self.tensors)
@@ -55,6 +57,7 @@ class Loan:
     def lend(self, tensors: Tensors) -> None:
         """Hands out `tensors`, of equal values, and notes how they are."""
         self.tensors = tensors
+        self.is_out = True
         tensors.lent_to(self.lent)
         for view in self.lent.views:
             view.take()
@@ -64,6 +67,7 @@ class Loan:
     def let_go(self) -> None:
         """Holds nothing of the host's any longer, until `lend`."""
         self.tensors = Tensors({}, {}, {})
+        self.is_out = False
         self.tensors.lent_to(self.lent)
         for view in self.lent.views:
             view.let_go()
@@ -72,12 +76,16 @@ class Loan:
         """Whether a tensor stands elsewhere, or is of another kind, than when it was lent."""
         return places(self.tensors) != self._places
 
+    def differs(self, tensors: Tensors) -> bool:
+        """Whether `tensors` stand elsewhere, are of another kind, or were written to, since some were lent last."""
+        return places(tensors) != self._places or versions(tensors) != self._versions
+
     def touched(self) -> bool:
         """Whether something was written into a tensor since `note_untouched`."""
-        return [tensor._version for tensor in self.tensors.all()] != self._versions
+        return versions(self.tensors) != self._versions
 
     def note_untouched(self) -> None:
-        self._versions = [tensor._version for tensor in self.tensors.all()]
+        self._versions = versions(self.tensors)
 
     def changed(self) -> list[str]:
         """The parts whose values are not those that were lent, as people call them."""
@@ -91,8 +99,16 @@ def places(tensors: Tensors) -> list[tuple[int, torch.device, torch.dtype, bool]
     return [(t.data_ptr(), t.device, t.dtype, t.requires_grad) for t in tensors.all()]
 
 
+def versions(tensors: Tensors) -> list[int]:
+    """How often something was written into each tensor."""
+    return [tensor._version for tensor in tensors.all()]
+
+
 def fingerprint(tensors: Tensors) -> tuple[str, ...]:
-    """Of UNet, VAE and text encoders: a hash of names, shapes and a few values of each tensor."""
+    """Of UNet, VAE and text encoders: a hash of names, shapes and a few values of each tensor.
+
+    Not of the dtype: Forge widens embeddings to float32 when it first draws, and they are the same numbers still.
+    """
     parts = (tensors.unet, tensors.vae, tensors.text_encoder, tensors.text_encoder_2)
     return tuple(_digest(part) for part in parts)
 
@@ -102,7 +118,7 @@ def _digest(part: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     samples = []
     for name, tensor in sorted(part.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
         samples.append(_sample(tensor.detach()))
     if samples:
         digest.update(torch.cat(samples).cpu().numpy().tobytes())  # one transfer from the device, not hundreds

@@ -14,6 +14,16 @@ from torch import nn
 from lib_lora_train.model.family import Family, Heads
 
 
+def is_copy(parameter: torch.Tensor) -> bool:
+    """Whether a view's parameter is, for a while, a copy of the host's tensor (brought to the device, or widened)."""
+    return getattr(parameter, "is_copy", False)
+
+
+def mark_copy(parameter: Any, copied: bool) -> None:
+    """What `is_copy` tells from then on: a copy stays where it is when the host moves its tensors."""
+    parameter.is_copy = copied
+
+
 @dataclass
 class View:
     """The parameters of a module that shares the host's tensors, and how they come from them."""
@@ -26,12 +36,14 @@ class View:
     def let_go(self) -> None:
         """Holds no tensor any longer, so that the host can free them."""
         for parameter in self.parameters.values():
-            parameter.data = parameter.data.new_empty(0)
+            if not is_copy(parameter):
+                parameter.data = parameter.data.new_empty(0)
 
     def take(self) -> None:
         """Shares the host's tensors as they are now."""
         for name, tensor in self.weights().items():
-            self.parameters[name].data = tensor
+            if not is_copy(self.parameters[name]):
+                self.parameters[name].data = tensor
 
 
 @dataclass

@@ -26,10 +26,13 @@ from lib_lora_train.embedded import CHECKPOINT
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = Path(__file__).parent / "stand_in"
-FLAGS = (
-    "--use-cpu all --no-half --skip-torch-cuda-test --skip-prepare-environment --api --no-download-sd-model "
-    "--do-not-download-clip --disable-nan-check"
-)
+FLAGS = "--skip-torch-cuda-test --skip-prepare-environment --api --no-download-sd-model"
+ON_CPU = {
+    "A1111": "--use-cpu all --no-half --do-not-download-clip --disable-nan-check",
+    "Forge": "--always-cpu",
+    "reForge": "--always-cpu",
+}
+"""The flags in which the hosts differ."""
 STARTING_SECONDS = 180
 RUN_SECONDS = 300
 
@@ -49,6 +52,7 @@ class WebUI:
     url: str
     data: Path
     process: subprocess.Popen[bytes]
+    kind: str = "A1111"
 
     def call(self, method: str, path: str, body: Any = None) -> Answer:
         """One request; an error status is an answer too."""
@@ -68,12 +72,19 @@ class WebUI:
         return Image.open(io.BytesIO(base64.b64decode(answer.body["images"][0]))).convert("RGB").tobytes()
 
     def load_checkpoint(self, name: str) -> None:
-        """As choosing it at the top of the page."""
+        """As choosing it at the top of the page; Forge loads it with the next image, so one is drawn there."""
         assert self.call("POST", "/sdapi/v1/options", {"sd_model_checkpoint": name}).status == 200
+        if self.kind == "Forge":
+            self.draw("", steps=1)
 
     def load_vae(self, name: str) -> None:
-        """As choosing it in the settings; None is the checkpoint's own."""
-        assert self.call("POST", "/sdapi/v1/options", {"sd_vae": name}).status == 200
+        """As choosing it in the settings, or at the top of Forge's page; None is the checkpoint's own."""
+        path = str(self.data / "models" / "VAE" / name)
+        forge = {"forge_additional_modules": [] if name == "None" else [path]}
+        settings = forge if self.kind == "Forge" else {"sd_vae": name}
+        assert self.call("POST", "/sdapi/v1/options", settings).status == 200
+        if self.kind == "Forge":
+            self.draw("", steps=1)
 
     def weights(self) -> str:
         return self.call("GET", "/lora-train-checks/weights").body["hash"]
@@ -136,14 +147,22 @@ def start_real(
     `before` may add to them before it starts.
     """
     python = next((path for path in (folder / "venv/bin/python", folder / "venv/Scripts/python.exe") if path.exists()), None)
-    command = [str(python or sys.executable), "launch.py", *FLAGS.split(), *flags, "--data-dir", str(data)]
+    kind = kind_of(folder)
+    command = [str(python or sys.executable), "launch.py", *f"{FLAGS} {ON_CPU[kind]}".split(), *flags, "--data-dir", str(data)]
     extensions = data / "extensions"
     extensions.mkdir(parents=True)
     (extensions / "sd-webui-lora-train").symlink_to(ROOT)
     (extensions / "zz-lora-train-checks").symlink_to(Path(__file__).parent / "extension")
     add_checkpoints(data / "models" / "Stable-diffusion")
     before()
-    return _start(command, folder, data)
+    return _start(command, folder, data, kind)
+
+
+def kind_of(folder: Path) -> str:
+    """Which WebUI is installed in `folder`, by the folder that it computes in."""
+    if (folder / "ldm_patched").is_dir():
+        return "reForge"
+    return "Forge" if (folder / "backend").is_dir() else "A1111"
 
 
 def start_stand_in(data: Path) -> WebUI:
@@ -174,7 +193,7 @@ def add_checkpoints(models: Path) -> None:
         shutil.copytree(models / "tokenizer", models / name)
 
 
-def _start(command: list[str], folder: Path, data: Path) -> WebUI:
+def _start(command: list[str], folder: Path, data: Path, kind: str = "A1111") -> WebUI:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -189,7 +208,7 @@ def _start(command: list[str], folder: Path, data: Path) -> WebUI:
     }
     with (data / "log.txt").open("wb") as log:
         process = subprocess.Popen([*command, "--port", str(port)], cwd=folder, env=environment, stdout=log, stderr=log)
-    webui = WebUI(f"http://127.0.0.1:{port}", data, process)
+    webui = WebUI(f"http://127.0.0.1:{port}", data, process, kind)
     deadline = time.monotonic() + STARTING_SECONDS
     while True:
         try:

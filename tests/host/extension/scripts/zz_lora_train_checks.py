@@ -42,14 +42,25 @@ session.Session._prepare = remembered
 session.Session._slice = held
 
 
-def weights():
-    """A hash of every weight that the WebUI draws with, and of where and what it is."""
+def parts():
+    """UNet, VAE and text encoder of the checkpoint that the WebUI draws with, without LoRAs."""
     from lib_lora_train.hosts import a1111
+    from lib_lora_train.hosts.running import running_webui
 
     model = sd_models.model_data.sd_model
-    a1111.undo_merged_loras(model)
+    inside = getattr(running_webui().make_host, "keywords", {}).get("inside")
+    if inside is None:
+        a1111.undo_merged_loras(model)
+        return model.model.diffusion_model, model.first_stage_model, model.cond_stage_model.wrapped.transformer
+    inside.undo_loras(model)
+    own = model.forge_objects_original
+    return own.unet.model.diffusion_model, own.vae.first_stage_model, own.clip.cond_stage_model.clip_l.transformer
+
+
+def weights():
+    """A hash of every weight that the WebUI draws with, and of where and what it is."""
     digest = hashlib.sha256()
-    for part in (model.model.diffusion_model, model.first_stage_model, model.cond_stage_model.wrapped.transformer):
+    for part in parts():
         for name, parameter in part.named_parameters():
             digest.update(f"{name} {parameter.dtype} {parameter.device} {parameter.requires_grad}".encode())
             digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
@@ -58,8 +69,7 @@ def weights():
 
 def sharing():
     """How many parameters the running session's views have, and how many of them are the WebUI's own storage."""
-    model = sd_models.model_data.sd_model
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    own = {parameter.untyped_storage().data_ptr() for part in parts() for parameter in part.parameters()}
     views = [view for running in SESSIONS for view in running.lent.views]
     lent = [parameter for view in views for parameter in view.parameters.values()]
     return {"parameters": len(lent), "shared": sum(p.untyped_storage().data_ptr() in own for p in lent)}

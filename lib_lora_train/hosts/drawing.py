@@ -1,0 +1,62 @@
+"""What every WebUI of this kind is asked in the same way: to draw an image, and to look for new LoRA files."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+from PIL import Image
+
+from lib_lora_train.errors import UserError
+from lib_lora_train.hosts.place import Wish
+from lib_lora_train.hosts.queue import queue_lock
+
+SAMPLERS = {
+    "ddim": ("DDIM", "Automatic"),
+    "euler": ("Euler", "Automatic"),
+    "euler_a": ("Euler a", "Automatic"),
+    "dpm++_2m_karras": ("DPM++ 2M", "Karras"),
+}
+"""Our names of samplers -> the WebUI's, with its schedule (sd_samplers_kdiffusion.py:13)."""
+
+
+def refresh_loras() -> None:
+    """Lets the Lora extension find new files, for prompts and for its page (networks.py:679)."""
+    networks = sys.modules.get("networks")
+    if networks is not None and hasattr(networks, "list_available_networks"):
+        with queue_lock():
+            networks.list_available_networks()
+
+
+def draw(wish: Wish) -> Image.Image:
+    """One image, drawn by the WebUI as its own button would, saved nowhere; under its lock.
+
+    Raises:
+        UserError: when the WebUI was interrupted, or could not draw it.
+    """
+    from modules import processing, shared
+
+    sampler, scheduler = SAMPLERS[wish.sampler]
+    shared.state.begin(job="lora-train")
+    try:
+        p = processing.StableDiffusionProcessingTxt2Img(
+            sd_model=shared.sd_model,
+            prompt=wish.prompt,
+            negative_prompt=wish.negative,
+            seed=wish.seed,
+            width=wish.width,
+            height=wish.height,
+            sampler_name=sampler,
+            scheduler=scheduler,
+            steps=wish.steps,
+            cfg_scale=wish.guidance,
+            do_not_save_samples=True,
+            do_not_save_grid=True,
+        )
+        with contextlib.closing(p):
+            images = processing.process_images(p).images
+        if shared.state.interrupted or not images:
+            raise UserError("The WebUI was interrupted while it drew. Start the comparison again.")
+        return images[0]
+    finally:
+        shared.state.end()

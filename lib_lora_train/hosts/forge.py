@@ -1,0 +1,380 @@
+"""Forge and reForge: lend the checkpoint that they hold, and take turns with it. Here is what they share, and Forge.
+
+Both keep a model's parts in `forge_objects`, move them between main memory and GPU as they need them, and merge LoRAs
+into the weights out of place, with the originals kept. So between two turns a part may stand elsewhere, in tensors of
+its own; a turn begins with the UNet brought back and lent anew. Forge loads a checkpoint only when something needs it.
+Names such as sd_models.py:546 are of Forge's commit dfdcbab6.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from lib_lora_train.config import CheckpointConfig
+from lib_lora_train.errors import UserError
+from lib_lora_train.hosts.base import Waiting, wait_patiently
+from lib_lora_train.hosts.bring import brought_to
+from lib_lora_train.hosts.drawing import draw
+from lib_lora_train.hosts.loan import Loan, Tensors
+from lib_lora_train.hosts.place import Wish
+from lib_lora_train.hosts.queue import queue_lock
+from lib_lora_train.hosts.standalone import StandaloneHost
+from lib_lora_train.model.family import SD1
+from lib_lora_train.model.lent import LentCheckpoint
+
+ASK_AGAIN_SECONDS = 0.5
+CHOOSE = "Choose a Stable Diffusion 1.x checkpoint at the top of the page."
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Inside(Protocol):
+    """What differs inside Forge and reForge."""
+
+    title: str
+
+    def chosen(self) -> str:
+        """The file of the checkpoint that the next image is drawn with, or ""; loads nothing."""
+        ...
+
+    def loaded(self) -> Any:
+        """The chosen checkpoint's model, or None while it is not loaded."""
+        ...
+
+    def load(self) -> Any:
+        """The chosen checkpoint's model, loaded if need be; under the queue's lock.
+
+        Raises:
+            UserError: when there is none, or it cannot be loaded.
+        """
+        ...
+
+    def undo_loras(self, model: Any) -> None:
+        """Takes LoRAs off the weights, bit for bit."""
+        ...
+
+    def memory(self) -> Any:
+        """The module that moves parts between main memory and device."""
+        ...
+
+    def dtypes(self, model: Any) -> tuple[Any, torch.dtype]:
+        """How the UNet's weights are stored, and the dtype it computes in."""
+        ...
+
+    def prediction(self, model: Any) -> str:
+        """What the UNet predicts: epsilon or v."""
+        ...
+
+    def tokenizer(self, model: Any) -> Any:
+        """The CLIP text encoder's, of transformers."""
+        ...
+
+    def tokenizer_folder(self) -> str:
+        """Where CLIP's own lies; "" for wherever transformers finds it."""
+        ...
+
+    low_bits: str
+    """The setting that stores weights in few bits, and how to undo it, as a sentence."""
+
+
+class ForgeHost:
+    """Lends the chosen checkpoint. One lease at a time; a host costs nothing, so every run has its own."""
+
+    def __init__(self, config: CheckpointConfig, inside: Inside) -> None:
+        self.config = config
+        self.inside = inside
+        self._loan: Loan | None = None
+        self._model: Any = None
+        self._file = ""
+
+    @contextmanager
+    def lease(self) -> Iterator[LentCheckpoint]:
+        """The chosen checkpoint, loaded if need be; nothing is copied.
+
+        Raises:
+            UserError: when none is chosen, or it is of a kind that cannot be taught.
+        """
+        with contextlib.ExitStack() as whole_run:
+            if not self.config.share_device:
+                whole_run.enter_context(queue_lock())
+            with queue_lock():
+                self._model = teachable(self.inside.load(), self.inside)
+                self._file = self._model.sd_checkpoint_info.filename
+                if reason := self._make_ready(self._model):
+                    raise UserError(reason)
+                self._loan = Loan(lent_checkpoint(self._model, self.config, self.inside), tensors_of(self._model))
+            try:
+                yield self._loan.lent
+            finally:
+                self._take_back()
+
+    def peek(self) -> LentCheckpoint:
+        """The chosen checkpoint's facts and shapes; from its file while it is not loaded.
+
+        Raises:
+            UserError: as `lease`.
+        """
+        model = self.inside.loaded()
+        if model is not None:
+            lent = lent_checkpoint(teachable(model, self.inside), self.config, self.inside)
+            tensors_of(model).lent_to(lent)
+            return lent
+        if not self.inside.chosen():
+            raise UserError(f"No checkpoint is chosen. {CHOOSE}")
+        config = replace(self.config, checkpoint=self.inside.chosen(), tokenizer=self.inside.tokenizer_folder())
+        return StandaloneHost(config, self.inside.memory().get_torch_device()).peek()
+
+    @contextmanager
+    def turn(self, waiting: Waiting = wait_patiently) -> Iterator[None]:
+        """The queue's lock, and the checkpoint as it was lent: no LoRA merged, the UNet on the device."""
+        while True:
+            with queue_lock():
+                if not (reason := self._why_not()):
+                    try:
+                        yield
+                    finally:
+                        self._between_turns()
+                    return
+            waiting(reason)
+            time.sleep(ASK_AGAIN_SECONDS)
+
+    def _why_not(self) -> str:
+        """Why the lent checkpoint cannot be trained on now, or ""; takes up what can be taken up."""
+        loan = self._loan
+        assert loan is not None, "a turn is taken inside a lease"
+        chosen = self.inside.chosen()
+        if chosen != self._file:
+            loan.let_go()  # the WebUI may load the other one at any moment, and needs the room
+            self._model = None
+            name = Path(chosen).stem if chosen else "no checkpoint"
+            return f"The WebUI has {name} chosen. Training goes on when {loan.lent.name} is chosen again."
+        model = self.inside.load()
+        if reason := self._make_ready(model):
+            return reason
+        tensors = tensors_of(model)
+        as_before = model is self._model and not loan.differs(tensors)
+        if as_before and loan.is_out:
+            return ""
+        loan.lend(tensors)
+        self._model = model
+        if not as_before and (changed := loan.changed()):
+            loan.let_go()
+            self._model = None  # so that it is looked at again
+            what = " and ".join(changed)
+            return f"The {what} of {loan.lent.name} was exchanged. Training goes on when the former one is back."
+        return ""
+
+    def _make_ready(self, model: Any) -> str:
+        """No LoRA in the weights, and all of the UNet on the device; why not, or ""."""
+        unet, memory = model.forge_objects_original.unet, self.inside.memory()
+        if not self.config.share_device:
+            unload(memory, lambda patcher: not unet.is_clone(patcher))
+        self.inside.undo_loras(model)
+        if not any(entry.model is unet for entry in memory.current_loaded_models):
+            memory.load_models_gpu([unet])
+        if all(p.device.type == unet.load_device.type for p in unet.model.diffusion_model.parameters()):
+            return ""
+        return (
+            f"The GPU has too little free memory for all of {Path(self._file).stem}, and the WebUI keeps a part of it in "
+            "main memory. Close other programs that use the GPU, or choose a smaller checkpoint."
+        )
+
+    def _between_turns(self) -> None:
+        """Where the WebUI moves parts off the device, a tensor that is still held there would take the room it needs."""
+        unet = self._model.forge_objects_original.unet
+        if self._loan is not None and self.config.share_device and unet.load_device != unet.offload_device:
+            self._loan.let_go()
+
+    def _take_back(self) -> None:
+        """The weights are the WebUI's alone again; that they are as they were is checked."""
+        loan, self._loan = self._loan, None
+        if loan is None or self._model is None or self.inside.loaded() is not self._model:
+            return
+        with queue_lock():
+            self.inside.undo_loras(self._model)
+            loan.tensors = tensors_of(self._model)
+            changed = loan.changed()
+            loan.let_go()
+        if changed:
+            raise UserError(f"The {' and '.join(changed)} of {loan.lent.name} is not as it was before. Load it again.")
+
+
+class Forge:
+    """Forge's own inside."""
+
+    title = "Forge"
+    low_bits = 'Set "Diffusion in Low Bits" to Automatic, at the top of the page, or choose an unquantised checkpoint.'
+
+    def chosen(self) -> str:
+        from modules import sd_models
+
+        info = sd_models.model_data.forge_loading_parameters.get("checkpoint_info")
+        return info.filename if info else ""
+
+    def loaded(self) -> Any:
+        from modules import sd_models
+
+        data = sd_models.model_data
+        is_chosen = data.forge_hash == str(data.forge_loading_parameters)  # as forge_model_reload tells (sd_models.py:489)
+        return data.sd_model if is_chosen and hasattr(data.sd_model, "forge_objects") else None
+
+    def load(self) -> Any:
+        from modules import sd_models
+
+        if not self.chosen():
+            raise UserError(f"No checkpoint is chosen. {CHOOSE}")
+        if sd_models.model_data.sd_model is None:
+            sd_models.model_data.forge_hash = ""  # after a failure it would take None for loaded
+        try:
+            model, _ = sd_models.forge_model_reload()
+        except Exception as error:  # the WebUI's loader, which fails in any way
+            raise UserError(f"The WebUI cannot load {Path(self.chosen()).stem} ({error}). {CHOOSE}") from None
+        if not hasattr(model, "forge_objects"):
+            raise UserError(f"The WebUI does not know what {Path(self.chosen()).stem} is. {CHOOSE}")
+        return model
+
+    def undo_loras(self, model: Any) -> None:
+        originals = model.forge_objects_original
+        for patcher in (originals.unet, originals.clip.patcher):
+            if patcher.lora_loader.loaded_hash == str([]):
+                continue
+            # Copies of the patcher that carry a LoRA would count as loaded, and not merge it when it is asked for again.
+            unload(self.memory(), patcher.is_clone)
+            patcher.refresh_loras()
+            model.current_lora_hash = str([])
+            model.forge_objects_after_applying_lora = originals.shallow_copy()
+
+    def memory(self) -> Any:
+        from backend import memory_management
+
+        return memory_management
+
+    def dtypes(self, model: Any) -> tuple[Any, torch.dtype]:
+        unet = model.forge_objects_original.unet.model
+        return unet.storage_dtype, unet.computation_dtype
+
+    def prediction(self, model: Any) -> str:
+        kind = model.forge_objects_original.unet.model.predictor.prediction_type
+        return "v" if kind == "v_prediction" else "epsilon"
+
+    def tokenizer(self, model: Any) -> Any:
+        return model.forge_objects_original.clip.tokenizer.clip_l
+
+    def tokenizer_folder(self) -> str:
+        """Forge has CLIP's in its own folder (backend/loader.py)."""
+        beside = Path(self.chosen()).with_suffix("") / "vocab.json"
+        own = Path(str(self.memory().__file__)).parent / "huggingface" / "runwayml" / "stable-diffusion-v1-5" / "tokenizer"
+        return "" if beside.is_file() or not own.is_dir() else str(own)
+
+
+def unload(memory: Any, which: Any) -> None:
+    """Takes parts off the device, in the WebUI's own books; it brings them again when it needs them."""
+    for entry in [entry for entry in memory.current_loaded_models if entry.model is not None and which(entry.model)]:
+        memory.current_loaded_models[:] = [other for other in memory.current_loaded_models if other is not entry]
+        entry.model_unload()
+
+
+def teachable(model: Any, inside: Inside) -> Any:
+    """The same model.
+
+    Raises:
+        UserError: when it is of a kind that cannot be taught, or stored so that it cannot.
+    """
+    name = Path(model.sd_checkpoint_info.filename).stem
+    if not getattr(model, "is_sd1", False):
+        raise UserError(f"{name} is no Stable Diffusion 1.x checkpoint, and others cannot be taught yet. {CHOOSE}")
+    storage, _ = inside.dtypes(model)
+    if storage not in PRECISIONS.values():
+        kind = str(storage).removeprefix("torch.")
+        raise UserError(f"The WebUI holds {name} as {kind}, which cannot be trained on. {inside.low_bits}")
+    if model.forge_objects_original.unet.model.diffusion_model.input_blocks[0][0].weight.shape[1] != 4:
+        raise UserError(f"{name} is an inpainting or other special checkpoint. {CHOOSE}")
+    return model
+
+
+def tensors_of(model: Any) -> Tensors:
+    """The model's own weights, under the names of the checkpoint's file."""
+    parts = model.forge_objects_original
+    encoder = parts.clip.cond_stage_model.clip_l.transformer.named_parameters()
+    return Tensors(
+        unet=_plain(parts.unet.model.diffusion_model.named_parameters()),
+        vae=_plain((n, p) for n, p in parts.vae.first_stage_model.named_parameters() if not n.startswith("loss.")),
+        text_encoder=_plain((n, p) for n, p in encoder if n.startswith("text_model.")),
+    )
+
+
+def _plain(named: Iterable[tuple[str, torch.Tensor]]) -> Mapping[str, torch.Tensor]:
+    """Without the `.wrapped` of the token embedding, which stands for textual inversion there; the wrapped one counts."""
+    return {name.replace(".wrapped.", "."): shared(parameter) for name, parameter in named}
+
+
+def shared(weight: torch.Tensor) -> torch.Tensor:
+    """An ordinary tensor on the same memory. Forge's are made in inference mode, and autograd refuses those."""
+    if not weight.is_inference():
+        return weight.detach()  # which shows, by its version, that something is written into it
+    with torch.inference_mode(False), torch.no_grad():
+        empty = torch.empty(0, dtype=weight.dtype, device=weight.device)
+        return empty.set_(weight.untyped_storage(), weight.storage_offset(), weight.size(), weight.stride())
+
+
+def lent_checkpoint(model: Any, config: CheckpointConfig, inside: Inside) -> LentCheckpoint:
+    """The facts that go with the tensors, which the loan adds."""
+    info = model.sd_checkpoint_info
+    parts = model.forge_objects_original
+    device = torch.device(parts.unet.load_device)
+    return LentCheckpoint(
+        name=Path(info.filename).stem,
+        family=SD1,
+        unet={},
+        vae={},
+        text_encoder={},
+        tokenizer=inside.tokenizer(model),
+        device=device,
+        precision=chosen_precision(config.precision, *inside.dtypes(model), device),
+        prediction=inside.prediction(model) if config.prediction == "auto" else config.prediction,
+        text_config=_text_config(parts.clip.cond_stage_model.clip_l.transformer.config),
+        brought=brought_to(device),
+        sha256=lambda: info.sha256 or "",
+        legacy_hash=lambda: info.hash or "",
+    )
+
+
+def chosen_precision(setting: str, storage: torch.dtype, computation: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype of arithmetic: the WebUI's own, except that halves are never multiplied in full precision.
+
+    Raises:
+        UserError: for fp32 arithmetic on half-precision weights.
+    """
+    if setting == "auto":
+        if computation != torch.float32 or storage == torch.float32:
+            return computation
+        return torch.bfloat16 if device.type == "cpu" else storage
+    if setting == "fp32" and storage != torch.float32:
+        raise UserError(
+            "precision: the WebUI holds its weights in half precision. Use auto, or start it with --all-in-fp32."
+        )
+    return PRECISIONS[setting]
+
+
+def _text_config(config: Any) -> dict[str, Any]:
+    known = ("num_attention_heads", "hidden_act", "bos_token_id", "eos_token_id", "pad_token_id")
+    return {name: value for name in known if (value := getattr(config, name, None)) is not None}
+
+
+def txt2img(wish: Wish, inside: Inside) -> Image.Image:
+    """One image, drawn by the WebUI as its own button would.
+
+    Raises:
+        UserError: as `draw`, and when no checkpoint can be loaded.
+    """
+    with queue_lock():
+        inside.load()
+        return draw(wish)
