@@ -16,8 +16,9 @@ demo: $(READY)
 ui: $(VENV)/.ready-ui
 	$(RUN) -m lib_lora_train ui $(ARGS)
 
+# make test TESTS=tests/model runs a part.
 test: $(READY)
-	$(RUN) -m pytest -n 2 --dist loadgroup
+	$(RUN) -m pytest -n 2 --dist loadgroup $(TESTS)
 
 bench: $(READY)
 	$(RUN) -m benchmarks.bench_training $(ARGS)

@@ -22,7 +22,7 @@ from lib_lora_train.adapters.inject import Adapter, load_into
 from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.cli.demo import demo_config
 from lib_lora_train.compare.best import recommend
-from lib_lora_train.compare.comparison import validation_losses
+from lib_lora_train.compare.comparison import validations
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.embedded.evaluate import Score, evaluate_new_shape
 from lib_lora_train.model.lent import LentCheckpoint
@@ -107,7 +107,7 @@ def train_and_score(config: TrainConfig, name: str) -> list[str]:
     train(config, host)
     folder = RunFolder.at(config)
     points = folder.points()
-    epoch = recommend(validation_losses(folder), [point.epoch for point in points]).epoch
+    epoch = recommend(validations(folder), [point.epoch for point in points]).epoch
     path = next(point.path for point in points if point.epoch == epoch)
     with host.lease() as lent:
         base = Parts.of(lent, config.model)

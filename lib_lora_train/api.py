@@ -107,7 +107,7 @@ def _run_json(name: str, run: Run | None, job: Job | None, since: int | None = N
         "name": name,
         "complete": run.complete if run else False,
         "epochs": [{"epoch": point.epoch, "file": point.path.name} for point in run.points] if run else [],
-        "validation_loss": {str(epoch): loss for epoch, loss in sorted(run.losses.items())} if run else {},
+        "validation_loss": {str(epoch): event.loss for epoch, event in sorted(run.validated.items())} if run else {},
         "recommended": dataclasses.asdict(best) if best else None,
         "job": _job_json(job, since) if job else None,
     }

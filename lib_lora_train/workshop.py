@@ -11,7 +11,7 @@ from typing import Any
 
 from lib_lora_train.compare.best import Recommendation, recommend
 from lib_lora_train.compare.cells import request_of
-from lib_lora_train.compare.comparison import Comparison, compare, validation_losses
+from lib_lora_train.compare.comparison import Comparison, compare, validations
 from lib_lora_train.config import (
     CompareConfig,
     Problem,
@@ -23,6 +23,7 @@ from lib_lora_train.dataset.captioning import CaptionReport, caption_images
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.place import Place
 from lib_lora_train.jobs import Job, Jobs, unfinished_runs
+from lib_lora_train.training.events import Validated
 from lib_lora_train.training.plan import Plan, check_before_start, make_plan
 from lib_lora_train.training.run_folder import AdapterPoint, RunFolder
 
@@ -38,13 +39,13 @@ class Run:
     name: str
     folder: RunFolder
     points: list[AdapterPoint]
-    losses: dict[int, float]
+    validated: dict[int, Validated]
     complete: bool
 
     @property
     def recommendation(self) -> Recommendation | None:
         """The best epoch, or None before there is one."""
-        return recommend(self.losses, [point.epoch for point in self.points]) if self.points else None
+        return recommend(self.validated, [point.epoch for point in self.points]) if self.points else None
 
 
 class Workshop:
@@ -272,7 +273,7 @@ def _run(folder: RunFolder) -> Run:
         points = folder.points()
     except UserError:
         points = []
-    return Run(folder.config.run.name, folder, points, validation_losses(folder), folder.is_complete())
+    return Run(folder.config.run.name, folder, points, validations(folder), folder.is_complete())
 
 
 def _step_key(config: TrainConfig, checkpoint: str) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ import threading
 import pytest
 from PIL import Image
 
+from lib_lora_train.compare.best import recommend
 from lib_lora_train.config import CompareConfig
 from lib_lora_train.hosts.place import Place
 from lib_lora_train.jobs import State, wait_until_over
@@ -84,7 +85,7 @@ def test_runs_are_listed_with_their_epochs_and_the_best(workshop):
     wait_until_over(workshop.start(SETTINGS))
     (run,) = workshop.runs()
     assert (run.name, run.complete, [point.epoch for point in run.points]) == ("cat", True, [1, 2])
-    assert run.recommendation.epoch == min((1, 2), key=run.losses.__getitem__)
+    assert run.recommendation.epoch == recommend(run.validated, [1, 2]).epoch
 
 
 def test_a_run_is_read_again_only_when_it_has_changed(workshop, monkeypatch):

@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="draw the grid of a run's epochs against strengths")
     add_run_folder(compare)
     add_fields(compare, fields_of(CompareConfig))
-    demo = commands.add_parser("demo", help="teach the embedded checkpoint a star: no download, a few minutes")
+    demo = commands.add_parser("demo", help="teach the embedded checkpoint a star: no download, less than three minutes")
     demo.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for all that is written")
     ui = commands.add_parser("ui", help="open the tab as a page of its own", description="Opens the tab without a WebUI.")
     ui.add_argument("--checkpoint", type=Path, help="a Stable Diffusion 1.x file (default: the embedded miniature)")

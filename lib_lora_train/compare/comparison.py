@@ -55,8 +55,8 @@ def compare(
     Raises:
         UserError: when the run has no adapter yet, or files cannot be read or written.
     """
-    points, losses = folder.points(), validation_losses(folder)
-    recommendation = recommend(losses, [point.epoch for point in points])
+    points, validated = folder.points(), validations(folder)
+    recommendation = recommend(validated, [point.epoch for point in points])
     if txt2img is None:
         cells = list(draw_cells(host, folder.config, points, request, progress))
     else:
@@ -64,7 +64,7 @@ def compare(
     scores = {(c.point.epoch, c.strength): score(request.prompts, c.images) if score else {} for c in cells}
     grid = Grid(
         title=f"{folder.config.run.name}: epochs against strengths",
-        rows=[_row_label(point, losses) for point in points],
+        rows=[_row_label(point, validated) for point in points],
         columns=[f"{strength:g}" for strength in request.strengths],
         cells=_table(points, request, {(c.point.epoch, c.strength): c.images[:shown] for c in cells}),
         captions=_table(points, request, {key: caption(value) for key, value in scores.items()}) if score else None,
@@ -75,17 +75,17 @@ def compare(
     best = next(point.path for point in points if point.epoch == recommendation.epoch)
     figures = output.with_name(f"{folder.config.run.name}.json")
     comparison = Comparison(output, figures, recommendation, best, scores if score else {})
-    write_text(comparison.figures, json.dumps(_figures(folder, comparison, losses, cells), indent=2, ensure_ascii=False))
+    write_text(comparison.figures, json.dumps(_figures(folder, comparison, validated, cells), indent=2, ensure_ascii=False))
     return comparison
 
 
-def validation_losses(folder: RunFolder) -> dict[int, float]:
-    """Loss on the held-out images by epoch, from the run's record; epoch 0 is the base."""
-    return {event.epoch: event.loss for event in folder.events() if isinstance(event, Validated)}
+def validations(folder: RunFolder) -> dict[int, Validated]:
+    """The losses on the held-out images by epoch, from the run's record; epoch 0 is the base."""
+    return {event.epoch: event for event in folder.events() if isinstance(event, Validated)}
 
 
-def _row_label(point: AdapterPoint, losses: dict[int, float]) -> str:
-    loss = f"  ·  {losses[point.epoch]:.4f}" if point.epoch in losses else ""
+def _row_label(point: AdapterPoint, validated: dict[int, Validated]) -> str:
+    loss = f"  ·  {validated[point.epoch].loss:.4f}" if point.epoch in validated else ""
     return f"epoch {point.epoch}{loss}"
 
 
@@ -99,7 +99,7 @@ def _save_png(image: Image.Image, path: Path) -> None:
 
 
 def _figures(
-    folder: RunFolder, comparison: Comparison, losses: dict[int, float], cells: list[Cell]
+    folder: RunFolder, comparison: Comparison, validated: dict[int, Validated], cells: list[Cell]
 ) -> dict[str, Any]:
     recommendation = comparison.recommendation
     return {
@@ -109,7 +109,7 @@ def _figures(
             "file": comparison.recommended_file.name,
             "reason": recommendation.reason,
         },
-        "validation_loss": {str(epoch): loss for epoch, loss in sorted(losses.items())},
+        "validation_loss": {str(epoch): event.loss for epoch, event in sorted(validated.items())},
         "cells": [
             {
                 "epoch": cell.point.epoch,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -65,10 +65,15 @@ class Saved(Event):
 
 @dataclass(frozen=True)
 class Validated(Event):
-    """Loss on the held-out images with unchanging noise; epoch 0 is the base without the adapter."""
+    """Loss on the held-out images with unchanging noise; epoch 0 is the base without the adapter.
+
+    `parts` are the losses that `loss` is the mean of, one for each image and noise, in the same order every epoch: two
+    epochs are compared part by part.
+    """
 
     epoch: int
     loss: float
+    parts: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

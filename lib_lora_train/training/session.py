@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -60,7 +61,7 @@ from lib_lora_train.training.pace import Pace
 from lib_lora_train.training.previews import preview_drawing, preview_prompts
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.timetable import Timetable
-from lib_lora_train.training.validation import noises_each, validation_loss, validation_timesteps
+from lib_lora_train.training.validation import noises_each, validation_losses, validation_timesteps
 
 Report = Callable[[Event], None]
 
@@ -383,7 +384,7 @@ class Session:
             objective = self.config.objective
             steps = validation_timesteps(objective.timestep_min, objective.timestep_max)
             with self._turn(), self.accelerator.autocast():
-                loss = validation_loss(
+                losses = validation_losses(
                     self.objective.predict,
                     self.loader.held_out_batches(),
                     self.lent.family.latent_scale,
@@ -391,7 +392,7 @@ class Session:
                     self.lent.device,
                     noises_each(len(self.dataset.held_out)),
                 )
-            self.tell(Validated(epoch, loss))
+            self.tell(Validated(epoch, statistics.fmean(losses), losses))
         self.accelerator.wait_for_everyone()
 
     def _preview(self, epoch: int) -> None:

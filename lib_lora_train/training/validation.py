@@ -1,7 +1,8 @@
 """Measuring an epoch: the loss on images that are not trained on, with noise that never changes.
 
 The training loss is mostly noise: it depends on the timesteps drawn far more than on the epoch. Here images, noise
-and timesteps are the same every time, so that a difference between two epochs is a difference between the adapters.
+and timesteps are the same every time, so that a difference between two epochs is a difference between the adapters;
+and the loss of each image and noise is kept, so that compare/best.py can tell a difference from chance.
 """
 
 from __future__ import annotations
@@ -32,25 +33,26 @@ def noises_each(images: int) -> int:
 
 
 @torch.no_grad()
-def validation_loss(
+def validation_losses(
     predict: Predict,
     batches: Iterable[Batch],
     latent_scale: float,
     timesteps: Sequence[int],
     device: torch.device,
     noises: int = 1,
-) -> float:
-    """Mean squared error over images, `timesteps` and `noises`; `predict` as in objectives.captioned."""
+) -> list[float]:
+    """Mean squared error over `timesteps` of each image with each of its `noises`; `predict` as in objectives.captioned."""
     randomness = Randomness(0)  # not the run's seed: runs with different seeds are measured alike
-    total, count = torch.zeros((), device=device), 0
+    losses: list[torch.Tensor] = []
     for number, batch in enumerate(batches):
         batch = batch.to(device)
         assert batch.moments is not None
         latents = (batch.moments.chunk(2, dim=1)[0] * latent_scale).repeat(noises, 1, 1, 1)
+        total = torch.zeros(len(latents), device=device)
         for t in timesteps:
             noise = torch.randn(latents.shape, generator=randomness.torch("validation", number, t)).to(device)
             steps = torch.full((len(latents),), t, device=device)
             prediction, target = predict(latents, list(batch.captions) * noises, noise, steps)
-            total += (prediction - target).square().flatten(1).mean(dim=1).sum()
-            count += len(latents)
-    return (total / max(1, count)).item()
+            total += (prediction - target).square().flatten(1).mean(dim=1)
+        losses.append(total / len(timesteps))
+    return torch.cat(losses).tolist()

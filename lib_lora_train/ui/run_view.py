@@ -81,8 +81,8 @@ def announcement(job: Job | None) -> str:
 def recommendation(job: Job) -> Recommendation | None:
     """The best of the epochs that were saved so far."""
     saved = _saved(job)
-    losses = {event.epoch: event.loss for event in job.events if isinstance(event, Validated)}
-    return recommend(losses, sorted(saved)) if saved else None
+    validated = {event.epoch: event for event in job.events if isinstance(event, Validated)}
+    return recommend(validated, sorted(saved)) if saved else None
 
 
 def tag(stem: str, strength: float = 0.8) -> str:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from lib_lora_train.compare.best import recommend
 from lib_lora_train.compare.cells import Request, draw_cells
-from lib_lora_train.compare.comparison import compare, validation_losses
+from lib_lora_train.compare.comparison import compare, validations
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.hosts.standalone import StandaloneHost
 from lib_lora_train.model.parts import Parts
@@ -87,9 +88,9 @@ def test_a_comparison_writes_a_picture_and_its_figures(run, host, tmp_path):
         for epoch, name in ((1, "tiny-000001.safetensors"), (2, "tiny.safetensors"))
         for strength in REQUEST.strengths
     ]
-    losses = validation_losses(run)
-    assert figures["validation_loss"] == {str(epoch): losses[epoch] for epoch in (0, 1, 2)}
-    best = min((1, 2), key=lambda epoch: losses[epoch])
+    validated = validations(run)
+    assert figures["validation_loss"] == {str(epoch): validated[epoch].loss for epoch in (0, 1, 2)}
+    best = recommend(validated, [1, 2]).epoch
     assert figures["recommended"]["epoch"] == comparison.recommendation.epoch == best
     assert figures["recommended"]["file"] == comparison.recommended_file.name
     assert figures["recommended"]["reason"] == comparison.recommendation.reason

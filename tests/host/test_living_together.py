@@ -8,10 +8,8 @@ PROMPT = "a red circle on a white background"
 
 
 def test_every_parameter_is_the_webuis_own_storage(webui, settings):
-    webui.start(**settings("shared", max_steps=40))
-    webui.wait_for_step("shared", 2)
-    sharing = webui.call("GET", "/lora-train-checks/sharing").body
-    webui.act("shared", "discard")
+    with webui.in_mid_run(**settings("shared")):
+        sharing = webui.call("GET", "/lora-train-checks/sharing").body
     assert sharing["parameters"] > 500
     assert sharing["shared"] == sharing["parameters"]
 
@@ -32,13 +30,15 @@ def test_the_adapter_is_found_by_its_tag_without_a_refresh_and_comes_off_again(w
 
 def test_images_drawn_meanwhile_change_neither_the_adapter_nor_themselves(webui, trained, settings):
     alone = trained("apart")
-    image, tagged = webui.draw(PROMPT), webui.draw(f"{PROMPT} <lora:found:1>")
+    trained("beside")
+    image, tagged = webui.draw(PROMPT), webui.draw(f"{PROMPT} <lora:beside:1>")
     webui.act("apart", "discard")
-    webui.start(**settings("apart"))
-    webui.wait_for_step("apart", 1)
+    with webui.in_mid_run(**settings("apart")):
+        assert webui.draw(PROMPT) == image
+        assert webui.draw(f"{PROMPT} <lora:beside:1>") == tagged
     for _ in range(2):
         assert webui.draw(PROMPT) == image
-        assert webui.draw(f"{PROMPT} <lora:found:1>") == tagged
+        assert webui.draw(f"{PROMPT} <lora:beside:1>") == tagged
     assert webui.wait("apart", "finished", "failed")["state"] == "finished"
     assert webui.adapter("apart") == alone
     assert webui.draw(PROMPT) == image
@@ -56,9 +56,8 @@ def test_a_stopped_run_leaves_the_webui_as_it_was_and_can_be_resumed_to_the_same
     whole = trained("halted")
     before = webui.weights()
     webui.act("halted", "discard")
-    webui.start(**settings("halted"))
-    webui.wait_for_step("halted", 2)
-    webui.act("halted", "stop")
+    with webui.in_mid_run(**settings("halted")):
+        webui.act("halted", "stop")
     assert webui.wait("halted", "stopped", "finished")["state"] == "stopped"
     assert webui.weights() == before
     webui.act("halted", "resume")
@@ -69,9 +68,8 @@ def test_a_stopped_run_leaves_the_webui_as_it_was_and_can_be_resumed_to_the_same
 def test_pausing_saves_and_waits_until_it_may_go_on(webui, trained, settings):
     whole = trained("paused")
     webui.act("paused", "discard")
-    webui.start(**settings("paused"))
-    webui.wait_for_step("paused", 1)
-    webui.act("paused", "pause")
+    with webui.in_mid_run(**settings("paused")):
+        webui.act("paused", "pause")
     step = webui.wait("paused", "paused")["step"]
     webui.draw(PROMPT)
     assert webui.job("paused")["step"] == step
@@ -81,9 +79,8 @@ def test_pausing_saves_and_waits_until_it_may_go_on(webui, trained, settings):
 
 
 def test_the_webuis_interrupt_does_not_end_a_run(webui, settings):
-    webui.start(**settings("uninterrupted"))
-    webui.wait_for_step("uninterrupted", 1)
-    webui.call("POST", "/sdapi/v1/interrupt")
+    with webui.in_mid_run(**settings("uninterrupted")):
+        webui.call("POST", "/sdapi/v1/interrupt")
     assert webui.wait("uninterrupted", "finished", "stopped", "failed")["state"] == "finished"
 
 
@@ -91,9 +88,8 @@ def test_while_another_checkpoint_is_loaded_the_run_waits_and_says_so(webui, tra
     whole = trained("patient")
     image = webui.draw(PROMPT)
     webui.act("patient", "discard")
-    webui.start(**settings("patient"))
-    webui.wait_for_step("patient", 2)
-    webui.load_checkpoint("other.safetensors")
+    with webui.in_mid_run(**settings("patient")):
+        webui.load_checkpoint("other.safetensors")
     job = webui.wait("patient", "paused")
     assert "shapes" in job["message"]
     assert "other" in job["message"]
@@ -107,9 +103,8 @@ def test_while_another_vae_is_loaded_the_run_waits_and_says_so(webui, trained, s
     whole = trained("same eyes")
     image = webui.draw(PROMPT)
     webui.act("same eyes", "discard")
-    webui.start(**settings("same eyes"))
-    webui.wait_for_step("same eyes", 1)
-    webui.load_vae("other-vae.safetensors")
+    with webui.in_mid_run(**settings("same eyes")):
+        webui.load_vae("other-vae.safetensors")
     assert "VAE" in webui.wait("same eyes", "paused")["message"]
     webui.load_vae("None")
     webui.wait("same eyes", "finished")
@@ -152,9 +147,9 @@ def test_a_name_that_is_taken_is_refused_in_words(webui, trained, settings):
 
 
 def test_two_runs_wait_in_line(webui, settings):
-    webui.start(**settings("first", max_steps=40, epochs=10))
-    webui.start(**settings("second"))
-    assert webui.job("second")["state"] == "waiting"
+    with webui.in_mid_run(**settings("first")):
+        webui.start(**settings("second"))
+        assert webui.job("second")["state"] == "waiting"
     assert webui.wait("second", "finished", "failed")["state"] == "finished"
     assert webui.job("first")["state"] == "finished"
 
@@ -167,9 +162,7 @@ def test_without_sharing_images_wait_until_the_run_is_over(webui, settings):
 
 
 def test_a_plan_is_made_while_a_run_trains(webui, settings):
-    webui.start(**settings("busy", max_steps=40))
-    webui.wait_for_step("busy", 1)
-    plan = webui.call("POST", "/lora-train/v1/plan", settings("planned"))
-    webui.act("busy", "discard")
+    with webui.in_mid_run(**settings("busy")):
+        plan = webui.call("POST", "/lora-train/v1/plan", settings("planned"))
     assert plan.status == 200
     assert plan.body["steps"] == 6

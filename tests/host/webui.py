@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -14,7 +15,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,17 @@ class WebUI:
 
     def fail_at(self, stage: str) -> None:
         self.call("POST", "/lora-train-checks/fault", {"stage": stage})
+
+    @contextlib.contextmanager
+    def in_mid_run(self, **settings: Any) -> Iterator[None]:
+        """A run that has begun, and that stays where it is for as long as the block lasts."""
+        self.call("POST", "/lora-train-checks/hold", {"on": True})
+        try:
+            assert self.start(**settings).status == 200
+            self.wait_for_step(settings["name"], 1)
+            yield
+        finally:
+            self.call("POST", "/lora-train-checks/hold", {"on": False})
 
     def start(self, **settings: Any) -> Answer:
         """A run of a few steps on the demo's images."""

@@ -7,7 +7,7 @@ import torch
 
 from lib_lora_train.dataset.batches import Batch
 from lib_lora_train.randomness import Randomness
-from lib_lora_train.training.validation import noises_each, validation_loss, validation_timesteps
+from lib_lora_train.training.validation import noises_each, validation_losses, validation_timesteps
 
 
 def held_out_batch(images: int) -> Batch:
@@ -24,23 +24,23 @@ def blind(latents, captions, noise, timesteps):
     return torch.zeros_like(noise), noise
 
 
-def by_hand(images: int, timesteps: list[int], noises: int) -> float:
-    """The mean square of the noise that the house draws for one batch."""
+def by_hand(images: int, timesteps: list[int], noises: int) -> list[float]:
+    """The mean squares of the noises that the house draws for one batch: of each row over its timesteps."""
     shape = (images * noises, 4, 2, 2)
     drawn = [torch.randn(shape, generator=Randomness(0).torch("validation", 0, t)) for t in timesteps]
-    return torch.stack(drawn).square().mean().item()
+    return torch.stack(drawn).square().mean(dim=(0, 2, 3, 4)).tolist()
 
 
 @pytest.mark.parametrize(("images", "noises"), [(1, 1), (1, 4), (3, 1)])
-def test_it_is_the_mean_over_images_timesteps_and_noises(images, noises):
+def test_it_is_the_mean_over_timesteps_for_each_image_and_noise(images, noises):
     batch: Batch = held_out_batch(images)
-    loss = validation_loss(blind, [batch], 1.0, [100, 900], torch.device("cpu"), noises)
-    assert loss == pytest.approx(by_hand(images, [100, 900], noises))
+    losses = validation_losses(blind, [batch], 1.0, [100, 900], torch.device("cpu"), noises)
+    assert losses == pytest.approx(by_hand(images, [100, 900], noises))
 
 
 def test_it_is_the_same_every_time():
     batch = held_out_batch(2)
-    first, second = (validation_loss(blind, [batch], 1.0, [500], torch.device("cpu"), 2) for _ in range(2))
+    first, second = (validation_losses(blind, [batch], 1.0, [500], torch.device("cpu"), 2) for _ in range(2))
     assert first == second
 
 
@@ -52,7 +52,7 @@ def test_every_noise_goes_with_its_own_images_caption():
         return noise, noise
 
     batch = held_out_batch(2)
-    validation_loss(listening, [batch], 1.0, [500], torch.device("cpu"), 2)
+    validation_losses(listening, [batch], 1.0, [500], torch.device("cpu"), 2)
     assert seen[0] == [(0.0, "image 0"), (1.0, "image 1")] * 2
 
 

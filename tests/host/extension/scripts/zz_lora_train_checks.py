@@ -1,6 +1,7 @@
-"""A second extension for the host suite: looks into the WebUI's process, and makes a stage of a run fail."""
+"""A second extension for the host suite: looks into the WebUI's process, makes a stage of a run fail, and holds runs."""
 
 import hashlib
+import threading
 import weakref
 
 from fastapi import Body
@@ -15,11 +16,14 @@ STAGES = {
     "step": (session.Loop, "run_until"),
     "save": (session, "save_adapter"),
     "preview": (session.Session, "_draw_previews"),
-    "validation": (session, "validation_loss"),
+    "validation": (session, "validation_losses"),
 }
 ORIGINALS = {stage: owner.__dict__[name] for stage, (owner, name) in STAGES.items()}
 SESSIONS = weakref.WeakSet()
 PREPARE = session.Session._prepare
+SLICE = session.Session._slice
+MAY_GO_ON = threading.Event()
+MAY_GO_ON.set()
 
 
 def remembered(self):
@@ -27,7 +31,15 @@ def remembered(self):
     PREPARE(self)
 
 
+def held(self):
+    """Waits between two slices, where a run holds nothing of the WebUI's."""
+    if self.step:
+        MAY_GO_ON.wait()
+    SLICE(self)
+
+
 session.Session._prepare = remembered
+session.Session._slice = held
 
 
 def weights():
@@ -63,10 +75,16 @@ def fault(stage: str = Body("", embed=True)):
         setattr(owner, attribute, fail if name == stage else ORIGINALS[name])
 
 
+def hold(on: bool = Body(embed=True)):
+    """Holds every run after its first slice, until it is let go."""
+    (MAY_GO_ON.clear if on else MAY_GO_ON.set)()
+
+
 def add_routes(_, app):
     app.add_api_route("/lora-train-checks/weights", weights, methods=["GET"])
     app.add_api_route("/lora-train-checks/sharing", sharing, methods=["GET"])
     app.add_api_route("/lora-train-checks/fault", fault, methods=["POST"])
+    app.add_api_route("/lora-train-checks/hold", hold, methods=["POST"])
 
 
 script_callbacks.on_app_started(add_routes)
