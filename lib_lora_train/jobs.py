@@ -91,9 +91,8 @@ class Job:
     @property
     def step(self) -> int:
         """Steps done."""
-        if self.progress:
-            return self.progress.step
-        return next((event.step for event in reversed(self.events) if isinstance(event, Started)), 0)
+        # A run that was cut short goes on where it was saved, which may be before the last step that is recorded.
+        return next((event.step for event in reversed(self.events) if isinstance(event, (Started, Progress))), 0)
 
     @property
     def seconds_left(self) -> float | None:

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from lib_lora_train.jobs import Jobs, State, read_line, unfinished_runs, wait_until_over
-from lib_lora_train.training.events import Finished, Started
+from lib_lora_train.jobs import Job, Jobs, State, read_line, unfinished_runs, wait_until_over
+from lib_lora_train.training.events import Finished, Progress, Started
 from tests.training.runs import LendingHost, tiny_config
 
 
@@ -176,3 +176,12 @@ def test_new_adapters_are_announced(gate, config):
 
 def test_an_unknown_name_is_said(jobs, complaint):
     assert "nobody" in complaint(jobs.pause, "nobody")
+
+
+def test_a_run_that_goes_on_from_an_earlier_save_is_as_far_as_that(config):
+    job = Job(config("again"))
+    for event in (Started(0, 40, 4, 5, 1), Progress(10, 1, 0.1, 2.0), Started(4, 40, 4, 5, 1)):
+        job.note(event)
+    assert job.step == 4
+    job.note(Progress(6, 1, 0.1, 2.0))
+    assert job.step == 6

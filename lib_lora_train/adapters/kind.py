@@ -29,7 +29,7 @@ def said_to_be_for(metadata: Mapping[str, str]) -> Family | None:
     return next((family for start, family in VERSIONS.items() if version.startswith(start)), None)
 
 
-def what_it_is_made_for(file: AdapterFile) -> str:
-    """The same in words."""
-    family, version = made_for(file), file.metadata.get("ss_base_model_version", "")
-    return family.title if family else version or "another kind of checkpoint"
+def what_it_is_made_for(file: AdapterFile) -> str | None:
+    """The same in words, or what the file calls it; None where nothing tells."""
+    family, version = made_for(file), file.metadata.get("ss_base_model_version")
+    return family.title if family else version or None

@@ -128,9 +128,9 @@ def _same_size(layer: AdaptedLayer, weights: LayerWeights) -> bool:
 
 def _does_not_fit(start: AdapterFile, parts: Parts, config: TrainConfig, layers: int) -> str:
     family, kind = parts.lent.family, what_it_is_made_for(start)
-    made = f"is made for {kind}, and" if kind != family.title else "does not fit:"
+    made = f"is made for {kind}, and {parts.lent.name}" if kind not in (None, family.title) else f"does not fit {parts.lent.name}, which"
     return (
-        f"continue_from: {config.adapter.continue_from} {made} {parts.lent.name} is {family.title}; "
+        f"continue_from: {config.adapter.continue_from} {made} is {family.title}; "
         f"{layers} of its layers are not there. Choose an adapter that was made for {family.title}."
     )
 

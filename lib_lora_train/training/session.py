@@ -255,7 +255,7 @@ class Session:
         elif self.timetable.ends_epoch(self.loop.step):
             epoch = self.timetable.epoch_ended(self.loop.step)
             if epoch not in self.folder.epochs_done():
-                self._measure(epoch)
+                self._after_epoch()  # anew, as its adapter may be what could not be written
 
     def _take_up(self, state: dict) -> None:
         changed = states.changes_since(state["origin"], self._origin())
@@ -433,7 +433,12 @@ class Session:
             step, steps = self.loop.step, self.timetable.steps
             epoch_now = epoch or self.timetable.epoch_of(step)
             metadata = describe(self.config, self.lent, self._facts(), path.stem, step, steps, epoch_now)
-            save_adapter(path, adapter_tensors(self.adapter, self.config.adapter.save_precision), metadata)
+            try:
+                save_adapter(path, adapter_tensors(self.adapter, self.config.adapter.save_precision), metadata)
+            except UserError:  # a full disk, say; the state often lies on another one, and a resume then loses no step
+                with contextlib.suppress(UserError):
+                    self._save_state()
+                raise
             self.tell(Saved(str(path), step, epoch))
         self.accelerator.wait_for_everyone()
 

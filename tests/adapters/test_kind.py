@@ -35,5 +35,5 @@ def test_names_and_widths_count_before_what_the_file_says(found, family):
 
 def test_a_family_that_is_not_known_here_is_called_as_the_file_calls_it():
     assert what_it_is_made_for(file(NEITHER, ss_base_model_version="flux1")) == "flux1"
-    assert what_it_is_made_for(file(NEITHER)) == "another kind of checkpoint"
+    assert what_it_is_made_for(file(NEITHER)) is None
     assert what_it_is_made_for(file(CROSS, width=2048)) == "Stable Diffusion XL"

@@ -31,7 +31,7 @@ from lib_lora_train.training.events import (
     Warned,
 )
 from lib_lora_train.training.run_folder import RunFolder
-from lib_lora_train.training.session import train
+from lib_lora_train.training.session import resume, train
 from tests.training.runs import adapter_files, final_weights, of_kind
 
 
@@ -445,6 +445,24 @@ class TestAFullDisk:
         assert adapter_files(config) == before
         monkeypatch.undo()
         assert session.resume(RunFolder.at(config).path, host) is not None
+
+    @pytest.mark.parametrize("epochs", [1, 2])
+    def test_under_the_adapters_alone_costs_no_step(self, tiny, host, complaint, monkeypatch, epochs):
+        undisturbed = tiny(epochs=epochs, name="undisturbed")
+        train(undisturbed, host)
+        config = tiny(epochs=epochs)
+        run = RunFolder.at(config)
+        monkeypatch.setattr(session, "save_adapter", lambda *a: (_ for _ in ()).throw(UserError("the disk is full")))
+        assert complaint(train, config, host) == "the disk is full"
+        done = max(event.step for event in of_kind(list(run.events()), Progress))
+        monkeypatch.undo()
+        events = []
+        assert resume(run.path, host, events.append) == run.final_file
+        assert of_kind(events, Started)[0].step == done
+        assert len(adapter_files(config)) == epochs
+        assert load_file(run.final_file).keys() == load_file(RunFolder.at(undisturbed).final_file).keys()
+        for name, tensor in load_file(run.final_file).items():
+            assert torch.equal(tensor, load_file(RunFolder.at(undisturbed).final_file)[name])
 
     def test_at_the_start_frees_the_name(self, tiny, host, complaint, monkeypatch):
         def full(descriptor):
