@@ -112,7 +112,7 @@ def test_while_another_vae_is_loaded_the_run_waits_and_says_so(webui, trained, s
     assert webui.draw(PROMPT) == image
 
 
-@pytest.mark.parametrize("stage", ["view", "cache", "inject", "step", "save", "validation"])
+@pytest.mark.parametrize("stage", ["lease", "view", "cache", "inject", "step", "save", "validation", "release"])
 def test_a_run_that_fails_anywhere_leaves_the_webui_as_it_was(webui, settings, stage):
     before, image = webui.weights(), webui.draw(PROMPT)
     name = f"fails at {stage}"

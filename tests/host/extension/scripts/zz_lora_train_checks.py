@@ -7,9 +7,11 @@ import weakref
 from fastapi import Body
 from modules import script_callbacks, sd_models
 
+from lib_lora_train.hosts.loan import Loan
 from lib_lora_train.training import session
 
 STAGES = {
+    "lease": (Loan, "lend"),
     "view": (session.Parts, "of"),
     "cache": (session.Session, "_fill_cache"),
     "inject": (session, "make_adapter"),
@@ -17,6 +19,7 @@ STAGES = {
     "save": (session, "save_adapter"),
     "preview": (session.Session, "_draw_previews"),
     "validation": (session, "validation_losses"),
+    "release": (Loan, "changed"),
 }
 ORIGINALS = {stage: owner.__dict__[name] for stage, (owner, name) in STAGES.items()}
 SESSIONS = weakref.WeakSet()
