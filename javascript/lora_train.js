@@ -17,6 +17,8 @@
     let wasVisible = false;
     let over = "0";
     let typing = null;
+    let planning = 0; // since when a plan is awaited
+    let planAgain = false;
 
     function app() {
         return typeof gradioApp === "function" ? gradioApp() : document;
@@ -46,10 +48,21 @@
 
     function changed() {
         clearTimeout(typing);
-        typing = setTimeout(function () {
-            const button = inTab("#lora_train_replan");
-            if (button) button.click();
-        }, TYPING_MS);
+        typing = setTimeout(replan, TYPING_MS);
+    }
+
+    // Gradio passes over a click while it awaits the answer to the one before.
+    function replan() {
+        const button = inTab("#lora_train_replan");
+        planAgain = planning !== 0;
+        if (!button || (planAgain && Date.now() - planning < LOST_MS)) return;
+        planning = Date.now();
+        button.click();
+    }
+
+    function planned() {
+        planning = 0;
+        if (planAgain) replan();
     }
 
     function ticked() {
@@ -216,6 +229,7 @@
 
     window.loraTrain = {
         changed: changed,
+        planned: planned,
         look: look,
         ticked: ticked,
         toPlot: function (json) {

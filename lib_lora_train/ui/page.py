@@ -27,6 +27,7 @@ FIRST_NUMBERS = (("resolution", "epochs", "batch_size"), ("rank", "learning_rate
 DROP_ZONE = """<div id="lora_train_drop"><label for="lora_train_files">Drop images, and .txt captions, here, or choose files</label>
 <input id="lora_train_files" type="file" multiple><p id="lora_train_uploading" role="status"></p></div>"""
 LIVE_REGION = '<div id="lora_train_live" role="status" aria-live="polite" class="lora_train_unseen"></div>'
+PLANNED = "() => { if (window.loraTrain) window.loraTrain.planned(); return []; }"
 CHANGED = "() => { if (window.loraTrain) window.loraTrain.changed(); return []; }"
 LOOK = "() => { if (window.loraTrain) window.loraTrain.look(); return []; }"
 TICKED = "() => { if (window.loraTrain) window.loraTrain.ticked(); return []; }"
@@ -216,6 +217,7 @@ class Page:
             component.change(**browser_only(CHANGED), **QUIET)
 
         planned = self._on("replan", lambda *a: settings.plan(a[:-1], a[-1]), [*names, "seen"], ["plan", *notes, *album])
+        planned.then(**browser_only(PLANNED), **QUIET)
         planned.then(**self._event(settings.timed, ["seen"], ["plan"]))
         started = self._on("train", lambda *a: settings.start(a[:-1], a[-1]), [*names, "seen"], ["plan", *notes])
         started.then(**browser_only(LOOK), **QUIET)

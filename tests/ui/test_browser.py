@@ -6,6 +6,7 @@ Runs under the Gradio that is installed, and only where there is one, with playw
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,3 +152,24 @@ def test_a_problem_stands_beside_its_field_and_names_are_never_markup(page):
     page.wait_for_selector("text=This is 0, below the least, 1. Raise it.")
     page.wait_for_selector("text=cannot be a file name and a tag")
     assert page.locator("#lora_train_tab .lora_train_bad b").count() == 0
+
+
+def test_what_changes_while_a_plan_is_made_is_planned_too(page, server, monkeypatch):
+    workshop, first, may_go_on = server[1], threading.Event(), threading.Event()
+    problems = workshop.problems
+
+    def slow(values):
+        if not first.is_set():
+            first.set()
+            may_go_on.wait(60)
+        return problems(values)
+
+    give(page, "name", "a/b")
+    page.wait_for_selector("text=cannot be a file name and a tag")
+    monkeypatch.setattr(workshop, "problems", slow)
+    give(page, "rank", 0)
+    assert first.wait(60)
+    give(page, "rank", 5000)
+    page.wait_for_timeout(1500)  # longer than a pause in typing
+    may_go_on.set()
+    page.wait_for_selector("text=This is 5000, above the most")
