@@ -28,7 +28,7 @@ from lib_lora_train.embedded.xl_unet import XL_UNET_CONFIG
 @pytest.fixture(scope="module")
 def encoder():
     torch.manual_seed(0)
-    return CLIPTextModelWithProjection(CLIPTextConfig(**{**second_text_config(), "vocab_size": 500})).eval()
+    return CLIPTextModelWithProjection(CLIPTextConfig(**{**second_text_config(), "vocab_size": 500, "eos_token_id": 499})).eval()
 
 
 @torch.no_grad()
