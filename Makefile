@@ -6,6 +6,8 @@ STACK  ?= $(shell $(PYTHON) -c 'import sys; print("a1111" if sys.version_info < 
 VENV   := .venv/$(STACK)
 READY  := $(VENV)/.ready
 RUN    := $(VENV)/bin/python
+# Most modules are never imported; those that are get compiled then. It halves the time of an installation.
+PIP    := $(RUN) -m pip install --quiet --no-compile
 
 .PHONY: demo ui test bench lint docs checkpoint twins clean
 
@@ -41,11 +43,11 @@ twins: $(READY)
 
 $(READY): requirements/$(STACK).txt requirements/dev.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --requirement requirements/$(STACK).txt --requirement requirements/dev.txt
+	$(PIP) --requirement requirements/$(STACK).txt --requirement requirements/dev.txt
 	touch $(READY)
 
 $(VENV)/.ready-ui: $(READY) requirements/ui.txt
-	$(RUN) -c 'import gradio' 2>/dev/null || $(RUN) -m pip install --quiet --requirement requirements/$(STACK).txt --requirement requirements/ui.txt
+	$(RUN) -c 'import gradio' 2>/dev/null || $(PIP) --requirement requirements/$(STACK).txt --requirement requirements/ui.txt
 	touch $(VENV)/.ready-ui
 
 clean:
