@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import math
 import re
@@ -495,10 +496,11 @@ def _group_types() -> dict[str, type]:
     return typing.get_type_hints(TrainConfig)
 
 
-def _flat_fields() -> Iterator[tuple[str, str, Any]]:
-    for group, group_type in _group_types().items():
-        for name, hint in typing.get_type_hints(group_type).items():
-            yield name, group, hint
+@functools.cache
+def _flat_fields() -> tuple[tuple[str, str, Any], ...]:
+    """(setting, group, type) of every setting. Kept, since the types are evaluated anew whenever they are asked for."""
+    groups = _group_types().items()
+    return tuple((name, group, hint) for group, kind in groups for name, hint in typing.get_type_hints(kind).items())
 
 
 def _converted(value: Any, hint: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -144,7 +145,8 @@ def inject(
     config = LoraConfig(
         r=usual.rank,
         lora_alpha=usual.alpha,
-        target_modules=[target.module for target in targets],
+        target_modules="|".join(re.escape(target.module) for target in targets),  # a list is tried one by one
+        init_lora_weights=False,
         rank_pattern={target.module: target.rank for target in targets if target.rank != usual.rank},
         alpha_pattern={target.module: target.alpha for target in targets if target.alpha != usual.alpha},
     )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from PIL import Image
@@ -37,6 +38,10 @@ from lib_lora_train.model.lent import LentCheckpoint
 ASK_AGAIN_SECONDS = 0.5
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CHOOSE = "Choose a Stable Diffusion 1.x, 2.x or XL base checkpoint, or a fine-tune of one, at the top of the page."
+
+
+_kinds: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+"""What each model is, found out once: a model object may get other weights, but of equal shapes (sd_models.py:973)."""
 
 
 class A1111Host:
@@ -174,7 +179,9 @@ def family_of(model: Any) -> Family:
     Raises:
         UserError: when it is of a kind that cannot be taught.
     """
-    kind = what_it_is({name: tuple(parameter.shape) for name, parameter in _plain(model.named_parameters()).items()})
+    if (kind := _kinds.get(model)) is None:
+        shapes = {name: tuple(parameter.shape) for name, parameter in _plain(model.named_parameters()).items()}
+        kind = _kinds[model] = what_it_is(shapes)
     if kind not in WHOLE:
         raise UserError(f"{_title(model)} is {kind}, which cannot be taught. {CHOOSE}")
     return WHOLE[kind]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
+from lib_lora_train.model.checksum import checksum
 from lib_lora_train.model.conditioning import Conditioning
 from lib_lora_train.model.lent import LentCheckpoint
 from lib_lora_train.model.noise import NoiseSchedule, stable_diffusion_schedule
@@ -65,12 +65,7 @@ class Parts:
 
     def vae_fingerprint(self) -> str:
         """Tells VAEs apart that encode differently; they may decode differently and still share it."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, tensor in sorted(self.lent.vae.items()):
-            if name.startswith(("encoder.", "quant_conv.")):
-                digest.update(name.encode())
-                digest.update(tensor.detach().float().cpu().numpy().tobytes())
-        return digest.hexdigest()
+        return checksum({n: tensor for n, tensor in self.lent.vae.items() if n.startswith(("encoder.", "quant_conv."))})
 
     @torch.no_grad()
     def draw(

@@ -22,6 +22,7 @@ import torch
 
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_bytes
+from lib_lora_train.model.checksum import checksum
 from lib_lora_train.model.conditioning import Conditioning
 from lib_lora_train.model.family import TextPart
 
@@ -103,13 +104,8 @@ class TextEncoding:
 
     def fingerprint(self) -> str:
         """Differs between encoders and settings that give different features."""
-        digest = hashlib.blake2b(str(self.max_tokens).encode(), digest_size=16)
-        for clip in self.encoders:
-            digest.update(f"{clip.part} {clip.skipped_layers}".encode())
-            for name, tensor in sorted(clip.encoder.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(tensor.detach().float().cpu().numpy().tobytes())
-        return digest.hexdigest()
+        weights = {f"{i} {name}": t for i, clip in enumerate(self.encoders) for name, t in clip.encoder.state_dict().items()}
+        return checksum(weights, self.max_tokens, *((clip.part, clip.skipped_layers) for clip in self.encoders))
 
     @property
     def device(self) -> torch.device:

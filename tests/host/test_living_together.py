@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
+
+from lib_lora_train.embedded import DEMO_IMAGES
 
 PROMPT = "a red circle on a white background"
 
@@ -166,3 +170,50 @@ def test_a_plan_is_made_while_a_run_trains(webui, settings):
         plan = webui.call("POST", "/lora-train/v1/plan", settings("planned"))
     assert plan.status == 200
     assert plan.body["steps"] == 6
+
+
+@pytest.mark.parametrize("name", ["кошка", "猫の絵", "Été 1.5", "two words"])
+def test_a_name_of_any_script_is_trained_and_found_by_its_tag(webui, trained, name):
+    image = webui.draw(PROMPT)
+    trained(name)
+    assert webui.draw(f"{PROMPT} <lora:{name}:1>") != image
+    assert webui.draw(PROMPT) == image
+
+
+def test_images_that_are_deleted_in_mid_run_are_not_missed_where_they_are_kept_encoded(webui, settings, tmp_path):
+    images = shutil.copytree(DEMO_IMAGES, tmp_path / "images")
+    with webui.in_mid_run(**settings("remembers", images=str(images))):
+        shutil.rmtree(images)
+    assert webui.wait("remembers", "finished", "failed")["state"] == "finished"
+
+
+def test_images_that_are_deleted_in_mid_run_are_named_and_the_run_goes_on_when_they_are_back(webui, trained, settings, tmp_path):
+    images = shutil.copytree(DEMO_IMAGES, tmp_path / "images")
+    cropped = {"images": str(images), "random_crop": True, "max_steps": 40, "epochs": 10}  # reads its files in every epoch
+    whole = trained("interrupted", **cropped)
+    webui.act("interrupted", "discard")
+    before = webui.weights()
+    with webui.in_mid_run(**settings("interrupted", **cropped)):
+        images.rename(tmp_path / "elsewhere")
+    job = webui.wait("interrupted", "finished", "failed")
+    assert job["state"] == "failed"
+    assert str(images) in job["message"]
+    assert webui.weights() == before
+    (tmp_path / "elsewhere").rename(images)
+    assert webui.act("interrupted", "resume").status == 200
+    assert webui.wait("interrupted", "finished", "failed")["state"] == "finished"
+    assert webui.adapter("interrupted") == whole
+
+
+def test_a_run_whose_webui_is_killed_goes_on_after_the_next_start_to_the_same_bytes(webui, trained, settings):
+    whole = trained("cut", save_every_steps=2)
+    webui.act("cut", "discard")
+    with webui.in_mid_run(**settings("cut", save_every_steps=2)):
+        webui.start(**settings("waits"))
+        webui.kill_and_start_again()
+        assert webui.job("cut") == {}
+    for name in ("cut", "waits"):
+        assert webui.act(name, "resume").status == 200
+    assert webui.wait("waits", "finished", "failed")["state"] == "finished"
+    assert webui.wait("cut", "finished", "failed")["state"] == "finished"
+    assert webui.adapter("cut") == whole

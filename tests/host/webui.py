@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import io
 import json
 import os
@@ -52,7 +53,8 @@ class WebUI:
     url: str
     data: Path
     process: subprocess.Popen[bytes]
-    kind: str = "A1111"
+    kind: str
+    start_again: Callable[[], WebUI]
 
     def call(self, method: str, path: str, body: Any = None) -> Answer:
         """One request; an error status is an answer too."""
@@ -131,6 +133,13 @@ class WebUI:
     def adapter(self, name: str) -> bytes:
         return (self.data / "models" / "Lora" / name / f"{name}.safetensors").read_bytes()
 
+    def kill_and_start_again(self) -> None:
+        """As when the power fails."""
+        self.process.kill()
+        self.process.wait()
+        fresh = self.start_again()
+        self.url, self.process = fresh.url, fresh.process
+
     def close(self) -> None:
         self.process.terminate()
         try:
@@ -194,6 +203,7 @@ def add_checkpoints(models: Path) -> None:
 
 
 def _start(command: list[str], folder: Path, data: Path, kind: str = "A1111") -> WebUI:
+    """The process, when it answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -208,7 +218,8 @@ def _start(command: list[str], folder: Path, data: Path, kind: str = "A1111") ->
     }
     with (data / "log.txt").open("wb") as log:
         process = subprocess.Popen([*command, "--port", str(port)], cwd=folder, env=environment, stdout=log, stderr=log)
-    webui = WebUI(f"http://127.0.0.1:{port}", data, process, kind)
+    again = functools.partial(_start, command, folder, data, kind)
+    webui = WebUI(f"http://127.0.0.1:{port}", data, process, kind, again)
     deadline = time.monotonic() + STARTING_SECONDS
     while True:
         try:

@@ -2,7 +2,9 @@
 
 import hashlib
 import threading
+import time
 import weakref
+from collections import defaultdict
 
 from fastapi import Body
 from modules import script_callbacks, sd_models
@@ -27,11 +29,13 @@ PREPARE = session.Session._prepare
 SLICE = session.Session._slice
 MAY_GO_ON = threading.Event()
 MAY_GO_ON.set()
+TIMES = defaultdict(dict)
 
 
 def remembered(self):
     SESSIONS.add(self)
     PREPARE(self)
+    TIMES[self.config.run.name]["ready"] = time.time()
 
 
 def held(self):
@@ -39,6 +43,12 @@ def held(self):
     if self.step:
         MAY_GO_ON.wait()
     SLICE(self)
+    TIMES[self.config.run.name].setdefault("first step", time.time())
+
+
+def times():
+    """When runs were ready to train, and when their first slice was over, by their names; seconds since 1970."""
+    return TIMES
 
 
 session.Session._prepare = remembered
@@ -96,6 +106,7 @@ def hold(on: bool = Body(embed=True)):
 def add_routes(_, app):
     app.add_api_route("/lora-train-checks/weights", weights, methods=["GET"])
     app.add_api_route("/lora-train-checks/sharing", sharing, methods=["GET"])
+    app.add_api_route("/lora-train-checks/times", times, methods=["GET"])
     app.add_api_route("/lora-train-checks/fault", fault, methods=["POST"])
     app.add_api_route("/lora-train-checks/hold", hold, methods=["POST"])
 
