@@ -202,7 +202,7 @@ class RunsDesk:
             return self.workshop.compare(name, options, task.progress)
 
         self.compared = name
-        self.comparing = in_background(f"Drawing the grid of {name}, cells", work)
+        self.comparing = in_background(f"Drawing the grid of {name}", work)
         return said("")
 
     def _comparing_answer(self, seen: Seen) -> Answer:
