@@ -67,8 +67,8 @@ class Saved(Event):
 class Validated(Event):
     """Loss on the held-out images with unchanging noise; epoch 0 is the base without the adapter.
 
-    `parts` are the losses that `loss` is the mean of, one for each image and noise, in the same order every epoch: two
-    epochs are compared part by part.
+    `parts` are the losses that `loss` is the mean of, one for each image, noise and timestep, in the same order every
+    epoch: two epochs are compared part by part.
     """
 
     epoch: int

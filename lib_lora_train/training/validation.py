@@ -2,7 +2,7 @@
 
 The training loss is mostly noise: it depends on the timesteps drawn far more than on the epoch. Here images, noise
 and timesteps are the same every time, so that a difference between two epochs is a difference between the adapters;
-and the loss of each image and noise is kept, so that compare/best.py can tell a difference from chance.
+and the loss of each image, noise and timestep is kept, so that compare/best.py can tell a difference from chance.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def validation_losses(
     device: torch.device,
     noises: int = 1,
 ) -> list[float]:
-    """Mean squared error over `timesteps` of each image with each of its `noises`; `predict` as in objectives.captioned."""
+    """Mean squared error of each image with each of its `noises` at each of `timesteps`; `predict` as in objectives.captioned."""
     randomness = Randomness(0)  # not the run's seed: runs with different seeds are measured alike
     losses: list[torch.Tensor] = []
     for number, batch in enumerate(batches):
@@ -49,11 +49,9 @@ def validation_losses(
         assert batch.moments is not None
         latents = (batch.moments.chunk(2, dim=1)[0] * latent_scale).repeat(noises, 1, 1, 1)
         time_ids = batch.time_ids.repeat(noises, 1)
-        total = torch.zeros(len(latents), device=device)
         for t in timesteps:
             noise = torch.randn(latents.shape, generator=randomness.torch("validation", number, t)).to(device)
             steps = torch.full((len(latents),), t, device=device)
             prediction, target = predict(latents, list(batch.captions) * noises, noise, steps, time_ids)
-            total += (prediction - target).square().flatten(1).mean(dim=1)
-        losses.append(total / len(timesteps))
+            losses.append((prediction - target).square().flatten(1).mean(dim=1))
     return torch.cat(losses).tolist()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lib_lora_train.compare.best import Recommendation, recommend, standard_error
+from lib_lora_train.compare.best import Recommendation, recommend, shares, standard_error
 from lib_lora_train.training.events import Validated
 
 
@@ -17,15 +17,15 @@ def measured(epoch: int, *parts: float) -> Validated:
 
 def test_the_lowest_loss_wins_and_is_set_against_the_base():
     assert recommend(epochs({0: 0.2, 1: 0.18, 2: 0.15}), [1, 2]) == Recommendation(
-        2, "Epoch 2 has the lowest loss on the held-out images, 0.1500, 25 % below the base's."
+        2, "Epoch 2 has the lowest loss on the held-out images, 25.0 % below the base's."
     )
 
 
 def test_a_loss_that_rises_again_is_called_learning_by_heart():
     assert recommend(epochs({0: 0.2, 1: 0.1, 2: 0.12, 3: 0.16}), [1, 2, 3]) == Recommendation(
         1,
-        "Epoch 1 has the lowest loss on the held-out images, 0.1000, 50 % below the base's; "
-        "by epoch 3 it has risen to 0.1600, a sign of learning by heart.",
+        "Epoch 1 has the lowest loss on the held-out images, 50.0 % below the base's; "
+        "by epoch 3 it has risen to 20.0 % below the base's, a sign of learning by heart.",
     )
 
 
@@ -33,7 +33,7 @@ def test_a_loss_that_differs_by_chance_only_is_as_good_as_the_lowest():
     validated = {1: measured(1, 0.1, 0.2, 0.3, 0.4), 2: measured(2, 0.14, 0.17, 0.33, 0.37)}
     assert recommend(validated, [1, 2]) == Recommendation(
         2,
-        "Epoch 2 is the last whose loss on the held-out images, 0.2525, is as good as the lowest (0.2500, epoch 1).",
+        "Epoch 2 is the last whose loss on the held-out images, 0.2525, is as good as the lowest (epoch 1).",
     )
 
 
@@ -42,18 +42,34 @@ def test_a_loss_that_is_higher_on_every_image_is_not_though_the_images_differ_mu
     assert recommend(validated, [1, 2]).epoch == 1
 
 
+def test_every_noise_level_counts_alike_however_large_its_losses():
+    # The plain means would choose epoch 1, whose loss is lower where all losses are large.
+    validated = {0: measured(0, 1.0, 0.01), 1: measured(1, 0.90, 0.010), 2: measured(2, 0.95, 0.005)}
+    assert shares(validated[2], validated[0]) == pytest.approx([0.95, 0.5])
+    assert recommend({**validated, 3: measured(3, 0.99, 0.009)}, [1, 2, 3]) == Recommendation(
+        2,
+        "Epoch 2 has the lowest loss on the held-out images, 27.5 % below the base's; "
+        "by epoch 3 it has risen to 5.5 % below the base's, a sign of learning by heart.",
+    )
+
+
+def test_parts_that_are_not_the_bases_are_not_set_against_them():
+    assert shares(measured(1, 0.1, 0.2, 0.3), measured(0, 0.4, 0.4)) == pytest.approx([0.5])
+    assert shares(measured(1, 0.1, 0.2), measured(0, 0.0, 0.4)) == pytest.approx([0.75])
+
+
 def test_the_error_is_that_of_the_mean_of_differences_between_the_same_images():
     # Differences 1, 3: mean 2, standard deviation sqrt(2), of the mean 1.
-    assert standard_error(measured(2, 2.0, 5.0), measured(1, 1.0, 2.0)) == pytest.approx(1.0)
+    assert standard_error([2.0, 5.0], [1.0, 2.0]) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("parts", [[], [0.3], [0.3, 0.3, 0.3]])
 def test_without_the_same_parts_nothing_is_known_of_chance(parts):
-    assert standard_error(Validated(1, 0.3, parts), measured(2, 0.1, 0.2)) == 0
+    assert standard_error(parts, [0.1, 0.2]) == 0
 
 
 def test_an_adapter_worse_than_the_base_is_said_to_be():
-    assert "10 % above the base's" in recommend(epochs({0: 0.2, 1: 0.22}), [1]).reason
+    assert "10.0 % above the base's" in recommend(epochs({0: 0.2, 1: 0.22}), [1]).reason
 
 
 def test_without_the_bases_loss_there_is_nothing_to_set_it_against():
