@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
+
+THREADS = 4
 
 
 @torch.no_grad()
@@ -16,7 +19,12 @@ def checksum(weights: Mapping[str, torch.Tensor], *settings: object) -> str:
     A cryptographic hash of the bytes would take a second for a text encoder on every start of a run.
     """
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
-    for name, tensor in sorted(weights.items()):
-        values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)} {zlib.crc32(values.data)}".encode())
+    names = sorted(weights)
+    with ThreadPoolExecutor(THREADS) as threads:  # zlib lets others run meanwhile
+        for name, summed in zip(names, threads.map(_crc, [weights[name].detach() for name in names]), strict=True):
+            digest.update(f"\n{name} {weights[name].dtype} {tuple(weights[name].shape)} {summed}".encode())
     return digest.hexdigest()
+
+
+def _crc(tensor: torch.Tensor) -> int:
+    return zlib.crc32(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
