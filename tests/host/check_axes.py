@@ -190,11 +190,12 @@ class Check:
         except RefusedError as refusal:
             answer = json.loads(str(refusal))
             state = self.webui.call("/sdapi/v1/progress")["state"]
-            problems = [] if word in answer["errors"] else [f"says {answer['errors']!r}"]
+            said = answer.get("errors") or answer.get("message", "")  # Forge's API says it in the latter
+            problems = [] if word in said else [f"says {said!r}"]
             problems += [] if state["job_no"] == state["sampling_step"] == 0 else [f"something was drawn: {state}"]
             self.say(f"refused: {name}", problems)
             if not problems:
-                print(f"         {answer['errors']}")
+                print(f"         {said}")
         else:
             self.say(f"refused: {name}", ["was drawn"])
 
@@ -253,6 +254,7 @@ def check_other_doors(check: Check) -> None:
     run, stem = check.run, check.stem
     hires = {
         "enable_hr": True,
+        "hr_additional_modules": ["Use same choices"],  # Forge's; its page always sends it, and its API fails without
         "hr_scale": 2,
         "hr_second_pass_steps": 4,
         "denoising_strength": 0.7,
