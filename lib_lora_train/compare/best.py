@@ -48,6 +48,11 @@ def shares(event: Validated, base: Validated | None) -> list[float]:
     return [event.loss / base.loss]
 
 
+def balanced(event: Validated, base: Validated | None) -> float:
+    """The loss with every noise level counting alike, on the scale of the base's: what is shown beside the recommendation."""
+    return fmean(shares(event, base)) * (base.loss if base and base.loss else 1)
+
+
 def is_as_good(losses: Sequence[float], lowest: Sequence[float]) -> bool:
     """Whether the mean of `losses` is above that of `lowest` by no more than one standard error of their difference.
 

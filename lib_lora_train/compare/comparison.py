@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from lib_lora_train.compare.best import Recommendation, recommend
+from lib_lora_train.compare.best import Recommendation, balanced, recommend
 from lib_lora_train.compare.cells import Cell, Request, TextToImage, draw_cells, draw_cells_by_tag
 from lib_lora_train.compare.grid import Grid, draw_grid
 from lib_lora_train.files import write_text, written_whole
@@ -85,7 +85,8 @@ def validations(folder: RunFolder) -> dict[int, Validated]:
 
 
 def _row_label(point: AdapterPoint, validated: dict[int, Validated]) -> str:
-    loss = f"  ·  {validated[point.epoch].loss:.4f}" if point.epoch in validated else ""
+    measured = validated.get(point.epoch)
+    loss = f"  ·  {balanced(measured, validated.get(0)):.4f}" if measured else ""
     return f"epoch {point.epoch}{loss}"
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from lib_lora_train.compare.best import balanced
 from lib_lora_train.training.events import EpochDone, Event, Progress, Started, Validated
 
 WIDTH, HEIGHT = 640, 260
@@ -27,7 +28,7 @@ class Curve:
     training: list[Point] = field(default_factory=list)
     """(step, loss of a slice)."""
     held_out: dict[int, Point] = field(default_factory=dict)
-    """Epoch -> (step, loss on the held-out images)."""
+    """Epoch -> (step, loss on the held-out images, every noise level counting alike)."""
     base: float | None = None
     """The held-out loss of the checkpoint without the adapter."""
 
@@ -39,7 +40,7 @@ class Curve:
 
 def curve_of(events: Iterable[Event]) -> Curve:
     """The figures in a run's events. What a resumed run does again counts as it was done last."""
-    curve, step = Curve(), 0
+    curve, step, base = Curve(), 0, None
     for event in events:
         if isinstance(event, Started):
             curve.steps, step = event.steps, event.step
@@ -51,9 +52,9 @@ def curve_of(events: Iterable[Event]) -> Curve:
                 curve.training.append((step, event.loss))
         elif isinstance(event, Validated) and math.isfinite(event.loss):
             if event.epoch == 0:
-                curve.base = event.loss
+                curve.base, base = event.loss, event
             else:
-                curve.held_out[event.epoch] = (step, event.loss)
+                curve.held_out[event.epoch] = (step, balanced(event, base))
     return curve
 
 
@@ -170,7 +171,7 @@ def _best_mark(curve: Curve, x: Callable[[float], float], y: Callable[[float], f
     return (
         f'<circle class="best" cx="{x(step):.1f}" cy="{y(loss):.1f}" r="6"/>'
         f'<text class="best_text" x="{x(step) + shift:.1f}" y="{up:.1f}" text-anchor="{side}">'
-        f"best: epoch {curve.best}, {loss:.4f}</text>"
+        f"lowest: epoch {curve.best}, {loss:.4f}</text>"
     )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lib_lora_train.compare.best import Recommendation, recommend, shares, standard_error
+from lib_lora_train.compare.best import Recommendation, balanced, recommend, shares, standard_error
 from lib_lora_train.training.events import Validated
 
 
@@ -51,6 +51,13 @@ def test_every_noise_level_counts_alike_however_large_its_losses():
         "Epoch 2 has the lowest loss on the held-out images, 27.5 % below the base's; "
         "by epoch 3 it has risen to 5.5 % below the base's, a sign of learning by heart.",
     )
+
+
+def test_what_is_shown_is_on_the_scale_of_the_bases_loss():
+    base = measured(0, 1.0, 0.01)
+    assert balanced(base, base) == pytest.approx(base.loss)
+    assert balanced(measured(1, 0.95, 0.005), base) == pytest.approx(0.725 * base.loss)
+    assert balanced(measured(1, 0.95, 0.005), None) == pytest.approx(0.4775)
 
 
 def test_parts_that_are_not_the_bases_are_not_set_against_them():

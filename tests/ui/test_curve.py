@@ -61,7 +61,7 @@ def test_axes_lines_and_the_best_epoch_are_labelled():
     root = ElementTree.fromstring(curve_svg(curve_of(run_of())))
     texts = [element.text for element in root.iter("text")]
     assert {"step", "loss", "training loss", "held-out loss per epoch", "held-out loss of the base"} <= set(texts)
-    assert "best: epoch 2, 0.1000" in texts
+    assert "lowest: epoch 2, 0.1000" in texts
     assert root.attrib["role"] == "img"
     assert "lowest held-out loss 0.1000 after epoch 2" in root.attrib["aria-label"]
 
