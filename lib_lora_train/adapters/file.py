@@ -19,11 +19,11 @@ import torch
 
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_bytes
+from lib_lora_train.model.lent import PRECISIONS
 
 if TYPE_CHECKING:  # only a name here: reading a file needs no peft, which takes seconds to import
     from lib_lora_train.adapters.inject import Adapter
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 LONGEST_HEADER = 100_000_000
 """Bytes; safetensors itself reads no longer one."""
 OTHER_KINDS = {".lora_mid.weight": "a LoRA with Tucker convolutions", ".dora_scale": "a DoRA"}
@@ -61,7 +61,7 @@ def adapter_tensors(adapter: Adapter, precision: str) -> dict[str, torch.Tensor]
     Raises:
         UserError: when a weight is not finite; nothing is to be written then.
     """
-    dtype = DTYPES[precision]
+    dtype = PRECISIONS[precision]
     tensors = {}
     for layer in adapter.layers:
         tensors[f"{layer.name}.lora_down.weight"] = layer.down.detach().to("cpu", dtype).contiguous()

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_lora_train.adapters.file import DTYPES, AdapterFile, LayerWeights, load_adapter
+from lib_lora_train.adapters.file import AdapterFile, LayerWeights, load_adapter
+from lib_lora_train.model.lent import PRECISIONS
 
 PARTS = {"lora_unet_": "UNet", "lora_te_": "text encoder", "lora_te1_": "text encoder 1", "lora_te2_": "text encoder 2"}
 TARGETS = {
@@ -174,7 +175,7 @@ def _flow(block: str) -> tuple[int, str]:
 
 def _dtype(weights: LayerWeights) -> str:
     dtype = weights.down.dtype
-    return next((name for name, known in DTYPES.items() if known == dtype), str(dtype).removeprefix("torch."))
+    return next((name for name, known in PRECISIONS.items() if known == dtype), str(dtype).removeprefix("torch."))
 
 
 def _clean(text: str) -> str:

@@ -25,7 +25,7 @@ from torch import nn
 
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
-from lib_lora_train.hosts.base import Waiting, wait_patiently
+from lib_lora_train.hosts.base import ASK_AGAIN_SECONDS, Waiting, wait_patiently
 from lib_lora_train.hosts.bring import brought_to
 from lib_lora_train.hosts.drawing import draw
 from lib_lora_train.hosts.loan import Loan, Tensors
@@ -33,10 +33,8 @@ from lib_lora_train.hosts.place import Wish
 from lib_lora_train.hosts.queue import queue_lock
 from lib_lora_train.hosts.recognise import WHOLE, marks_of, read_header, what_it_is
 from lib_lora_train.model.family import Family, Heads
-from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.lent import PRECISIONS, LentCheckpoint
 
-ASK_AGAIN_SECONDS = 0.5
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CHOOSE = "Choose a Stable Diffusion 1.x, 2.x or XL base checkpoint, or a fine-tune of one, at the top of the page."
 
 

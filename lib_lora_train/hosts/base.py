@@ -11,6 +11,8 @@ from lib_lora_train.model.lent import LentCheckpoint
 Waiting = Callable[[str], None]
 """Told, about twice a second, why a turn cannot begin yet; what it raises ends the wait."""
 
+ASK_AGAIN_SECONDS = 0.5
+
 
 def wait_patiently(reason: str) -> None:
     """Waits as long as it takes."""

@@ -21,7 +21,7 @@ from PIL import Image
 
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
-from lib_lora_train.hosts.base import Waiting, wait_patiently
+from lib_lora_train.hosts.base import ASK_AGAIN_SECONDS, Waiting, wait_patiently
 from lib_lora_train.hosts.bring import brought_to
 from lib_lora_train.hosts.drawing import draw
 from lib_lora_train.hosts.loan import Loan, Tensors
@@ -29,11 +29,9 @@ from lib_lora_train.hosts.place import Wish
 from lib_lora_train.hosts.queue import queue_lock
 from lib_lora_train.hosts.standalone import StandaloneHost
 from lib_lora_train.model.family import SD1
-from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.lent import PRECISIONS, LentCheckpoint
 
-ASK_AGAIN_SECONDS = 0.5
 CHOOSE = "Choose a Stable Diffusion 1.x checkpoint at the top of the page."
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Inside(Protocol):

@@ -33,10 +33,9 @@ from lib_lora_train.hosts.recognise import (
     read_header,
 )
 from lib_lora_train.model.family import SD2, SDXL, Family, Heads
-from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.lent import PRECISIONS, LentCheckpoint
 from lib_lora_train.model.probe import predicts_noise
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 SECOND = "tokenizer_2"
 SPECIAL_TOKENS = 3

@@ -13,6 +13,9 @@ from torch import nn
 
 from lib_lora_train.model.family import Family, Heads
 
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""Number formats by the names that the settings have for them."""
+
 
 def is_copy(parameter: torch.Tensor) -> bool:
     """Whether a view's parameter is, for a while, a copy of the host's tensor (brought to the device, or widened)."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from lib_lora_train.adapters.file import DTYPES
 from lib_lora_train.config import TrainConfig, TrainingConfig, raise_problems
 from lib_lora_train.dataset.examples import Dataset
 from lib_lora_train.dataset.images import Size
@@ -15,7 +14,7 @@ from lib_lora_train.dataset.order import BatchPlan
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.model.conditioning import predict, stand_in_conditioning
-from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.lent import PRECISIONS, LentCheckpoint
 from lib_lora_train.model.parts import Parts
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.training.learning import make_accelerator, make_adapter
@@ -159,7 +158,7 @@ def _plan(
         seconds_per_step=seconds,
         memory=memory,
         memory_free=free,
-        file_bytes=memory.adapter_weights * torch.finfo(DTYPES[config.adapter.save_precision]).bits // 8,
+        file_bytes=memory.adapter_weights * torch.finfo(PRECISIONS[config.adapter.save_precision]).bits // 8,
         files=_file_count(timetable, training),
         folder=str(RunFolder.at(config).adapters),
         warnings=warnings,
