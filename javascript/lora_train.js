@@ -14,6 +14,7 @@
 
     let asked = 0;
     let pending = false;
+    let lookAgain = false;
     let wasVisible = false;
     let over = "0";
     let typing = null;
@@ -38,9 +39,11 @@
         return element ? element.dataset : { busy: "0", over: "0", say: "" };
     }
 
+    // Gradio passes over a click while it awaits the answer to the one before, here and in replan().
     function look() {
         const button = inTab("#lora_train_tick");
-        if (!button) return;
+        lookAgain = pending;
+        if (!button || (pending && Date.now() - asked < LOST_MS)) return;
         pending = true;
         asked = Date.now();
         button.click();
@@ -51,7 +54,6 @@
         typing = setTimeout(replan, TYPING_MS);
     }
 
-    // Gradio passes over a click while it awaits the answer to the one before.
     function replan() {
         const button = inTab("#lora_train_replan");
         planAgain = planning !== 0;
@@ -73,6 +75,7 @@
         // A page that was just loaded may show the cards of an earlier day as well: the WebUI keeps them.
         if (now.over !== over) refreshLoraPages();
         over = now.over;
+        if (lookAgain) look();
     }
 
     // Files go to the server as Gradio's own components send them, a few at a time; what it called them goes to the tab.

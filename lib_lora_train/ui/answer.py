@@ -34,6 +34,18 @@ def in_words(handler: Callable[..., Answer], *arguments: Any) -> Answer:
 
 def news(seen: Seen, answer: Answer) -> Answer:
     """Only what the page does not show already; notes it as shown."""
-    fresh = {part: change for part, change in answer.items() if seen.get(f"part {part}") != change}
-    seen.update({f"part {part}": change for part, change in fresh.items()})
+    fresh = {part: change for part, change in answer.items() if seen.get(f"shown {part}") != change}
+    seen.update({f"shown {part}": change for part, change in fresh.items()})
     return fresh
+
+
+def numbered(seen: Seen, heard: str | None) -> Answer:
+    """Gives the answer that follows a number, under which the page asks for the next one.
+
+    Where the page did not hear the last one, what that one showed is forgotten, and so told again.
+    """
+    if (heard or "") != seen.get("number", ""):
+        for key in [key for key in seen if key.startswith("shown ")]:
+            del seen[key]
+    seen["number"] = str(int(seen.get("number", 0)) + 1)
+    return {"heard": {"value": seen["number"]}}

@@ -22,6 +22,14 @@ def with_script(script: str) -> dict[str, Any]:
     return {"_js" if MAJOR < 4 else "js": script}
 
 
+def pressed_by_script() -> dict[str, Any]:
+    """Arguments of a click that the browser side makes, one after the other.
+
+    Gradio 4 would pass over every later one when a click came between a request and its failure.
+    """
+    return {} if MAJOR < 4 else {"trigger_mode": "multiple"}
+
+
 def upload_folder() -> Path:
     """Where Gradio puts what was dropped into the page."""
     if MAJOR < 4:

@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 
 from lib_lora_train.config import GROUP_TITLES, CompareConfig, Field, fields_of
-from lib_lora_train.ui.answer import Answer, Seen, in_words
+from lib_lora_train.ui.answer import Answer, Seen, in_words, numbered
 from lib_lora_train.ui.controls import control_of, shown
-from lib_lora_train.ui.gradio_versions import browser_only, upload_folder
+from lib_lora_train.ui.gradio_versions import browser_only, pressed_by_script, upload_folder
 from lib_lora_train.ui.run_view import FOLLOW_HELP, beacon_html, status_html
 from lib_lora_train.ui.runs_desk import FOLLOW, RunsDesk
 from lib_lora_train.ui.settings_desk import SettingsDesk
@@ -74,7 +74,7 @@ class Page:
         self._part("beacon", gr.HTML(beacon_html({"busy": 0, "over": 0, "say": ""}), elem_classes=["lora_train_hidden"]))
         for name, elem_id in (("tick", "lora_train_tick"), ("replan", "lora_train_replan")):
             self._part(name, gr.Button(name, elem_id=elem_id, elem_classes=["lora_train_hidden"]), remembered=False)
-        for name, elem_id in (("plot values", "lora_train_plot"), ("dropped", "lora_train_dropped")):
+        for name, elem_id in (("plot values", "lora_train_plot"), ("dropped", "lora_train_dropped"), ("heard", "lora_train_heard")):
             self._part(name, gr.Textbox(label=name, elem_id=elem_id, elem_classes=["lora_train_hidden"]), remembered=False)
 
     def _settings(self) -> None:
@@ -151,19 +151,20 @@ class Page:
     def _run(self) -> None:
         self._part("plan", gr.HTML(elem_id="lora_train_plan"))
         self._part("train", gr.Button("Train", variant="primary", elem_id="lora_train_train"))
-        self._part("notice", gr.HTML(visible=False, elem_id="lora_train_notice"))
-        self._part("status", gr.HTML(status_html(None), elem_id="lora_train_status"))
+        # Above everything that grows and shrinks: a button that moves while it is pressed is not pressed.
         with gr.Row(visible=False) as buttons:
             self._part("pause", gr.Button("Pause", interactive=False, elem_id="lora_train_pause"))
             self._part("stop", gr.Button("Stop and keep", interactive=False, elem_id="lora_train_stop"))
             self._part("discard", gr.Button("Discard…", interactive=False, elem_id="lora_train_discard"))
         self._part("run buttons", buttons)
+        self._part("notice", gr.HTML(visible=False, elem_id="lora_train_notice"))
         with gr.Column(visible=False) as box:
             self._part("discard question", gr.HTML())
             with gr.Row():
                 self._part("discard yes", gr.Button("Yes, remove it", variant="stop", elem_id="lora_train_discard_yes"))
                 self._part("discard no", gr.Button("No, keep it"))
         self._part("discard box", box)
+        self._part("status", gr.HTML(status_html(None), elem_id="lora_train_status"))
         self._part("curve", gr.HTML(visible=False, elem_id="lora_train_curve"))
         self._part("previews", gr.Gallery(label="Previews, newest first", columns=4, height="auto", object_fit="contain", visible=False, elem_id="lora_train_previews"))
         self._part("followed", gr.Dropdown([FOLLOW], value=FOLLOW, label="Run in view", info=FOLLOW_HELP, visible=False), remembered=False)
@@ -216,7 +217,8 @@ class Page:
         for component in raw:
             component.change(**browser_only(CHANGED), **QUIET)
 
-        planned = self._on("replan", lambda *a: settings.plan(a[:-1], a[-1]), [*names, "seen"], ["plan", *notes, *album])
+        planning = self._event(lambda *a: settings.plan(a[:-1], a[-1]), [*names, "seen"], ["plan", *notes, *album])
+        planned = self.parts["replan"].click(**planning, **pressed_by_script())
         planned.then(**browser_only(PLANNED), **QUIET)
         planned.then(**self._event(settings.timed, ["seen"], ["plan"]))
         started = self._on("train", lambda *a: settings.start(a[:-1], a[-1]), [*names, "seen"], ["plan", *notes])
@@ -261,13 +263,15 @@ class Page:
         ticking = ["status", "pause", "stop", "discard", "run buttons", "curve", "previews", "followed", "queue", "beacon"]
         ticking += ["unfinished", "unfinished box", "compare run", "compare progress", "result box", "grid", "reason", "tag"]
         ticking += [*(["caption progress", *album] if self.place.describers else [])]
-        ticked = self._on("tick", self._tick, ["followed", "compare run", "unfinished", "seen"], ticking)
+        asking = ["heard", "followed", "compare run", "unfinished", "seen"]
+        ticked = self.parts["tick"].click(**self._event(self._tick, asking, [*ticking, "heard"]), **pressed_by_script())
         ticked.then(**browser_only(TICKED), **QUIET)
 
-    def _tick(self, wanted: str | None, compared: str | None, unfinished: str | None, seen: Seen) -> Answer:
+    def _tick(self, heard: str, wanted: str | None, compared: str | None, unfinished: str | None, seen: Seen) -> Answer:
+        number = numbered(seen, heard)
         chosen = {"compare run": compared, "unfinished": unfinished}
         answer = self.runs.tick(wanted, chosen, seen, also_busy=self.settings.busy)
-        return answer | (self.settings.captioning_news(seen) if self.place.describers else {})
+        return answer | (self.settings.captioning_news(seen) if self.place.describers else {}) | number
 
     def _wire_picking(self) -> None:
         outputs = [self.parts["caption"], self.parts["save caption"], self.parts["notice"], self.seen]

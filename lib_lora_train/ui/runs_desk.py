@@ -84,8 +84,8 @@ class RunsDesk:
         }
         seen["job"] = job.name if job else None
         count = (id(job), len(job.events)) if job else None
-        if count != seen.get("events"):
-            seen["events"] = count
+        if count != seen.get("shown events"):
+            seen["shown events"] = count
             drawing = curve_svg(curve_of(list(job.events))) if job else ""
             answer["curve"] = {"value": drawing, "visible": bool(drawing)}
             pictures = run_view.previews(job, self._prompts_of(job)) if job else []
@@ -98,8 +98,8 @@ class RunsDesk:
         names = [FOLLOW, *(job.name for job in reversed(jobs))]
         value = wanted if wanted in names else FOLLOW
         answer["followed"] = {"choices": names, "value": value, "visible": len(jobs) > 1}
-        if (state := [(job.name, job.state) for job in jobs]) != seen.get("line"):
-            seen["line"] = state
+        if (state := [(job.name, job.state) for job in jobs]) != seen.get("shown line"):
+            seen["shown line"] = state
             answer |= self._disk_answer(chosen, seen)
         return answer
 
@@ -212,8 +212,8 @@ class RunsDesk:
         how = "\nInterrupt, on the page txt2img, ends it." if self.workshop.place.txt2img and not task.over else ""
         text = notice(task.text + how, bad=bool(task.error))
         answer: Answer = {"compare progress": {"value": text, "visible": bool(task.text)}}
-        if task.over and seen.get("compared") is not task:
-            seen["compared"] = task
+        if task.over and seen.get("shown compared") is not task:
+            seen["shown compared"] = task
             result: Comparison | None = task.result
             answer["result box"] = {"visible": result is not None}
             if result is not None:

@@ -5,6 +5,7 @@ Runs under the Gradio that is installed, and only where there is one, with playw
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -62,6 +63,11 @@ def page(browser, server) -> Iterator:
     assert faults == []
 
 
+def says(page, part: str, text: str) -> None:
+    """Waits until a part of the tab has this text; a failure tells what it has instead."""
+    playwright.expect(page.locator(f"#lora_train_{part}").first).to_contain_text(text, timeout=LONG)
+
+
 def give(page, name: str, value: object) -> None:
     """Types a setting, wherever it stands."""
     page.locator(f"#lora_train_{name} input, #lora_train_{name} textarea").first.fill(str(value))
@@ -81,7 +87,7 @@ def drop_stars(page, name: str, **settings: object) -> None:
     short = {"epochs": 2, "resolution": 64, "max_steps": 2, "preview_steps": 3, "preview_prompts": "a red star"}
     for setting, value in {**short, **settings}.items():
         give(page, setting, value)
-    page.wait_for_selector("#lora_train_plan >> text=shown per epoch")
+    says(page, "plan", "shown per epoch")
 
 
 def test_from_dropping_images_to_the_grid(page, server):
@@ -89,18 +95,18 @@ def test_from_dropping_images_to_the_grid(page, server):
     drop_stars(page, "first")
     folder = workshop.place.datasets_dir / "first"
     assert len(list(folder.glob("*.png"))) == len(list(folder.glob("*.txt"))) == 6
-    page.wait_for_selector("#lora_train_plan >> text=2 in 1 epoch")
+    says(page, "plan", "2 in 1 epoch")
 
     page.locator("#lora_train_album button").first.click()
     caption = page.get_by_label("Caption of 01_red_star_white.png")
     caption.wait_for()
     caption.fill("a <red> star")
     page.get_by_role("button", name="Save caption").click()
-    page.wait_for_selector("#lora_train_notice >> text=01_red_star_white.txt is saved")
+    says(page, "notice", "01_red_star_white.txt is saved")
     assert (folder / "01_red_star_white.txt").read_text().strip() == "a <red> star"
 
     page.click("#lora_train_train")
-    page.wait_for_selector("#lora_train_status >> text=is finished")
+    says(page, "status", "is finished")
     job = workshop.jobs.get("first")
     assert job.state == State.FINISHED
     assert job.folder.final_file.is_file()
@@ -128,15 +134,20 @@ def test_a_page_that_is_loaded_again_finds_the_run(page, server):
     _, workshop = server
     drop_stars(page, "second", max_steps=3000, epochs=2000)
     page.click("#lora_train_train")
-    page.wait_for_selector("#lora_train_status >> text=trains.")
+    says(page, "status", "trains.")
     page.reload()
-    page.wait_for_selector("#lora_train_status >> text=second")
-    page.click("#lora_train_pause")
-    page.wait_for_selector("#lora_train_status >> text=is paused")
+    says(page, "status", "second")
+    pause = page.locator("#lora_train_pause")
+    pause.wait_for()
+    where = pause.bounding_box()
+    playwright.expect(page.locator("#lora_train_plan").first).to_have_text(re.compile(r"\w"))
+    assert pause.bounding_box() == where  # what comes later moves no button away
+    pause.click()
+    says(page, "status", "is paused")
     page.get_by_role("button", name="Resume").click()
-    page.wait_for_selector("#lora_train_status >> text=trains.")
+    says(page, "status", "trains.")
     page.click("#lora_train_stop")
-    page.wait_for_selector("#lora_train_status >> text=was stopped")
+    says(page, "status", "was stopped")
     assert wait_until_over(workshop.jobs.get("second")) == State.STOPPED
     page.wait_for_selector("text=Unfinished runs")
 
