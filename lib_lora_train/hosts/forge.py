@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -27,11 +28,20 @@ from lib_lora_train.hosts.drawing import draw
 from lib_lora_train.hosts.loan import Loan, Tensors
 from lib_lora_train.hosts.place import Wish
 from lib_lora_train.hosts.queue import queue_lock
+from lib_lora_train.hosts.recognise import SD2_TEXT, SDXL_TEXT, TEXT, UNET, VAE, WHOLE, what_it_is
 from lib_lora_train.hosts.standalone import StandaloneHost
-from lib_lora_train.model.family import SD1
+from lib_lora_train.model.family import Family, Heads
 from lib_lora_train.model.lent import PRECISIONS, LentCheckpoint
 
-CHOOSE = "Choose a Stable Diffusion 1.x checkpoint at the top of the page."
+CHOOSE = "Choose a Stable Diffusion 1.x, 2.x or XL base checkpoint, or a fine-tune of one, at the top of the page."
+TEXT_IN_FILES = {
+    ("clip_l",): (f"{TEXT}transformer.",),
+    ("clip_h",): (SD2_TEXT,),
+    ("clip_l", "clip_g"): SDXL_TEXT,
+}
+"""The text encoders that both WebUIs name so -> where a checkpoint's file has them."""
+_kinds: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+"""What each loaded model is: that is asked at every plan, and looks at all its names."""
 
 
 class Inside(Protocol):
@@ -68,11 +78,15 @@ class Inside(Protocol):
         ...
 
     def prediction(self, model: Any) -> str:
-        """What the UNet predicts: epsilon or v."""
+        """What the UNet predicts: epsilon or v; or another word, for what cannot be taught."""
         ...
 
-    def tokenizer(self, model: Any) -> Any:
-        """The CLIP text encoder's, of transformers."""
+    def zero_terminal_snr(self, model: Any) -> bool:
+        """Whether the checkpoint's file says that its last timestep is noise alone."""
+        ...
+
+    def tokenizer(self, model: Any, encoder: str) -> Any:
+        """Of the text encoder clip_l, clip_h or clip_g: one of transformers."""
         ...
 
     def tokenizer_folder(self) -> str:
@@ -261,10 +275,13 @@ class Forge:
 
     def prediction(self, model: Any) -> str:
         kind = model.forge_objects_original.unet.model.predictor.prediction_type
-        return "v" if kind == "v_prediction" else "epsilon"
+        return "v" if kind == "v_prediction" else kind
 
-    def tokenizer(self, model: Any) -> Any:
-        return model.forge_objects_original.clip.tokenizer.clip_l
+    def zero_terminal_snr(self, model: Any) -> bool:
+        return bool(getattr(model.model_config, "ztsnr", False))  # as its sampling asks (processing.py:985)
+
+    def tokenizer(self, model: Any, encoder: str) -> Any:
+        return getattr(model.forge_objects_original.clip.tokenizer, encoder)
 
     def tokenizer_folder(self) -> str:
         """Forge has CLIP's in its own folder (backend/loader.py)."""
@@ -286,26 +303,59 @@ def teachable(model: Any, inside: Inside) -> Any:
     Raises:
         UserError: when it is of a kind that cannot be taught, or stored so that it cannot.
     """
-    name = Path(model.sd_checkpoint_info.filename).stem
-    if not getattr(model, "is_sd1", False):
-        raise UserError(f"{name} is no Stable Diffusion 1.x checkpoint, and others cannot be taught yet. {CHOOSE}")
+    name = _title(model)
     storage, _ = inside.dtypes(model)
     if storage not in PRECISIONS.values():
         kind = str(storage).removeprefix("torch.")
         raise UserError(f"The WebUI holds {name} as {kind}, which cannot be trained on. {inside.low_bits}")
-    if model.forge_objects_original.unet.model.diffusion_model.input_blocks[0][0].weight.shape[1] != 4:
-        raise UserError(f"{name} is an inpainting or other special checkpoint. {CHOOSE}")
+    family_of(model)
+    if inside.prediction(model) not in ("epsilon", "v"):
+        raise UserError(f"{name} predicts neither noise nor v, and cannot be taught. {CHOOSE}")
     return model
 
 
+def family_of(model: Any) -> Family:
+    """The loaded model's family, told as a file's is: by its names and shapes.
+
+    Raises:
+        UserError: when it is of a kind that cannot be taught.
+    """
+    if (kind := _kinds.get(model)) is None:
+        kind = _kinds[model] = what_it_is(_shapes_in_file(model))
+    if kind not in WHOLE:
+        raise UserError(f"{_title(model)} is {kind}, which cannot be taught. {CHOOSE}")
+    return WHOLE[kind]
+
+
+def encoders_of(model: Any) -> dict[str, Any]:
+    """The WebUI's CLIP text encoders by its names for them; each has its network as `.transformer`."""
+    whole = model.forge_objects_original.clip.cond_stage_model
+    return {name: getattr(whole, name) for name in ("clip_l", "clip_h", "clip_g") if hasattr(whole, name)}
+
+
+def _shapes_in_file(model: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of the model's tensors, under names as the checkpoint's file has them, as far as tells its kind."""
+    parts, encoders = model.forge_objects_original, encoders_of(model)
+    named = {UNET: parts.unet.model.diffusion_model, VAE: parts.vae.first_stage_model}
+    named |= dict(zip(TEXT_IN_FILES.get(tuple(encoders), ()), encoders.values(), strict=False))
+    return {f"{prefix}{name}": tuple(p.shape) for prefix, part in named.items() for name, p in part.named_parameters()}
+
+
+def _title(model: Any) -> str:
+    return Path(model.sd_checkpoint_info.filename).stem
+
+
 def tensors_of(model: Any) -> Tensors:
-    """The model's own weights, under the names of the checkpoint's file."""
+    """The model's own weights, under the names of the checkpoint's file; text encoders under Hugging Face's."""
     parts = model.forge_objects_original
-    encoder = parts.clip.cond_stage_model.clip_l.transformer.named_parameters()
+    texts = []
+    for encoder, part in zip(encoders_of(model).values(), family_of(model).text, strict=True):
+        used = ("text_model.", "text_projection.") if part.pooled else ("text_model.",)
+        texts.append(_plain((n, p) for n, p in encoder.transformer.named_parameters() if n.startswith(used)))
     return Tensors(
-        unet=_plain(parts.unet.model.diffusion_model.named_parameters()),
-        vae=_plain((n, p) for n, p in parts.vae.first_stage_model.named_parameters() if not n.startswith("loss.")),
-        text_encoder=_plain((n, p) for n, p in encoder if n.startswith("text_model.")),
+        _plain(parts.unet.model.diffusion_model.named_parameters()),
+        _plain((n, p) for n, p in parts.vae.first_stage_model.named_parameters() if not n.startswith("loss.")),
+        *texts,
     )
 
 
@@ -327,22 +377,37 @@ def lent_checkpoint(model: Any, config: CheckpointConfig, inside: Inside) -> Len
     """The facts that go with the tensors, which the loan adds."""
     info = model.sd_checkpoint_info
     parts = model.forge_objects_original
-    device = torch.device(parts.unet.load_device)
+    device, unet = torch.device(parts.unet.load_device), parts.unet.model.diffusion_model
+    names, networks = zip(*encoders_of(model).items(), strict=True)
+    prediction = inside.prediction(model) if config.prediction == "auto" else config.prediction
     return LentCheckpoint(
-        name=Path(info.filename).stem,
-        family=SD1,
+        name=_title(model),
+        family=family_of(model),
         unet={},
         vae={},
         text_encoder={},
-        tokenizer=inside.tokenizer(model),
+        tokenizer=inside.tokenizer(model, names[0]),
         device=device,
         precision=chosen_precision(config.precision, *inside.dtypes(model), device),
-        prediction=inside.prediction(model) if config.prediction == "auto" else config.prediction,
-        text_config=_text_config(parts.clip.cond_stage_model.clip_l.transformer.config),
+        prediction=prediction,
+        zero_terminal_snr=_zero_terminal_snr(config.zero_terminal_snr, prediction, inside.zero_terminal_snr(model)),
+        heads=Heads.of_config(getattr(unet, "num_heads", None), getattr(unet, "num_head_channels", None)),
+        text_config=_text_config(networks[0]),
+        tokenizer_2=inside.tokenizer(model, names[1]) if len(names) > 1 else None,
+        text_config_2=_text_config(networks[1]) if len(names) > 1 else {},
         brought=brought_to(device),
         sha256=lambda: info.sha256 or "",
         legacy_hash=lambda: info.hash or "",
     )
+
+
+def _zero_terminal_snr(setting: str, prediction: str, marked: bool) -> bool:
+    """By the setting, the file's mark, or the WebUI's "Noise schedule for sampling"."""
+    from modules import shared
+
+    if setting != "auto" or prediction != "v":
+        return setting == "on"
+    return marked or getattr(shared.opts, "sd_noise_schedule", "Default") == "Zero Terminal SNR"
 
 
 def chosen_precision(setting: str, storage: torch.dtype, computation: torch.dtype, device: torch.device) -> torch.dtype:
@@ -362,8 +427,10 @@ def chosen_precision(setting: str, storage: torch.dtype, computation: torch.dtyp
     return PRECISIONS[setting]
 
 
-def _text_config(config: Any) -> dict[str, Any]:
+def _text_config(network: Any) -> dict[str, Any]:
+    """What the weights do not show. reForge's networks do not keep their config: there the family's facts count."""
     known = ("num_attention_heads", "hidden_act", "bos_token_id", "eos_token_id", "pad_token_id")
+    config = getattr(network.transformer, "config", None)
     return {name: value for name in known if (value := getattr(config, name, None)) is not None}
 
 

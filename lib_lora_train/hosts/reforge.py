@@ -36,7 +36,7 @@ class ReForge:
         if model is None:
             raise UserError(f"No checkpoint is loaded. {CHOOSE}")
         if not hasattr(model, "forge_objects"):
-            raise UserError(f"The WebUI does not know what {Path(model.filename).stem} is. {CHOOSE}")
+            raise UserError(f"The WebUI does not know what {Path(self.chosen()).stem} is. {CHOOSE}")
         return model
 
     def undo_loras(self, model: Any) -> None:
@@ -60,12 +60,16 @@ class ReForge:
         return storage, unet.manual_cast_dtype or storage
 
     def prediction(self, model: Any) -> str:
-        by_yaml = getattr(model, "parameterization", "eps") == "v"
+        if getattr(model, "parameterization", "eps") == "v":
+            return "v"
         kind = model.forge_objects_original.unet.model.model_type.name
-        return "v" if by_yaml or kind.startswith("V_PREDICTION") else "epsilon"
+        return {"V_PREDICTION": "v", "EPS": "epsilon"}.get(kind, kind.lower())
 
-    def tokenizer(self, model: Any) -> Any:
-        return model.forge_objects_original.clip.tokenizer.clip_l.tokenizer
+    def zero_terminal_snr(self, model: Any) -> bool:
+        return bool(getattr(model, "ztsnr", False))
+
+    def tokenizer(self, model: Any, encoder: str) -> Any:
+        return getattr(model.forge_objects_original.clip.tokenizer, encoder).tokenizer
 
     def tokenizer_folder(self) -> str:
         return ""

@@ -16,11 +16,23 @@ from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts import forge
 from lib_lora_train.hosts.forge import Forge, ForgeHost, chosen_precision, shared
+from lib_lora_train.hosts.standalone import StandaloneHost
+from lib_lora_train.model.names import text_weights
+from lib_lora_train.model.parts import Parts
 from lib_lora_train.model.view import text_encoder_view, unet_view
+from tests.families import write_family
 from tests.host.stand_in.modules.call_queue import FIFOLock
 
 CPU, ELSEWHERE = torch.device("cpu"), torch.device("cpu", 0)
 """Two places that a test can tell apart, on a machine without a GPU."""
+
+ENCODERS = {
+    "cond_stage_model.transformer.": "clip_l",
+    "cond_stage_model.model.": "clip_h",
+    "conditioner.embedders.0.transformer.": "clip_l",
+    "conditioner.embedders.1.model.": "clip_g",
+}
+"""A file's text encoders -> what Forge calls them."""
 
 
 class Tree(nn.Module):
@@ -123,6 +135,10 @@ class Objects(types.SimpleNamespace):
         return copy.copy(self)
 
 
+class Model(types.SimpleNamespace):
+    __hash__ = object.__hash__
+
+
 class FakeForge:
     """sd_models.py: a checkpoint is chosen at once, and loaded by whoever needs it first."""
 
@@ -132,6 +148,7 @@ class FakeForge:
         self.memory = MemoryManagement()
         self.model_data = types.SimpleNamespace(sd_model=object(), forge_loading_parameters={}, forge_hash="")
         self.breaks = self.other_vae = False
+        self.prediction = "epsilon"
         self.inference = True
         """Whether weights are made in inference mode, as Forge does and reForge does not."""
 
@@ -166,12 +183,15 @@ class FakeForge:
         unet = nn.Module()
         unet.diffusion_model = part("model.diffusion_model.")
         unet.storage_dtype, unet.computation_dtype = self.storage, self.computation
-        unet.predictor = types.SimpleNamespace(prediction_type="epsilon")
-        text = part("cond_stage_model.transformer.")
-        text.config = CLIPTextConfig.from_pretrained(folder)
-        encoder = nn.Module()
-        encoder.clip_l = nn.Module()
-        encoder.clip_l.transformer = text
+        unet.predictor = types.SimpleNamespace(prediction_type=self.prediction)
+        encoder, tokenizer = nn.Module(), types.SimpleNamespace()
+        for prefix, name in ENCODERS.items():
+            if any(key.startswith(prefix) for key in weights):
+                clip = nn.Module()
+                clip.transformer = Tree(text_weights(dict(part(prefix).named_parameters())))
+                clip.transformer.config = CLIPTextConfig.from_pretrained(folder) if name == "clip_l" else None
+                encoder.add_module(name, clip)
+                setattr(tokenizer, name, CLIPTokenizer.from_pretrained(folder))
         vae = part("first_stage_model.")
         if self.other_vae:
             vae.get_parameter("quant_conv.bias").add_(1)
@@ -180,13 +200,13 @@ class FakeForge:
             clip=types.SimpleNamespace(
                 cond_stage_model=encoder,
                 patcher=Patcher(encoder, self.offload_device),
-                tokenizer=types.SimpleNamespace(clip_l=CLIPTokenizer.from_pretrained(folder)),
+                tokenizer=tokenizer,
             ),
             vae=types.SimpleNamespace(first_stage_model=vae, patcher=Patcher(vae, self.offload_device)),
         )
-        return types.SimpleNamespace(
-            is_sd1=True,
+        return Model(
             sd_checkpoint_info=info,
+            model_config=types.SimpleNamespace(ztsnr="ztsnr" in weights),
             forge_objects_original=objects,
             forge_objects_after_applying_lora=objects,
             forge_objects=objects,
@@ -202,7 +222,10 @@ def make_webui(monkeypatch, miniature):
         webui = FakeForge(offload_device)
         call_queue = types.SimpleNamespace(queue_lock=FIFOLock())
         monkeypatch.setattr(forge, "ASK_AGAIN_SECONDS", 0.001)
-        monkeypatch.setitem(sys.modules, "modules", types.SimpleNamespace(sd_models=webui, call_queue=call_queue))
+        shared_options = types.SimpleNamespace(opts=types.SimpleNamespace(sd_noise_schedule="Default"))
+        modules = types.SimpleNamespace(sd_models=webui, call_queue=call_queue, shared=shared_options)
+        monkeypatch.setitem(sys.modules, "modules", modules)
+        monkeypatch.setitem(sys.modules, "modules.shared", shared_options)
         monkeypatch.setitem(sys.modules, "modules.call_queue", call_queue)
         monkeypatch.setitem(sys.modules, "modules.sd_models", webui)
         monkeypatch.setitem(sys.modules, "backend", types.SimpleNamespace(memory_management=webui.memory))
@@ -271,6 +294,49 @@ def test_a_lease_loads_the_chosen_checkpoint_and_copies_nothing(webui, host, min
     with host.lease() as lent:
         assert lent_addresses(lent) == unet_addresses(webui)
         assert lent.name == miniature.stem
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_other_families_are_lent_whole_and_read_as_their_file_is(webui, host, tmp_path, family):
+    file = write_family(tmp_path, family)
+    webui.choose(file)
+    with host.lease() as lent, host.turn(), StandaloneHost(CheckpointConfig(str(file)), CPU).lease() as from_file:
+        assert lent.family is from_file.family
+        assert lent_addresses(lent) == unet_addresses(webui)
+        ours, theirs = (Parts.of(each, CheckpointConfig()).text.encode(["a red circle"]) for each in (lent, from_file))
+    assert torch.allclose(ours.context, theirs.context, atol=1e-5)
+    assert (ours.pooled is None) == (theirs.pooled is None) == (family == "sd2")
+    assert ours.pooled is None or torch.allclose(ours.pooled, theirs.pooled, atol=1e-5)
+
+
+def test_v_prediction_and_its_schedule_are_the_webuis(webui, host, tmp_path):
+    webui.choose(write_family(tmp_path, "sdxl", ("v_pred", "ztsnr")))
+    webui.prediction = "v_prediction"
+    with host.lease() as lent:
+        assert (lent.prediction, lent.zero_terminal_snr) == ("v", True)
+
+
+def test_the_noise_schedule_set_in_the_webui_counts_for_v_prediction_only(webui, host):
+    sys.modules["modules.shared"].opts.sd_noise_schedule = "Zero Terminal SNR"
+    assert not host.peek().zero_terminal_snr
+    webui.prediction = "v_prediction"
+    with host.lease() as lent:
+        assert lent.zero_terminal_snr
+
+
+def test_what_predicts_neither_noise_nor_v_is_refused(webui, host, complaint):
+    webui.prediction = "edm"
+    assert "neither noise nor v" in complaint(host.lease().__enter__)
+
+
+def test_an_inpainting_checkpoint_is_refused_by_what_it_is(webui, host, complaint, miniature, tmp_path):
+    file = other_file(miniature, tmp_path)
+    weights = load_file(file)
+    first = weights["model.diffusion_model.input_blocks.0.0.weight"]
+    weights["model.diffusion_model.input_blocks.0.0.weight"] = first.repeat(1, 3, 1, 1)[:, :9].contiguous()
+    save_file(weights, file)
+    webui.choose(file)
+    assert "inpainting" in complaint(host.lease().__enter__)
 
 
 def test_gradients_flow_through_what_is_lent(webui, host):
