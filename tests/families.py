@@ -34,8 +34,8 @@ SDXL_UNET = {
     "cross_attention_dim": 32 + 64,
     "use_linear_projection": True,
     "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 16,
-    "projection_class_embeddings_input_dim": 48 + 6 * 16,
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 64 + 6 * 256,
 }
 SHAPES = {"sd2": UNetShape((64, 128), 2, (1, 0)), "sdxl": UNetShape((64, 128), 2, (0, 2))}
 UNETS: dict[str, dict[str, Any]] = {"sd2": SD2_UNET, "sdxl": SDXL_UNET}
@@ -48,7 +48,7 @@ class OpenClip:
     vocabulary: int
     width: int = 64
     layers: int = 3
-    projection: int = 48
+    projection: int = 64
 
 
 def open_clip_weights(sizes: OpenClip, seed: int) -> dict[str, torch.Tensor]:

@@ -30,7 +30,7 @@ from lib_lora_train.hosts.place import Wish
 from lib_lora_train.hosts.queue import queue_lock
 from lib_lora_train.hosts.recognise import SD2_TEXT, SDXL_TEXT, TEXT, UNET, VAE, WHOLE, what_it_is
 from lib_lora_train.hosts.standalone import StandaloneHost
-from lib_lora_train.model.family import Family, Heads
+from lib_lora_train.model.family import SD2, Family, Heads
 from lib_lora_train.model.lent import PRECISIONS, LentCheckpoint
 
 CHOOSE = "Choose a Stable Diffusion 1.x, 2.x or XL base checkpoint, or a fine-tune of one, at the top of the page."
@@ -83,6 +83,10 @@ class Inside(Protocol):
 
     def zero_terminal_snr(self, model: Any) -> bool:
         """Whether the checkpoint's file says that its last timestep is noise alone."""
+        ...
+
+    def text_layers_left_out(self, family: Family) -> int:
+        """How many layers at the end of the text encoder are not loaded."""
         ...
 
     def tokenizer(self, model: Any, encoder: str) -> Any:
@@ -280,6 +284,9 @@ class Forge:
     def zero_terminal_snr(self, model: Any) -> bool:
         return bool(getattr(model.model_config, "ztsnr", False))  # as its sampling asks (processing.py:985)
 
+    def text_layers_left_out(self, family: Family) -> int:
+        return 1 if family is SD2 else 0  # 23 of 24: its config is that of diffusers' conversion of SD 2
+
     def tokenizer(self, model: Any, encoder: str) -> Any:
         return getattr(model.forge_objects_original.clip.tokenizer, encoder)
 
@@ -393,6 +400,7 @@ def lent_checkpoint(model: Any, config: CheckpointConfig, inside: Inside) -> Len
         zero_terminal_snr=_zero_terminal_snr(config.zero_terminal_snr, prediction, inside.zero_terminal_snr(model)),
         heads=Heads.of_config(getattr(unet, "num_heads", None), getattr(unet, "num_head_channels", None)),
         text_config=_text_config(networks[0]),
+        text_layers_left_out=inside.text_layers_left_out(family_of(model)),
         tokenizer_2=inside.tokenizer(model, names[1]) if len(names) > 1 else None,
         text_config_2=_text_config(networks[1]) if len(names) > 1 else {},
         brought=brought_to(device),

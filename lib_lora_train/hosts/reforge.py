@@ -12,6 +12,7 @@ import torch
 
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.forge import CHOOSE, unload
+from lib_lora_train.model.family import Family
 
 
 class ReForge:
@@ -67,6 +68,9 @@ class ReForge:
 
     def zero_terminal_snr(self, model: Any) -> bool:
         return bool(getattr(model, "ztsnr", False))
+
+    def text_layers_left_out(self, family: Family) -> int:
+        return 0
 
     def tokenizer(self, model: Any, encoder: str) -> Any:
         return getattr(model.forge_objects_original.clip.tokenizer, encoder).tokenizer

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from lib_lora_train.model.family import Family, Heads
+from lib_lora_train.model.family import Family, Heads, TextPart
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Number formats by the names that the settings have for them."""
@@ -78,6 +78,8 @@ class LentCheckpoint:
     """Of the UNet's attention, where the host knows better than the family."""
     text_config: Mapping[str, Any] = field(default_factory=dict)
     """Fields of a CLIPTextConfig that are known; the rest is read off the weights."""
+    text_layers_left_out: int = 0
+    """Layers at the end of the text encoder that the host did not load, as its family skips them."""
     text_encoder_2: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """SDXL's second one."""
     tokenizer_2: Any = None
@@ -97,6 +99,11 @@ class LentCheckpoint:
     def text_weights(self, number: int) -> Mapping[str, torch.Tensor]:
         """What is lent of the family's text encoder `number`, 0 or 1."""
         return self.text_encoder_2 if number else self.text_encoder
+
+    def text_part(self, number: int) -> TextPart:
+        """What the family says of text encoder `number`, counted from the layers that are there."""
+        part = self.family.text[number]
+        return replace(part, skipped_layers=part.skipped_layers - self.text_layers_left_out)
 
     def text_tokenizer(self, number: int) -> Any:
         """The tokenizer of text encoder `number`."""

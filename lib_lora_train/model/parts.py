@@ -43,8 +43,8 @@ class Parts:
             )
         encoders = [text_encoder_view(lent, number) for number in range(len(lent.family.text))]
         clips = [
-            ClipText(lent.text_tokenizer(number), encoders[number], part, config.clip_skip)
-            for number, part in enumerate(lent.family.text)
+            ClipText(lent.text_tokenizer(number), encoder, lent.text_part(number), config.clip_skip)
+            for number, encoder in enumerate(encoders)
         ]
         return cls(
             lent=lent,

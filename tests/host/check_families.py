@@ -2,8 +2,8 @@
 
     python tests/host/check_families.py PATH-OF-A-WEBUI
 
-Writes small random checkpoints in the layouts of SD 2 and SDXL with a yaml beside each, lets the WebUI load them, and
-trains an adapter on each.
+Writes small random checkpoints in the layouts of SD 2 and SDXL, with what the WebUI has to know of their sizes beside
+each, lets it load them, and trains an adapter on each.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ import yaml  # noqa: E402
 from lib_lora_train.adapters.file import load_adapter  # noqa: E402
 from lib_lora_train.embedded import DEMO_IMAGES  # noqa: E402
 from tests.families import write_family  # noqa: E402
+from tests.host.forge_sizes import ForgeSizes, config_in  # noqa: E402
 from tests.host.webui import WebUI, start_real  # noqa: E402
 
 PROMPTS = ("", "a red circle on a white background", " ".join(["photo of a blue cat on white"] * 14))
 MOST_DIFFERENT = 1e-4
-VERSIONS = {"sd2": "SD2", "sdxl": "SDXL", "sdxl-v": "SDXL"}
-PREDICTIONS = {"sd2": "v", "sdxl": "epsilon", "sdxl-v": "v"}
+VERSIONS = {"sd2": "SD2", "sdxl": "SDXL", "sdxl-v": "SDXL", "sdxl-marked": "SDXL"}
+PREDICTIONS = {"sd2": "v", "sdxl": "epsilon", "sdxl-v": "v", "sdxl-marked": "v"}
+MARKS = {"sdxl-v": ("ztsnr",), "sdxl-marked": ("v_pred", "ztsnr")}
+"""Empty tensors in the files; the yaml beside sdxl-marked speaks of noise, as the one of SDXL does that a WebUI takes."""
 VAE = {
     "embed_dim": 4,
     "monitor": "val/rec_loss",
@@ -63,10 +66,10 @@ def prepare(data: Path, extension: Path) -> None:
     extension.symlink_to(Path(__file__).parent / "families_extension")
     models = data / "models" / "Stable-diffusion"
     for name in VERSIONS:
-        marks = ("ztsnr",) if name == "sdxl-v" else ()
-        path = write_family(models, name.partition("-")[0], marks, words=49408, name=name)
-        config = sd2_config() if name == "sd2" else sdxl_config(path, PREDICTIONS[name])
+        path = write_family(models, name.partition("-")[0], MARKS.get(name, ()), words=49408, name=name)
+        config = sd2_config() if name == "sd2" else sdxl_config(path, "v" if name == "sdxl-v" else "epsilon")
         path.with_suffix(".yaml").write_text(yaml.safe_dump({"model": config}), encoding="utf-8")
+        forge_sizes(name, path).write_beside(path)
 
 
 def check(webui: WebUI, name: str) -> list[str]:
@@ -84,7 +87,7 @@ def check(webui: WebUI, name: str) -> list[str]:
         differences = [seen["text"], seen.get("pooled", 0.0), seen["unet"]]
         faults += [f"{name}: differs by {max(differences)}"] if not max(differences) <= MOST_DIFFERENT else []
         faults += [f"{name}: {seen['shared']} of {seen['parameters']} shared"] if seen["shared"] != seen["parameters"] else []
-        right = seen["prediction"] == PREDICTIONS[name] and seen["zero_terminal_snr"] == (name == "sdxl-v")
+        right = seen["prediction"] == PREDICTIONS[name] and seen["zero_terminal_snr"] == (name in MARKS)
         faults += [] if right else [f"{name}: {seen}"]
     return faults + check_adapter(webui, name)
 
@@ -114,6 +117,20 @@ def check_adapter(webui: WebUI, name: str) -> list[str]:
     return [f"{name}: {fault}" for fault, right in found.items() if not right]
 
 
+def forge_sizes(name: str, path: Path) -> ForgeSizes:
+    """What Forge has to know."""
+    open_clip = {
+        "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 1, "projection_dim": 64,
+    }  # fmt: skip
+    vae = {"block_out_channels": [32 * factor for factor in VAE["ddconfig"]["ch_mult"]], "layers_per_block": 1}
+    if name == "sd2":  # Forge leaves out the last layer
+        text = {"text_encoder": open_clip | {"num_hidden_layers": 2}}
+        return ForgeSizes("SD20", {"context_dim": 64, "model_channels": 64}, {"vae": vae, **text})
+    unet = {"context_dim": 96, "model_channels": 64, "transformer_depth": [0, 0, 2, 2], "adm_in_channels": 64 + 6 * 256}
+    texts = {"text_encoder": config_in(path.with_suffix("")), "text_encoder_2": open_clip}
+    return ForgeSizes("SDXL", unet, {"vae": vae, **texts}, {"tokenizer": str(path.with_suffix(""))})
+
+
 def sd2_config() -> dict:
     """As v2-inference-v.yaml, at the small sizes."""
     unet = UNET | {"image_size": 8, "attention_resolutions": [1], "transformer_depth": 1, "context_dim": 64}
@@ -139,7 +156,7 @@ def sdxl_config(path: Path, prediction: str) -> dict:
     diffusion, encoders = "sgm.modules.diffusionmodules", "sgm.modules.encoders.modules"
     kind = "V" if prediction == "v" else "Eps"
     unet = UNET | {
-        "adm_in_channels": 48 + 6 * 16, "num_classes": "sequential", "attention_resolutions": [2], "transformer_depth": [1, 2],
+        "adm_in_channels": 64 + 6 * 256, "num_classes": "sequential", "attention_resolutions": [2], "transformer_depth": [1, 2],
         "context_dim": 96, "spatial_transformer_attn_type": "softmax",
     }  # fmt: skip
     clip = {"layer": "hidden", "layer_idx": 3, "version": str(path.with_suffix(""))}
@@ -148,7 +165,7 @@ def sdxl_config(path: Path, prediction: str) -> dict:
     embedders = [{"is_trainable": False, "input_key": "txt", "target": t, "params": p} for t, p in texts]
     for key in sizes:
         target = f"{encoders}.ConcatTimestepEmbedderND"
-        embedders.append({"is_trainable": False, "input_key": key, "target": target, "params": {"outdim": 16}})
+        embedders.append({"is_trainable": False, "input_key": key, "target": target, "params": {"outdim": 256}})
     denoiser = {
         "num_idx": 1000,
         "weighting_config": {"target": f"{diffusion}.denoiser_weighting.{kind}Weighting"},

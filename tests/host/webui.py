@@ -24,6 +24,7 @@ from typing import Any
 from PIL import Image
 
 from lib_lora_train.embedded import CHECKPOINT
+from tests.host.forge_sizes import embedded_sizes
 
 ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = Path(__file__).parent / "stand_in"
@@ -200,6 +201,7 @@ def add_checkpoints(models: Path) -> None:
     for name in ("shapes", "other"):
         (models / f"{name}.yaml").write_text(config, encoding="utf-8")
         shutil.copytree(models / "tokenizer", models / name)
+    embedded_sizes().write_beside(models / "shapes.safetensors")
 
 
 def _start(command: list[str], folder: Path, data: Path, kind: str = "A1111") -> WebUI:

@@ -188,7 +188,9 @@ class FakeForge:
         for prefix, name in ENCODERS.items():
             if any(key.startswith(prefix) for key in weights):
                 clip = nn.Module()
-                clip.transformer = Tree(text_weights(dict(part(prefix).named_parameters())))
+                text = text_weights(dict(part(prefix).named_parameters()))
+                left_out = "text_model.encoder.layers.2." if name == "clip_h" else "none"  # as its config for SD 2 has it
+                clip.transformer = Tree({key: tensor for key, tensor in text.items() if not key.startswith(left_out)})
                 clip.transformer.config = CLIPTextConfig.from_pretrained(folder) if name == "clip_l" else None
                 encoder.add_module(name, clip)
                 setattr(tokenizer, name, CLIPTokenizer.from_pretrained(folder))

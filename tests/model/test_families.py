@@ -109,7 +109,7 @@ class TestAgainstDiffusers:
         context = normal(2, 77, UNETS[family]["cross_attention_dim"])
         told = Conditioning(context)
         if family == "sdxl":
-            told = Conditioning(context, normal(2, 48), torch.tensor([[640, 480, 0, 16, 512, 512], [1, 2, 3, 4, 5, 6]]))
+            told = Conditioning(context, normal(2, 64), torch.tensor([[640, 480, 0, 16, 512, 512], [1, 2, 3, 4, 5, 6]]))
         noisy, steps = normal(2, 4, 8, 8), torch.tensor([10, 900])
         with torch.no_grad():
             ours, theirs = (predict(unet, noisy, steps, told) for unet in (unet_view(lent_of(family)), reference))

@@ -1,55 +1,83 @@
-"""For check_families.py: small OpenCLIP models for the WebUI, and our networks beside its own, in its process."""
+"""For check_families.py: our networks beside the WebUI's own, in its process, and how it reads our adapters."""
 
 import logging
+import sys
 
 import networks
-import open_clip
 import torch
 from fastapi import Body
 from modules import prompt_parser, script_callbacks, sd_models
 
 from lib_lora_train.config import CheckpointConfig
-from lib_lora_train.hosts.a1111 import A1111Host
+from lib_lora_train.hosts.running import running_webui
 from lib_lora_train.model.conditioning import predict
 from lib_lora_train.model.parts import Parts
 
-open_clip.factory._MODEL_CONFIGS["lora-train-small"] = {
-    "embed_dim": 48,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 3},
-}
 WIDTH, HEIGHT = 96, 64
+
+if "open_clip" in sys.modules:  # A1111 builds OpenCLIP's encoders by their registered names
+    sys.modules["open_clip"].factory._MODEL_CONFIGS["lora-train-small"] = {
+        "embed_dim": 64,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 3},
+    }
 
 
 @torch.no_grad()
 def compare(prompt: str = Body("", embed=True)):
     """The greatest differences between the WebUI's text features and UNet, and ours."""
-    host = A1111Host(CheckpointConfig(max_tokens=150))
+    config = CheckpointConfig(max_tokens=150)
+    host = running_webui().make_host(config)
     with host.lease() as lent, host.turn():
-        parts, model = Parts.of(lent, host.config), sd_models.model_data.sd_model
+        parts, model = Parts.of(lent, config), sd_models.model_data.sd_model
         wish = prompt_parser.SdConditioning([prompt], width=WIDTH, height=HEIGHT)
         theirs = model.get_learned_conditioning(wish)
-        told = parts.text.encode([prompt]).with_sizes(torch.tensor([[HEIGHT, WIDTH, 0, 0, HEIGHT, WIDTH]]))
-        context = theirs["crossattn"] if isinstance(theirs, dict) else theirs
-        found = {"text": (told.context - context).abs().max().item(), "length": told.context.shape[1]}
+        theirs = theirs if isinstance(theirs, dict) else {"crossattn": theirs}
+        own = {parameter.untyped_storage().data_ptr() for part in own_parts(model) for parameter in part.parameters()}
+        views = [p for view in (parts.unet, parts.vae, *parts.text_encoders) for p in view.parameters()]
+        shared = sum(p.untyped_storage().data_ptr() in own for p in views)
+        with lent.brought(parts.text_encoders):  # Forge stores them in fp16 on a CPU too
+            told = parts.text.encode([prompt]).with_sizes(torch.tensor([[HEIGHT, WIDTH, 0, 0, HEIGHT, WIDTH]]))
+        found = {"text": (told.context - theirs["crossattn"]).abs().max().item(), "length": told.context.shape[1]}
         if told.pooled is not None:
             pooled = theirs["vector"][:, : told.pooled.shape[1]]
             found["pooled"] = (told.pooled - pooled).abs().max().item()
         x = torch.randn(1, 4, HEIGHT // 8, WIDTH // 8, generator=torch.Generator().manual_seed(1))
         t = torch.tensor([500])
-        output = model.apply_model(x, t, theirs)
+        output = own_unet(model)(x, t, theirs["crossattn"], y=theirs.get("vector"))
         found["unet"] = (predict(parts.unet, x, t, told) - output).abs().max().item()
         found["unet_scale"] = output.abs().mean().item()
-        own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-        views = [p for view in (parts.unet, parts.vae, *parts.text_encoders) for p in view.parameters()]
         found["parameters"] = len(views)
-        found["shared"] = sum(p.untyped_storage().data_ptr() in own for p in views)
+        found["shared"] = shared
         found["family"], found["prediction"], found["zero_terminal_snr"] = lent.family.name, lent.prediction, lent.zero_terminal_snr
     return found
 
 
+def own_unet(model):
+    """Called with latents, timesteps, text features and, for SDXL, pooled ones with sizes (y)."""
+    if not hasattr(model, "forge_objects"):
+        return lambda x, t, context, y: model.apply_model(x, t, context if y is None else {"crossattn": context, "vector": y})
+    return model.forge_objects_original.unet.model.diffusion_model
+
+
+def own_parts(model):
+    """Modules that hold all of the WebUI's weights."""
+    if not hasattr(model, "forge_objects"):
+        return [model]
+    parts = model.forge_objects_original
+    return [parts.unet.model.diffusion_model, parts.vae.first_stage_model, parts.clip.cond_stage_model]
+
+
 def matches(name: str = Body("", embed=True)):
     """How the WebUI reads the adapter `name`: its version, the layers that it finds, and what it says that it does not."""
+    networks.list_available_networks()
+    disk = networks.available_networks[name]
+    layers, unmatched = (matched_by_forge if hasattr(networks, "load_lora_for_models") else matched_by_a1111)(name, disk)
+    return {"version": disk.sd_version.name, "layers": layers, "unmatched": unmatched}
+
+
+def matched_by_a1111(name, disk):
+    """Layers found, and the lines of its log about others."""
     said: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
@@ -58,14 +86,22 @@ def matches(name: str = Body("", embed=True)):
         logger.addHandler(handler)
         logger.setLevel(logging.DEBUG)
     try:
-        networks.list_available_networks()
-        disk = networks.available_networks[name]
         layers = len(networks.load_network(name, disk).modules)
     finally:
         for logger, level in zip((networks.logger, logging.getLogger()), before, strict=True):
             logger.removeHandler(handler)
             logger.setLevel(level)
-    return {"version": disk.sd_version.name, "layers": layers, "unmatched": [text[:300] for text in said if "match" in text]}
+    return layers, [text[:300] for text in said if "match" in text]
+
+
+def matched_by_forge(_, disk):
+    """Layers found, and keys left over, by its own functions (load_lora_for_models)."""
+    parts = sd_models.model_data.sd_model.forge_objects_original
+    unet_keys = networks.model_lora_keys_unet(parts.unet.model)
+    text_keys = networks.model_lora_keys_clip(parts.clip.cond_stage_model)
+    unet, left = networks.load_lora(networks.load_lora_state_dict(disk.filename), unet_keys)
+    text, left = networks.load_lora(left, text_keys)
+    return len(unet) + len(text), list(left)
 
 
 def add_routes(_, app):
