@@ -29,6 +29,15 @@ if typing.TYPE_CHECKING:
     from typing_extensions import Self
 
 
+MODES = {
+    "captioned": "Images with captions",
+}
+"""Way of teaching -> its name for people, in the order in which they are offered."""
+
+CAPTIONED = ("captioned",)
+"""The modes that learn a folder of captioned images."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a person needs to know of one field; kept in the dataclass field's metadata under "setting"."""
@@ -39,8 +48,15 @@ class Setting:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[Any, ...] = ()
+    titles: tuple[str, ...] = ()
+    """The choices' names for people, where they have others."""
     basic: bool = False
     """Whether most people set it: shown first in the tab and in the command line's help."""
+    modes: tuple[str, ...] = ()
+    """The modes that use it; none named means all. What a mode does not use is not shown, and never in its way."""
+
+    def used_in(self, mode: str) -> bool:
+        return not self.modes or mode in self.modes
 
 
 @dataclass(frozen=True)
@@ -64,8 +80,12 @@ def setting(default: Any, label: str, help: str, **facts: Any) -> Any:  # noqa: 
 
 @dataclass
 class RunConfig:
-    """What the run is called and where it writes."""
+    """How the run teaches, what it is called and where it writes."""
 
+    mode: str = setting(
+        "captioned", "Teach by", "The way of teaching, which decides what else is asked for.",
+        choices=tuple(MODES), titles=tuple(MODES.values()), basic=True,
+    )  # fmt: skip
     name: str = setting("", "Name", "Names the adapter's file and its tag, <lora:name:1>.", basic=True)
     lora_dir: str = setting(
         "models/Lora", "LoRA folder", "Where adapters go: LORA_DIR/NAME/NAME.safetensors. The WebUI reads models/Lora."
@@ -129,76 +149,76 @@ class DatasetConfig:
         "Images",
         "Folder with the images to learn. Captions: NAME.txt or NAME.caption beside each, or metadata.jsonl. "
         "Sub-folders named 10_cat count each image ten times.",
-        basic=True,
+        basic=True, modes=CAPTIONED,
     )
     trigger: str = setting(
         "",
         "Trigger word",
         "Put before every caption that lacks it; the whole caption of an image that has none.",
-        basic=True,
+        basic=True, modes=CAPTIONED,
     )
     repeats: int = setting(
         0, "Repeats", "How often an epoch shows each image. 0: as often as makes about 150 pictures; where sub-folders "
-        "are named 10_cat, only as they say.", unit="times", minimum=0, maximum=10_000,
+        "are named 10_cat, only as they say.", unit="times", minimum=0, maximum=10_000, modes=CAPTIONED,
     )  # fmt: skip
     regularisation: str = setting(
         "",
         "Regularisation images",
         "Folder of captioned images of what must not change (other things of the same class). As many of them as of your "
-        "own images are shown in each epoch.",
+        "own images are shown in each epoch.", modes=CAPTIONED,
     )
     prior_weight: float = setting(
-        1.0, "Prior weight", "How much a regularisation image counts against one of your own.", minimum=0.0, maximum=10.0
+        1.0, "Prior weight", "How much a regularisation image counts against one of your own.", minimum=0.0, maximum=10.0, modes=CAPTIONED
     )
     resolution: int = setting(
         512, "Resolution", "Images are scaled to about this many pixels squared.", unit="px", minimum=64, maximum=2048, basic=True
     )
     buckets: bool = setting(
-        True, "Keep aspect ratios", "Train each image in its own shape at equal area; off: crop all to squares."
+        True, "Keep aspect ratios", "Train each image in its own shape at equal area; off: crop all to squares.", modes=CAPTIONED
     )
     bucket_min: int = setting(
-        0, "Shortest bucket side", "0: half the resolution (256 at 512).", unit="px", minimum=0, maximum=2048
+        0, "Shortest bucket side", "0: half the resolution (256 at 512).", unit="px", minimum=0, maximum=2048, modes=CAPTIONED
     )
     bucket_max: int = setting(
-        0, "Longest bucket side", "0: twice the resolution (1024 at 512).", unit="px", minimum=0, maximum=4096
+        0, "Longest bucket side", "0: twice the resolution (1024 at 512).", unit="px", minimum=0, maximum=4096, modes=CAPTIONED
     )
-    bucket_step: int = setting(64, "Bucket step", "Sides are multiples of this.", unit="px", minimum=8, maximum=256)
+    bucket_step: int = setting(64, "Bucket step", "Sides are multiples of this.", unit="px", minimum=8, maximum=256, modes=CAPTIONED)
     batch_size: int = setting(
         1, "Batch size", "Images per step and process; more is steadier and needs more memory.",
         unit="images", minimum=1, maximum=256, basic=True,
     )  # fmt: skip
-    shuffle_caption: bool = setting(False, "Shuffle captions", "Put the comma-separated tags in a new order each time.")
+    shuffle_caption: bool = setting(False, "Shuffle captions", "Put the comma-separated tags in a new order each time.", modes=CAPTIONED)
     keep_tokens: int = setting(
         1, "Keep first tags", "This many tags at the start stay first when captions are shuffled.",
-        unit="tags", minimum=0, maximum=100,
+        unit="tags", minimum=0, maximum=100, modes=CAPTIONED,
     )  # fmt: skip
     caption_dropout: float = setting(
-        0.0, "Caption dropout", "Share of the time an image is shown with an empty caption.", minimum=0.0, maximum=1.0
+        0.0, "Caption dropout", "Share of the time an image is shown with an empty caption.", minimum=0.0, maximum=1.0, modes=CAPTIONED
     )
-    flip: bool = setting(False, "Mirror", "Show each image mirrored half of the time. Not for faces, text or logos.")
+    flip: bool = setting(False, "Mirror", "Show each image mirrored half of the time. Not for faces, text or logos.", modes=CAPTIONED)
     random_crop: bool = setting(
-        False, "Random crop", "Cut at a random place instead of the centre. Encodes images at each step: slower."
+        False, "Random crop", "Cut at a random place instead of the centre. Encodes images at each step: slower.", modes=CAPTIONED
     )
     colour_jitter: float = setting(
         0.0, "Colour jitter", "Vary brightness, contrast and saturation by up to this share. Encodes at each step: slower.",
-        minimum=0.0, maximum=1.0,
+        minimum=0.0, maximum=1.0, modes=CAPTIONED,
     )  # fmt: skip
     mask: str = setting(
         "none",
         "Loss mask",
         "Learn only part of each image: alpha uses its transparency, folder the image of the same name in mask/ "
         "(white learns, black does not).",
-        choices=("none", "alpha", "folder"),
+        choices=("none", "alpha", "folder"), modes=CAPTIONED,
     )
     cache: str = setting(
         "memory",
         "Cache",
         "Images and captions are encoded once and kept in memory, or on disk (for large sets, and for later runs).",
-        choices=("memory", "disk"),
+        choices=("memory", "disk"), modes=CAPTIONED,
     )
     held_out_images: int = setting(
         -1, "Held-out images", "Not trained on but used to measure each epoch. -1: one in ten, at least one from five images on.",
-        unit="images", minimum=-1, maximum=1000,
+        unit="images", minimum=-1, maximum=1000, modes=CAPTIONED,
     )  # fmt: skip
 
 
@@ -244,18 +264,18 @@ class ObjectiveConfig:
         "none",
         "Timestep weighting",
         "none: every timestep alike; min_snr: steadies training (Hang et al. 2023); debiased: Yu et al. 2023.",
-        choices=("none", "min_snr", "debiased"),
+        choices=("none", "min_snr", "debiased"), modes=CAPTIONED,
     )
-    min_snr_gamma: float = setting(5.0, "Min-SNR gamma", "Used with min_snr.", minimum=0.01, maximum=100.0)
+    min_snr_gamma: float = setting(5.0, "Min-SNR gamma", "Used with min_snr.", minimum=0.01, maximum=100.0, modes=CAPTIONED)
     noise_offset: float = setting(
-        0.0, "Noise offset", "Lets the adapter learn very dark or bright images; 0.05-0.1 if at all.", minimum=0.0, maximum=1.0
+        0.0, "Noise offset", "Lets the adapter learn very dark or bright images; 0.05-0.1 if at all.", minimum=0.0, maximum=1.0, modes=CAPTIONED
     )
     multires_noise_iterations: int = setting(
         0, "Multi-resolution noise", "Adds noise at coarser scales this many times; 6-10 if at all.",
-        unit="scales", minimum=0, maximum=20,
+        unit="scales", minimum=0, maximum=20, modes=CAPTIONED,
     )  # fmt: skip
     multires_noise_discount: float = setting(
-        0.3, "Multi-resolution discount", "How much each coarser scale counts against the finer one.", minimum=0.0, maximum=1.0
+        0.3, "Multi-resolution discount", "How much each coarser scale counts against the finer one.", minimum=0.0, maximum=1.0, modes=CAPTIONED
     )
     timestep_min: int = setting(0, "First timestep", "Low timesteps are fine detail.", minimum=0, maximum=999)
     timestep_max: int = setting(
@@ -334,7 +354,7 @@ class PreviewConfig:
     preview_seed: int = setting(1, "Preview seed", "", minimum=0, maximum=2**32 - 1)
     validate_every: int = setting(
         1, "Validate every", "Loss on the held-out images, with noise that never changes; 0: never.",
-        unit="epochs", minimum=0, maximum=100_000,
+        unit="epochs", minimum=0, maximum=100_000, modes=CAPTIONED,
     )  # fmt: skip
 
 
@@ -426,7 +446,21 @@ class TrainConfig:
 
     def problems(self) -> list[Problem]:
         """Every fault that shows without touching the disk; an empty list when there is none."""
-        return [*_range_problems(self), *_name_problems(self.run.name), *_combination_problems(self)]
+        found = [*_range_problems(self), *_name_problems(self.run.name), *_combination_problems(self)]
+        return [problem for problem in found if self.uses(problem.field)]
+
+    def settled(self) -> Self:
+        """What counts of these settings: all that the mode does not use is the default.
+
+        Raises:
+            UserError: for every fault, all at once.
+        """
+        raise_problems(self.problems())
+        return self.from_flat({name: value for name, value in self.to_flat().items() if self.uses(name)})
+
+    def uses(self, name: str) -> bool:
+        """Whether the mode makes any use of the setting `name`."""
+        return _facts()[name].used_in(self.run.mode)
 
 
 @dataclass(frozen=True)
@@ -494,6 +528,11 @@ def raise_problems(problems: list[Problem]) -> None:
 
 def _group_types() -> dict[str, type]:
     return typing.get_type_hints(TrainConfig)
+
+
+@functools.cache
+def _facts() -> dict[str, Setting]:
+    return {field.name: field.facts for field in settings()}
 
 
 @functools.cache

@@ -89,7 +89,7 @@ class Workshop:
             given.pop("tokenizer", None)
         config, problems = TrainConfig.from_flat(given | placed), []
         for group, name, find in self._named_places():
-            if text := getattr(getattr(config, group), name):
+            if (text := getattr(getattr(config, group), name)) and config.uses(name):
                 try:
                     setattr(getattr(config, group), name, str(find(text)))
                 except UserError as error:
@@ -259,7 +259,7 @@ class Workshop:
         missing = []
         if not self.place.lends_checkpoint and not config.model.checkpoint:
             missing.append(Problem("checkpoint", "is not given. Choose a Stable Diffusion 1.x, 2.x or XL .safetensors file."))
-        if not config.dataset.images:
+        if config.uses("images") and not config.dataset.images:
             missing.append(Problem("images", "is empty. Drop images, or give the folder that holds them."))
         return missing
 
@@ -303,6 +303,7 @@ def _step_key(config: TrainConfig, checkpoint: str) -> tuple[Any, ...]:
     data, training = config.dataset, config.training
     return (
         checkpoint,
+        config.run.mode,
         data.resolution,
         data.batch_size,
         data.buckets,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lib_lora_train.config import CompareConfig, TrainConfig, fields_of, settings
+from lib_lora_train.config import MODES, CompareConfig, TrainConfig, fields_of, settings
 from lib_lora_train.errors import UserError
 
 ALL = [*settings(), *fields_of(CompareConfig)]
@@ -27,6 +27,11 @@ class TestEveryField:
             assert default >= facts.minimum
         if facts.maximum is not None:
             assert default <= facts.maximum
+
+
+@pytest.mark.parametrize("entry", [entry for entry in ALL if entry.facts.modes], ids=lambda entry: entry.name)
+def test_a_setting_belongs_to_modes_that_exist(entry):
+    assert set(entry.facts.modes) <= set(MODES)
 
 
 def test_names_are_unique_over_all_groups():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib_lora_train.config import TrainConfig
@@ -22,16 +22,16 @@ PATHS = ("checkpoint", "tokenizer", "images", "regularisation", "continue_from")
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What the metadata tells of the images."""
+    """What the metadata tells of the images; of a lesson without any, only how long an epoch is."""
 
-    images: int
-    regularisation_images: int
-    repeats: int
-    """How often an epoch shows an image, on average."""
     batches_per_epoch: int
-    tags: Mapping[str, int]
+    images: int = 0
+    regularisation_images: int = 0
+    repeats: int = 1
+    """How often an epoch shows an image, on average."""
+    tags: Mapping[str, int] = field(default_factory=dict)
     """How often each comma-separated tag occurs in the captions."""
-    buckets: Mapping[tuple[int, int], int]
+    buckets: Mapping[tuple[int, int], int] = field(default_factory=dict)
     """Images shown per epoch in each bucket (width, height)."""
 
 
@@ -41,7 +41,7 @@ def describe(
     """The metadata of one adapter file; `name` is the file's stem, which is also its alias in the WebUI."""
     adapter, data, optimizer = config.adapter, config.dataset, config.optimizer
     rank, alpha = adapter.rank, adapter.alpha or adapter.rank
-    folder = f"{facts.repeats}_{Path(data.images).absolute().name}"
+    folder = f"{facts.repeats}_{Path(data.images).absolute().name}" if facts.images else ""
     convolution = {"conv_dim": str(adapter.conv_rank), "conv_alpha": str(adapter.conv_alpha or adapter.conv_rank)}
     values = {
         "ss_output_name": name,
@@ -78,8 +78,8 @@ def describe(
         "ss_seed": config.run.seed,
         "ss_min_snr_gamma": config.objective.min_snr_gamma if config.objective.weighting == "min_snr" else None,
         "ss_noise_offset": config.objective.noise_offset or None,
-        "ss_tag_frequency": {folder: dict(facts.tags)},
-        "ss_dataset_dirs": {folder: {"n_repeats": facts.repeats, "img_count": facts.images}},
+        "ss_tag_frequency": {folder: dict(facts.tags)} if folder else {},
+        "ss_dataset_dirs": {folder: {"n_repeats": facts.repeats, "img_count": facts.images}} if folder else {},
         "ss_bucket_info": {
             "buckets": {
                 str(i): {"resolution": list(size), "count": count} for i, (size, count) in enumerate(facts.buckets.items())

@@ -109,10 +109,14 @@ def help_text(field: Field) -> str:
     """The table's help, with unit, range and default."""
     facts = field.facts
     text = facts.help or facts.label + "."
-    if facts.choices:
+    if facts.titles:
+        text += f" One of: {', '.join(f'{choice} ({title})' for choice, title in zip(facts.choices, facts.titles, strict=True))}."
+    elif facts.choices:
         text += f" One of: {', '.join(map(str, facts.choices))}."
     elif facts.minimum is not None and facts.maximum is not None:
         text += f" {facts.minimum:.10g} to {facts.maximum:.10g}{' ' + facts.unit if facts.unit else ''}."
+    if facts.modes:
+        text += f" Only in mode {' or '.join(facts.modes)}."
     shown = field.default if field.default not in ("", []) else "none"
     return f"{text} (default: {shown})".replace("%", "%%")
 

@@ -120,7 +120,7 @@ def command_line_problems(config: TrainConfig) -> list[Problem]:
     problems = config.problems()
     if not config.model.checkpoint:
         problems.append(Problem("checkpoint", "is not given. Add --checkpoint FILE, a Stable Diffusion 1.x .safetensors."))
-    if not config.dataset.images:
+    if config.uses("images") and not config.dataset.images:
         problems.append(Problem("images", "is not given. Add --images FOLDER, with the images to learn."))
     return problems
 

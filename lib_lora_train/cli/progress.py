@@ -49,7 +49,8 @@ class Terminal:
                 self._close()
                 self._epochs = event.epochs
                 resumed = f", going on from step {event.step}" if event.step else ""
-                self.say(f"{event.images} images, {event.steps} steps, {event.adapter_parameters:,} adapter weights{resumed}")
+                images = f"{event.images} images, " if event.images else ""
+                self.say(f"{images}{event.steps} steps, {event.adapter_parameters:,} adapter weights{resumed}")
                 self._bar = tqdm(total=event.steps, initial=event.step, unit="step", dynamic_ncols=True)
             case Progress():
                 self._bar.set_description(f"epoch {event.epoch}/{self._epochs}", refresh=False)

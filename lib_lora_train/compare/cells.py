@@ -12,11 +12,11 @@ from lib_lora_train.adapters.file import load_adapter
 from lib_lora_train.adapters.inject import load_into
 from lib_lora_train.compare.tag import strength_text
 from lib_lora_train.config import CompareConfig, TrainConfig
-from lib_lora_train.dataset.examples import read_dataset
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.hosts.place import Wish
 from lib_lora_train.model.parts import Parts
 from lib_lora_train.training.learning import make_adapter
+from lib_lora_train.training.lessons import material_of
 from lib_lora_train.training.previews import preview_drawing, preview_prompts
 from lib_lora_train.training.run_folder import AdapterPoint
 
@@ -135,12 +135,12 @@ def _shaped_like(config: TrainConfig, path: Path) -> TrainConfig:
 
 
 def request_of(config: TrainConfig, options: CompareConfig) -> Request:
-    """What to draw: the prompts asked for, else the run's preview prompts, else its first captions.
+    """What to draw: the prompts asked for, else the run's preview prompts, else what its lesson shows by itself.
 
     Raises:
-        UserError: when the captions are needed and cannot be read.
+        UserError: when its captions are needed and cannot be read.
     """
     prompts = options.prompts or config.preview.preview_prompts
     if not prompts:
-        prompts = preview_prompts(config, read_dataset(config.dataset, config.run.seed).training)
+        prompts = preview_prompts(config, material_of(config))
     return Request(prompts, [options.seed] * len(prompts), options.strengths)

@@ -1,9 +1,9 @@
-"""A lent checkpoint made ready to learn: adapter, objective and optimizer, wired for one configuration."""
+"""A lent checkpoint made ready to learn: accelerator, adapter and text, for one configuration."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,8 +31,6 @@ from lib_lora_train.model.lent import LentCheckpoint
 from lib_lora_train.model.names import inverted, unet_modules, unet_shape
 from lib_lora_train.model.parts import Parts
 from lib_lora_train.model.text import TextCache
-from lib_lora_train.objectives.captioned import Captioned
-from lib_lora_train.objectives.noise import Draws, Share
 from lib_lora_train.randomness import Randomness
 
 UNET = "lora_unet"
@@ -155,22 +153,6 @@ class TextSource:
         with self.parts.lent.brought(self.parts.text_encoders):
             for caption in distinct:
                 self.cache.encode([caption])
-
-
-def make_objective(
-    parts: Parts, config: TrainConfig, encode_text: Callable[[Sequence[str]], Conditioning], share: Share
-) -> Captioned:
-    """The configured objective on these parts."""
-    return Captioned(
-        unet=parts.unet,
-        encode_text=encode_text,
-        encode_pixels=parts.encode_pixels,
-        schedule=parts.schedule,
-        latent_scale=parts.lent.family.latent_scale,
-        config=config.objective,
-        draws=Draws(config.objective, Randomness(config.run.seed), share),
-        device=parts.lent.device,
-    )
 
 
 def effective_config(config: TrainConfig, adapter: Adapter) -> TrainConfig:

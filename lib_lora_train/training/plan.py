@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 
-from lib_lora_train.config import TrainConfig, TrainingConfig, raise_problems
-from lib_lora_train.dataset.examples import Dataset
+from lib_lora_train.config import TrainConfig, TrainingConfig
 from lib_lora_train.dataset.images import Size
-from lib_lora_train.dataset.order import BatchPlan
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.model.conditioning import predict, stand_in_conditioning
@@ -18,11 +17,11 @@ from lib_lora_train.model.lent import PRECISIONS, LentCheckpoint
 from lib_lora_train.model.parts import Parts
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.training.learning import make_accelerator, make_adapter
+from lib_lora_train.training.lessons import Material, material_of
 from lib_lora_train.training.memory import MemoryEstimate, estimate_memory
 from lib_lora_train.training.notes import notes_on
 from lib_lora_train.training.optimizers import make_optimizer
 from lib_lora_train.training.run_folder import RunFolder, name_taken
-from lib_lora_train.training.session import dataset_of
 from lib_lora_train.training.timetable import Timetable
 
 TIMED_STEPS = 2
@@ -51,6 +50,8 @@ class Plan:
     files: int
     folder: str
     warnings: list[str]
+    about: str = ""
+    """What is taught, in words, where it is no folder of captioned images."""
 
     @property
     def time(self) -> str:
@@ -62,18 +63,15 @@ class Plan:
         return replace(self, seconds_per_step=seconds_per_step)
 
     def __str__(self) -> str:
-        buckets = ", ".join(f"{size.width}x{size.height} ({count})" for size, count in self.buckets.items())
         memory = f"about {megabytes(self.memory.total)}"
         if self.memory_free is not None:
             memory += f" of {megabytes(self.memory_free)} free"
         text = f", {megabytes(self.memory.text)} text encoder" if self.memory.text else ""
         lines = [
             f"{self.name} on {self.checkpoint}, {self.device}",
-            f"  images      {self.images} to learn, {self.held_out_images} held out, "
-            f"{self.regularisation_images} for regularisation",
-            f"  an epoch    shows {self.shown_per_epoch} images in buckets {buckets}",
+            *self._material(),
             f"  steps       {self.steps} in {self.epochs} epochs",
-            f"  time        {self.time}, after encoding the images",
+            f"  time        {self.time}{', after encoding the images' if self.images else ''}",
             f"  memory      {memory}: {megabytes(self.memory.base)} UNet, {megabytes(self.memory.adapter)} adapter "
             f"and optimizer, {megabytes(self.memory.activations)} activations{text}",
             f"  writes      {self.files} files of {megabytes(self.file_bytes)} in {self.folder}",
@@ -81,18 +79,28 @@ class Plan:
         ]
         return "\n".join(lines)
 
+    def _material(self) -> list[str]:
+        buckets = ", ".join(f"{size.width}x{size.height} ({count})" for size, count in self.buckets.items())
+        if self.about:
+            return [f"  teaches     {self.about}", f"  an epoch    has {self.shown_per_epoch} pictures of {buckets}"]
+        return [
+            f"  images      {self.images} to learn, {self.held_out_images} held out, "
+            f"{self.regularisation_images} for regularisation",
+            f"  an epoch    shows {self.shown_per_epoch} images in buckets {buckets}",
+        ]
 
-def check_before_start(config: TrainConfig, host: Host) -> Dataset:
-    """The run's images, when nothing that shows at once keeps it from starting; takes no turn and no time.
+
+def check_before_start(config: TrainConfig, host: Host) -> Material:
+    """What the run teaches with, when nothing that shows at once keeps it from starting; takes no turn and no time.
 
     Raises:
         UserError: when something does.
     """
-    raise_problems(config.problems())
+    config = config.settled()
     if taken := name_taken(config):
         raise UserError(taken)
     host.peek()
-    return dataset_of(config)
+    return material_of(config)
 
 
 def make_plan(config: TrainConfig, host: Host, *, timed: bool = True) -> Plan:
@@ -103,42 +111,41 @@ def make_plan(config: TrainConfig, host: Host, *, timed: bool = True) -> Plan:
     Raises:
         UserError: for everything that would keep the run from starting.
     """
-    dataset = check_before_start(config, host)
-    batches = BatchPlan(dataset, config.dataset, Randomness(config.run.seed))
-    timetable = Timetable.of(config.training, batches.steps_per_epoch)
-    largest = max(batches.showings, key=lambda size: size.width * size.height)
+    material, config = check_before_start(config, host), config.settled()
+    sizes = material.facts().sizes
     lent = host.peek()
-    memory = estimate_memory(lent, config, largest)
-    seconds = time_a_step(config, host, most_shown(batches)) if timed else None
-    return _plan(config, lent, dataset, batches, timetable, memory, seconds)
+    memory = estimate_memory(lent, _of_rows(config, material), max(sizes, key=lambda size: size.width * size.height))
+    seconds = time_a_step(config, host, material) if timed else None
+    return _plan(config, lent, material, memory, seconds)
 
 
-def most_shown(batches: BatchPlan) -> Size:
-    """The bucket that fills most of an epoch."""
-    return max(batches.showings, key=lambda size: batches.showings[size])
-
-
-def time_a_step(config: TrainConfig, host: Host, size: Size) -> float:
-    """Seconds for an optimizer step on images of `size` pixels, tried on the host's checkpoint.
+def time_a_step(config: TrainConfig, host: Host, material: Material) -> float:
+    """Seconds for an optimizer step on pictures of the size that fills most of an epoch, tried on the host's checkpoint.
 
     Raises:
         UserError: for everything that would keep the run from starting.
     """
+    sizes = material.facts().sizes
+    size = max(sizes, key=lambda size: sizes[size])
     with host.lease() as lent, host.turn():
-        return _seconds_per_step(lent, config, size)
+        return _seconds_per_step(lent, _of_rows(config, material), size, material.extra_passes)
+
+
+def _of_rows(config: TrainConfig, material: Material) -> TrainConfig:
+    """`config` with as many pictures in a batch as the learning pass has."""
+    return replace(config, dataset=replace(config.dataset, batch_size=config.dataset.batch_size * material.rows))
 
 
 def _plan(
     config: TrainConfig,
     lent: LentCheckpoint,
-    dataset: Dataset,
-    batches: BatchPlan,
-    timetable: Timetable,
+    material: Material,
     memory: MemoryEstimate,
     seconds: float | None,
 ) -> Plan:
-    training = config.training
-    warnings = [*dataset.warnings, *notes_on(lent, config)]
+    training, facts = config.training, material.facts()
+    timetable = Timetable.of(training, material.batches_per_epoch())
+    warnings = [*material.warnings, *notes_on(lent, config)]
     free = _free_memory(lent.device)
     if free is not None and memory.total > free:
         warnings.append(
@@ -148,11 +155,11 @@ def _plan(
         name=config.run.name,
         checkpoint=f"{lent.name} ({lent.family.title})",
         device=f"{lent.device} in {str(lent.precision).removeprefix('torch.')}",
-        images=len(dataset.training),
-        shown_per_epoch=sum(batches.showings.values()),
-        regularisation_images=len(dataset.regularisation),
-        held_out_images=len(dataset.held_out),
-        buckets=batches.showings,
+        images=facts.images,
+        shown_per_epoch=facts.shown_per_epoch,
+        regularisation_images=facts.regularisation_images,
+        held_out_images=facts.held_out_images,
+        buckets=dict(facts.sizes),
         epochs=min(training.epochs, timetable.epoch_of(timetable.steps)),
         steps=timetable.steps,
         seconds_per_step=seconds,
@@ -162,6 +169,7 @@ def _plan(
         files=_file_count(timetable, training),
         folder=str(RunFolder.at(config).adapters),
         warnings=warnings,
+        about=facts.about,
     )
 
 
@@ -177,8 +185,8 @@ def _file_count(timetable: Timetable, training: TrainingConfig) -> int:
     return len(saved | {steps})
 
 
-def _seconds_per_step(lent: LentCheckpoint, config: TrainConfig, size: Size) -> float:
-    """The median of a few steps on random latents, after one to warm up."""
+def _seconds_per_step(lent: LentCheckpoint, config: TrainConfig, size: Size, extra_passes: float) -> float:
+    """The median of a few steps on random latents, after one to warm up; `extra_passes` go without gradients."""
     accelerator, parts = make_accelerator(lent), Parts.of(lent, config.model)
     adapter = make_adapter(parts, config)
     make_optimizer(adapter, config.optimizer, lent.device)  # refuses here what could not start
@@ -191,6 +199,12 @@ def _seconds_per_step(lent: LentCheckpoint, config: TrainConfig, size: Size) -> 
     latents = latents.to(lent.device)
     timesteps = torch.randint(0, 1000, (batch,), generator=generator).to(lent.device)
     told = stand_in_conditioning(parts.unet.config, batch, tokens, lent.device)
+
+    @torch.no_grad()
+    def forward() -> None:
+        with accelerator.autocast():
+            predict(parts.unet, latents, timesteps, told).float().sum().item()  # waits for the device
+
     times = []
     for _ in range(1 + TIMED_STEPS):
         started = time.perf_counter()
@@ -198,10 +212,17 @@ def _seconds_per_step(lent: LentCheckpoint, config: TrainConfig, size: Size) -> 
             loss = predict(parts.unet, latents, timesteps, told).float().square().mean()
         loss.backward()
         loss.item()  # waits for the device
-        times.append(time.perf_counter() - started)
+        learning = time.perf_counter() - started
+        times.append(learning + (extra_passes * _seconds_of(forward) if extra_passes else 0.0))
         for weight in adapter.parameters():
             weight.grad = None
     return sorted(times[1:])[len(times[1:]) // 2] * config.training.gradient_accumulation
+
+
+def _seconds_of(work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def _free_memory(device: torch.device) -> int | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from lib_lora_train.config import TrainConfig
-from lib_lora_train.dataset.examples import Example
 from lib_lora_train.model.lent import LentCheckpoint
 from lib_lora_train.model.sampling import Drawing
+from lib_lora_train.training.lessons import Material
 
-CAPTIONS_AS_PROMPTS = 3
+OWN_PROMPTS = 3
 
 
 def preview_drawing(config: TrainConfig, lent: LentCheckpoint) -> Drawing:
@@ -25,7 +25,6 @@ def preview_drawing(config: TrainConfig, lent: LentCheckpoint) -> Drawing:
     )
 
 
-def preview_prompts(config: TrainConfig, training: list[Example]) -> list[str]:
-    """The prompts set, or else the first different captions."""
-    captions = dict.fromkeys(example.caption for example in training)
-    return config.preview.preview_prompts or list(captions)[:CAPTIONS_AS_PROMPTS]
+def preview_prompts(config: TrainConfig, material: Material) -> list[str]:
+    """The prompts set, or else the first of the material's own."""
+    return config.preview.preview_prompts or material.prompts()[:OWN_PROMPTS]

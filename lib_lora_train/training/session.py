@@ -12,25 +12,19 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from lib_lora_train.adapters.file import adapter_tensors, save_adapter
 from lib_lora_train.adapters.inject import load_into
-from lib_lora_train.adapters.metadata import DatasetFacts, describe, tag_frequency
+from lib_lora_train.adapters.metadata import describe
 from lib_lora_train.config import TrainConfig, raise_problems
-from lib_lora_train.dataset.batches import Batch, BatchLoader
-from lib_lora_train.dataset.cache import LatentCache, needs_pixels
-from lib_lora_train.dataset.examples import Dataset, read_dataset
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.model.lent import LentCheckpoint
 from lib_lora_train.model.parts import Parts
-from lib_lora_train.model.text import TextCache
 from lib_lora_train.objectives.noise import Share
-from lib_lora_train.randomness import Randomness
 from lib_lora_train.training import state as states
 from lib_lora_train.training.control import Control
 from lib_lora_train.training.events import (
@@ -48,13 +42,8 @@ from lib_lora_train.training.events import (
     Validated,
     Warned,
 )
-from lib_lora_train.training.learning import (
-    TextSource,
-    effective_config,
-    make_accelerator,
-    make_adapter,
-    make_objective,
-)
+from lib_lora_train.training.learning import effective_config, make_accelerator, make_adapter
+from lib_lora_train.training.lessons import Classroom, Material, material_of
 from lib_lora_train.training.loop import Loop
 from lib_lora_train.training.notes import notes_on
 from lib_lora_train.training.optimizers import make_optimizer, make_schedule
@@ -62,7 +51,6 @@ from lib_lora_train.training.pace import Pace
 from lib_lora_train.training.previews import preview_drawing, preview_prompts
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.timetable import Timetable
-from lib_lora_train.training.validation import noises_each, validation_losses, validation_timesteps
 
 Report = Callable[[Event], None]
 
@@ -84,11 +72,11 @@ def train(
     Raises:
         UserError: for every fault of settings, files and numbers; what was saved until then stays.
     """
-    raise_problems(config.problems())
+    config = config.settled()
     with host.lease() as lent:
-        dataset = dataset_of(config)
+        material = material_of(config)
         with _new_folder(config, lent) as folder:
-            return Session(folder, host, lent, dataset, report, control or Control()).run()
+            return Session(folder, host, lent, material, report, control or Control()).run()
 
 
 def resume(
@@ -104,18 +92,8 @@ def resume(
     if folder.is_complete():
         raise UserError(f"The run {folder.config.run.name} is complete: {folder.final_file}. Nothing is left to do.")
     with host.lease() as lent:
-        dataset = dataset_of(folder.config)
-        return Session(folder, host, lent, dataset, report, control or Control()).run()
-
-
-def dataset_of(config: TrainConfig) -> Dataset:
-    """The run's images; where nothing is validated, none is held out.
-
-    Raises:
-        UserError: as `read_dataset`.
-    """
-    measured = config.preview.validate_every > 0
-    return read_dataset(config.dataset if measured else replace(config.dataset, held_out_images=0), config.run.seed)
+        material = material_of(folder.config)
+        return Session(folder, host, lent, material, report, control or Control()).run()
 
 
 class Session:
@@ -126,7 +104,7 @@ class Session:
         folder: RunFolder,
         host: Host,
         lent: LentCheckpoint,
-        dataset: Dataset,
+        material: Material,
         report: Report,
         control: Control,
     ) -> None:
@@ -137,7 +115,7 @@ class Session:
         self.accelerator = make_accelerator(lent)
         self.is_main = self.accelerator.is_main_process
         self.share = Share(self.accelerator.process_index, self.accelerator.num_processes)
-        self.dataset = dataset
+        self.material = material
         self._loop: Loop | None = None
         self._stack = contextlib.ExitStack()
         self._state_saved_at = time.monotonic()
@@ -178,38 +156,27 @@ class Session:
 
     def _prepare(self) -> None:
         self.parts = Parts.of(self.lent, self.config.model)
-        self._fill_cache()
-        for warning in (*self.dataset.warnings, *notes_on(self.lent, self.config)):
-            self.tell(Warned(warning))
         self.adapter = make_adapter(self.parts, self.config)
         self.config = effective_config(self.config, self.adapter)
         if self.config.training.gradient_checkpointing:
             self.parts.unet.enable_gradient_checkpointing()
             self.parts.unet.train()
-        learns = bool(self.adapter.text_encoder)
-        folder = self._cache_folder("text") if not learns else None
-        self.text = TextSource(self.parts, learns, TextCache(self.parts.text, folder=folder))
-        self.text.prepare(self._captions(), self.config.dataset.shuffle_caption, self._stack)
-        if needs_pixels(self.config.dataset):
-            self._stack.enter_context(self.lent.brought(self.parts.vae))
-        self.objective = make_objective(self.parts, self.config, self.text.encode, self.share)
+        self.lesson = self.material.ready(self._classroom())
+        self.material = self.lesson.material
+        for warning in (*self.material.warnings, *notes_on(self.lent, self.config)):
+            self.tell(Warned(warning))
         self._make_loop()
 
-    def _fill_cache(self) -> None:
-        self.cache = LatentCache(self.config.dataset, self.parts.vae_fingerprint(), self._cache_folder("latents"))
-        with self.lent.brought(self.parts.vae):
-            self.dataset = self.cache.fill(
-                self.dataset,
-                self.parts.encode_pixels,
-                rank=self.share.rank,
-                world=self.share.world,
-                barrier=self.accelerator.wait_for_everyone,
-                progress=lambda done, images: self._report_encoding(done, images),
-            )
-
-    def _cache_folder(self, what: str) -> Path | None:
-        on_disk = self.config.dataset.cache == "disk" or self.share.world > 1  # processes share what each has encoded
-        return Path(self.config.run.runs_dir) / "cache" / what if on_disk else None
+    def _classroom(self) -> Classroom:
+        return Classroom(
+            parts=self.parts,
+            adapter=self.adapter,
+            config=self.config,
+            share=self.share,
+            stack=self._stack,
+            meet=self.accelerator.wait_for_everyone,
+            progress=self._report_encoding,
+        )
 
     def _report_encoding(self, done: int, images: int) -> None:
         if self.is_main:
@@ -217,16 +184,12 @@ class Session:
 
     def _make_loop(self) -> None:
         config, device = self.config, self.lent.device
-        randomness = Randomness(config.run.seed)
-        self.loader = BatchLoader(
-            self.dataset, self.cache, config.dataset, randomness, self.share.rank, self.share.world, device
-        )
-        self.timetable = Timetable.of(config.training, self.loader.steps_per_epoch)
+        self.timetable = Timetable.of(config.training, self.material.batches_per_epoch(self.share.world))
         optimizer = make_optimizer(self.adapter, config.optimizer, device)
         self._loop = Loop(
             accelerator=self.accelerator,
-            loss=self.objective.loss,
-            batches=self._batches_from,
+            loss=self.lesson.loss,
+            batches=self.lesson.batches,
             parameters=self.adapter.parameters(),
             optimizer=self.accelerator.prepare(optimizer),
             schedule=make_schedule(optimizer, config.optimizer, self.timetable.steps),
@@ -236,18 +199,13 @@ class Session:
         self._stack.callback(self._loop.close)
         self.pace = Pace(steps=10, fixed=True) if self.share.world > 1 else Pace()
 
-    def _batches_from(self, index: int) -> Iterator[Batch]:
-        epoch, start = divmod(index, self.loader.steps_per_epoch)
-        while True:
-            yield from self.loader.epoch(epoch, start)
-            epoch, start = epoch + 1, 0
-
     def _begin(self) -> None:
         """Takes up the saved state where there is one, and measures the base where there is none."""
         if self.folder.state_file.is_file():
             self._take_up(states.load_state(self.folder.state_file, self.lent.device))
         parameters = sum(p.numel() for p in self.adapter.parameters())
-        images = len(self.dataset.training) + len(self.dataset.held_out)
+        facts = self.material.facts()
+        images = facts.images + facts.held_out_images
         self.tell(Started(self.loop.step, self.timetable.steps, self.config.training.epochs, images, parameters))
         if self.loop.step == 0:
             with self.adapter.strength(0):
@@ -270,13 +228,8 @@ class Session:
         self.loop.load_state(state)
 
     def _origin(self) -> dict[str, str]:
-        shown = [f"{e.path.name} {e.width}x{e.height} {e.repeats} {e.caption}" for e in self.dataset.examples]
-        images = hashlib.blake2b("\n".join(shown).encode(), digest_size=16).hexdigest()
+        images = hashlib.blake2b(self.material.identity().encode(), digest_size=16).hexdigest()
         return {"checkpoint": self.lent.legacy_hash(), "images": images}
-
-    def _captions(self) -> list[str]:
-        empty = [""] if self.config.dataset.caption_dropout else []
-        return [example.caption for example in self.dataset.examples] + empty
 
     # Training
 
@@ -381,18 +334,9 @@ class Session:
         self.tell(EpochDone(epoch, self.loop.step))
 
     def _validate(self, epoch: int) -> None:
-        if self.is_main and self.dataset.held_out and self.config.preview.validate_every:
-            objective = self.config.objective
-            steps = validation_timesteps(objective.timestep_min, objective.timestep_max)
+        if self.is_main and self.lesson.measures and self.config.preview.validate_every:
             with self._turn(), self.accelerator.autocast():
-                losses = validation_losses(
-                    self.objective.predict,
-                    self.loader.held_out_batches(),
-                    self.lent.family.latent_scale,
-                    steps,
-                    self.lent.device,
-                    noises_each(len(self.dataset.held_out)),
-                )
+                losses = self.lesson.measured()
             self.tell(Validated(epoch, statistics.fmean(losses), losses))
         self.accelerator.wait_for_everyone()
 
@@ -410,7 +354,7 @@ class Session:
 
     def _draw_previews(self, epoch: int) -> list[str]:
         preview = self.config.preview
-        prompts = preview_prompts(self.config, self.dataset.training)
+        prompts = preview_prompts(self.config, self.material)
         drawing = preview_drawing(self.config, self.lent)
         seeds = [preview.preview_seed] * len(prompts)
         images = self.parts.draw(prompts, preview.preview_negative, seeds, drawing, at_once=1)
@@ -432,7 +376,7 @@ class Session:
         if self.is_main:
             step, steps = self.loop.step, self.timetable.steps
             epoch_now = epoch or self.timetable.epoch_of(step)
-            metadata = describe(self.config, self.lent, self._facts(), path.stem, step, steps, epoch_now)
+            metadata = describe(self.config, self.lent, self.lesson.dataset_facts(), path.stem, step, steps, epoch_now)
             try:
                 save_adapter(path, adapter_tensors(self.adapter, self.config.adapter.save_precision), metadata)
             except UserError:  # a full disk, say; the state often lies on another one, and a resume then loses no step
@@ -448,17 +392,6 @@ class Session:
                 raise UserError(self._nan_message())
             states.save_state(self.folder.state_file, self.adapter, self.loop, self._origin())
         self._state_saved_at = time.monotonic()
-
-    def _facts(self) -> DatasetFacts:
-        own = [*self.dataset.training, *self.dataset.held_out]
-        return DatasetFacts(
-            images=len(self.dataset.training),
-            regularisation_images=len(self.dataset.regularisation),
-            repeats=round(sum(example.repeats for example in self.dataset.training) / len(self.dataset.training)),
-            batches_per_epoch=self.loader.steps_per_epoch,
-            tags=tag_frequency([example.caption for example in own]),
-            buckets={(size.width, size.height): count for size, count in self.loader.plan.showings.items()},
-        )
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ def control_of(field: Field) -> Control:
     label = f"{facts.label} ({facts.unit})" if facts.unit else facts.label
     kind = _kind(field)
     info = " ".join(filter(None, (facts.help, _range(field), "One in each line." if kind == "lines" else "")))
-    return Control(kind, label, info, tuple(map(str, facts.choices)), _step(field))
+    return Control(kind, label, info, _names(field), _step(field))
 
 
 def shown(field: Field, value: Any) -> Any:
@@ -49,11 +49,14 @@ def shown(field: Field, value: Any) -> Any:
     kind = _kind(field)
     if kind == "lines":
         return "\n".join(map(str, value))
-    return str(value) if kind == "dropdown" else value
+    return _name_of(field, value) if kind == "dropdown" else value
 
 
 def read(fields: Sequence[Field], raw: Sequence[Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """The settings' values from what the controls hold, and a problem for each that holds nothing usable."""
+    """The settings' values from what the controls hold, and a problem for each that holds nothing usable.
+
+    What the mode does not use is not in view, so it may hold anything.
+    """
     values: dict[str, Any] = {}
     problems: list[Problem] = []
     for field, held in zip(fields, raw, strict=True):
@@ -61,7 +64,14 @@ def read(fields: Sequence[Field], raw: Sequence[Any]) -> tuple[dict[str, Any], l
             problems.append(Problem(field.name, f"is empty. The usual value is {_usual(field)}."))
         else:
             values[field.name] = _value(field, held)
-    return values, problems
+    unused = {field.name for field in fields if not field.facts.used_in(mode_of(fields, raw))}
+    return values, [problem for problem in problems if problem.field not in unused]
+
+
+def mode_of(fields: Sequence[Field], raw: Sequence[Any]) -> str:
+    """The mode that is chosen, or the usual one."""
+    chosen = ((field, held) for field, held in zip(fields, raw, strict=True) if field.name == "mode")
+    return next((_value(field, held) or field.default for field, held in chosen), "")
 
 
 def lines(text: str | None) -> list[str]:
@@ -82,7 +92,7 @@ def _kind(field: Field) -> Kind:
 def _value(field: Field, held: Any) -> Any:
     kind = _kind(field)
     if kind == "dropdown":
-        return next((choice for choice in field.facts.choices if str(choice) == str(held)), held)
+        return next((choice for choice in field.facts.choices if str(held) in (str(choice), _name_of(field, choice))), held)
     if kind == "checkbox":
         return bool(held)
     if kind == "lines":
@@ -90,8 +100,18 @@ def _value(field: Field, held: Any) -> Any:
     return (held or "").strip() if kind == "text" else held
 
 
+def _names(field: Field) -> tuple[str, ...]:
+    """The choices of a dropdown as people read them."""
+    return field.facts.titles or tuple(map(str, field.facts.choices))
+
+
+def _name_of(field: Field, value: Any) -> str:
+    named = dict(zip(field.facts.choices, _names(field), strict=True))
+    return named.get(value, str(value))
+
+
 def _usual(field: Field) -> str:
-    return f"{field.default:g}" if isinstance(field.default, (int, float)) else str(field.default)
+    return f"{field.default:g}" if isinstance(field.default, (int, float)) else shown(field, field.default)
 
 
 def _range(field: Field) -> str:
@@ -110,6 +130,8 @@ def _step(field: Field) -> float:
     return 1 if (field.facts.maximum or 0) > 1 else 0.01
 
 
-def visible_first(fields: Sequence[Field]) -> Iterator[Field]:
-    """Those that most people set; not the checkpoint, which a WebUI lends, and which `ui --checkpoint` gives elsewhere."""
-    return (field for field in fields if field.facts.basic and field.name not in LENT)
+def visible_first(fields: Sequence[Field], mode: str | None = None) -> Iterator[Field]:
+    """Those that most people set, of all modes or of one; not the checkpoint, which a WebUI lends, and which
+    `ui --checkpoint` gives elsewhere."""
+    basic = (field for field in fields if field.facts.basic and field.name not in LENT)
+    return (field for field in basic if mode is None or field.facts.used_in(mode))

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from lib_lora_train.config import GROUP_TITLES, CompareConfig, Field, fields_of
+from lib_lora_train.config import GROUP_TITLES, CompareConfig, Field, TrainConfig, fields_of
 from lib_lora_train.ui.answer import Answer, Seen, in_words, numbered
 from lib_lora_train.ui.controls import control_of, shown
 from lib_lora_train.ui.gradio_versions import browser_only, pressed_by_script, upload_folder
@@ -52,6 +52,7 @@ class Page:
         self.settings, self.runs = _desks(workshop)
         self.parts: dict[str, Any] = {}
         self._defaults = defaults
+        self._mode = str(defaults.get("mode", TrainConfig().run.mode))
 
     def build(self) -> None:
         """Lays the tab out; to be called inside gr.Blocks."""
@@ -80,27 +81,29 @@ class Page:
     def _settings(self) -> None:
         fields = {field.name: field for field in self.settings.fields}
         with gr.Row():
-            with gr.Column(min_width=180):
-                self._setting(fields["name"])
+            self._setting(fields["mode"], width=180)
+        with gr.Row():
+            self._setting(fields["name"], width=180)
             with gr.Column(min_width=180):
                 names = self.settings.preset_names()
                 info = "Settings for a kind of subject, to begin from."
                 self._part("preset", gr.Dropdown(names, value=None, label="Preset", info=info), remembered=False)
-        self._setting(fields["images"])
-        gr.HTML(DROP_ZONE)
-        self._album()
-        self._setting(fields["trigger"])
+        elsewhere = {"mode", "name", "preview_prompts", *(name for row in FIRST_NUMBERS for name in row)}
+        for field in (field for name, field in fields.items() if name in self.settings.in_view - elsewhere):
+            self._setting(field)
+            if field.name == "images":
+                self._part("drop zone", gr.HTML(DROP_ZONE))
+                self._album()
         for row in FIRST_NUMBERS:
             with gr.Row():
                 for name in row:
-                    with gr.Column(min_width=110):
-                        self._setting(fields[name])
+                    self._setting(fields[name], width=110)
         self._setting(fields["preview_prompts"], lines=2)
         for group, title in GROUP_TITLES.items():
-            others = [field for field in self.settings.fields if field.group == group and field.name not in self.settings.in_view]
-            if others:
-                with gr.Accordion(f"More about {title}", open=False):
+            if others := self.settings.more_about(group):
+                with gr.Accordion(f"More about {title}", open=False) as box:
                     self._grid(others)
+                self._part(f"group {group}", box)
         with gr.Accordion("Save or delete a preset", open=False):
             info = "The present settings, without name, images and words."
             self._part("preset name", gr.Textbox(label="Save the settings as", info=info), remembered=False)
@@ -111,11 +114,15 @@ class Page:
     def _grid(self, fields: Sequence[Field]) -> None:
         with gr.Row():
             for field in fields:
-                with gr.Column(min_width=220):
-                    self._setting(field)
+                self._setting(field, width=220)
 
-    def _setting(self, field: Field, lines: int = 3) -> None:
-        """The control of a setting, and under it the place for what is wrong with it."""
+    def _setting(self, field: Field, width: int = 320, lines: int = 3) -> None:
+        """The control of a setting, and under it the place for what is wrong with it, where the mode uses it."""
+        with gr.Column(min_width=width, visible=field.facts.used_in(self._mode)) as box:
+            self._control(field, lines)
+        self._part(f"box {field.name}", box)
+
+    def _control(self, field: Field, lines: int) -> None:
         control, value = control_of(field), self._defaults.get(field.name, field.default)
         facts: dict[str, Any] = {"value": shown(field, value), "label": control.label, "info": control.info or None}
         facts["elem_id"] = f"lora_train_{field.name}"
@@ -127,7 +134,7 @@ class Page:
             component = gr.Number(step=control.step, **facts)
         else:
             component = gr.Textbox(lines=lines if control.kind == "lines" else 1, **facts)
-        self._part(field.name, component)
+        self._part(field.name, component, remembered=field.name != "mode")  # the rest of the page follows it
         self._part(f"note {field.name}", gr.HTML("", visible=False))
 
     def _album(self) -> None:
@@ -223,6 +230,9 @@ class Page:
         planned.then(**self._event(settings.timed, ["seen"], ["plan"]))
         started = self._on("train", lambda *a: settings.start(a[:-1], a[-1]), [*names, "seen"], ["plan", *notes])
         started.then(**browser_only(LOOK), **QUIET)
+
+        by_mode = self.settings.show_mode(None)
+        self.parts["mode"].change(**self._event(settings.show_mode, ["mode"], list(by_mode)))
 
         preset_values = [name for name in names if name in settings.preset_fields()]
         self.parts["preset"].input(**self._event(settings.load_preset, ["preset"], preset_values))

@@ -23,7 +23,7 @@ def plan_html(plan: Plan, *, measuring: bool = False) -> str:
     unknown = "being measured" if measuring else "known after the first steps"
     block = facts(
         [
-            ("Images", _images(plan)),
+            ("Teaches", plan.about) if plan.about else ("Images", _images(plan)),
             ("Buckets", buckets_text(plan.buckets)),
             ("Steps", f"{plan.steps:,} in {plan.epochs} {_plural(plan.epochs, 'epoch')}"),
             ("Time", plan.time if plan.seconds_per_step else unknown),

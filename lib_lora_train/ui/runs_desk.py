@@ -12,9 +12,9 @@ from typing import Any
 from lib_lora_train.compare.comparison import Comparison
 from lib_lora_train.compare.runs import Runs
 from lib_lora_train.config import CompareConfig
-from lib_lora_train.dataset.examples import read_dataset
 from lib_lora_train.errors import UserError
 from lib_lora_train.jobs import Job, State
+from lib_lora_train.training.lessons import material_of
 from lib_lora_train.training.previews import preview_prompts
 from lib_lora_train.ui import run_view
 from lib_lora_train.ui.answer import Answer, Seen, news, said
@@ -131,10 +131,9 @@ class RunsDesk:
         """The prompts of a run's previews: those that were set, or the first captions."""
         if job.name not in self._prompts:
             try:
-                training = [] if job.config.preview.preview_prompts else read_dataset(job.config.dataset, job.config.run.seed).training
+                self._prompts[job.name] = job.config.preview.preview_prompts or preview_prompts(job.config, material_of(job.config))
             except UserError:
-                training = []
-            self._prompts[job.name] = preview_prompts(job.config, training)
+                self._prompts[job.name] = []
         return self._prompts[job.name]
 
     # What a person does with a run

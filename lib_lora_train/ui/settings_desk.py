@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib_lora_train.config import Field, Problem
+from lib_lora_train.config import GROUP_TITLES, Field, Problem
 from lib_lora_train.dataset.captioning import CaptionReport
 from lib_lora_train.errors import UserError
 from lib_lora_train.presets import ONE_RUN, delete_preset, list_presets, load_preset, save_preset
@@ -17,7 +17,7 @@ from lib_lora_train.training.plan import Plan
 from lib_lora_train.ui.album import caption_of, open_page, thumbnails, write_caption
 from lib_lora_train.ui.answer import Answer, Seen, said
 from lib_lora_train.ui.background import Task, in_background
-from lib_lora_train.ui.controls import offered, read, shown, visible_first
+from lib_lora_train.ui.controls import mode_of, offered, read, shown, visible_first
 from lib_lora_train.ui.plan_view import EMPTY_AT_FIRST, blocked_html, plan_html
 from lib_lora_train.ui.text import problem_note
 from lib_lora_train.uploads import store_uploads, uploads_of
@@ -55,7 +55,8 @@ class SettingsDesk:
         """The plan without its time, or the problems beside their fields."""
         values, problems = read(self.fields, raw)
         seen["values"] = values
-        answer = self._album_if_new(values.get("images", ""), seen)
+        images = {item.name for item in self.fields_of(mode_of(self.fields, raw))} & {"images"}
+        answer = self._album_if_new(values.get("images", "") if images else "", seen)
         try:
             plan = None if problems else self.workshop.plan(values)
         except UserError as error:
@@ -122,6 +123,27 @@ class SettingsDesk:
         seen["notes"] = notes
         changed = {name for name in {*notes, *before} if notes.get(name) != before.get(name)}
         return {f"note {name}": {"value": notes.get(name, ""), "visible": name in notes} for name in changed}
+
+    # The way of teaching
+
+    def fields_of(self, mode: str) -> list[Field]:
+        """The settings that a mode uses."""
+        return [item for item in self.fields if item.facts.used_in(mode)]
+
+    def more_about(self, group: str) -> list[Field]:
+        """A group's settings that are not in view before it is opened."""
+        return [item for item in self.fields if item.group == group and item.name not in self.in_view]
+
+    def show_mode(self, chosen: str | None) -> Answer:
+        """Shows what the mode uses, and nothing else."""
+        field = next(item for item in self.fields if item.name == "mode")
+        mode = mode_of([field], [chosen])
+        used = {item.name for item in self.fields_of(mode)}
+        answer: Answer = {f"box {item.name}": {"visible": item.name in used} for item in self.fields if item.facts.modes}
+        for group in GROUP_TITLES:
+            if more := self.more_about(group):
+                answer[f"group {group}"] = {"visible": any(item.name in used for item in more)}
+        return answer | {"drop zone": {"visible": "images" in used}}
 
     # Presets
 

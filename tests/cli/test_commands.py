@@ -265,7 +265,7 @@ class TestOtherCommands:
             raise KeyboardInterrupt
 
         arguments = flags()
-        monkeypatch.setattr(session, "read_dataset", interrupted)
+        monkeypatch.setattr(session, "material_of", interrupted)
         result = call("train", *arguments)
         assert result.code == 130
         assert "Traceback" not in result.err

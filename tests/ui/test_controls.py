@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lib_lora_train.config import TrainConfig, settings
+from lib_lora_train.config import MODES, TrainConfig, settings
 from lib_lora_train.ui.controls import control_of, lines, offered, read, shown, visible_first
 
 FIELDS = {field.name: field for field in settings()}
@@ -16,9 +16,19 @@ def test_the_place_decides_its_own_settings():
     assert missing == {"checkpoint", "tokenizer"}
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("lends_checkpoint", [True, False])
-def test_at_most_ten_controls_are_visible_with_the_preset(lends_checkpoint):
-    assert len(list(visible_first(offered(lends_checkpoint)))) + 1 <= 10
+def test_at_most_ten_controls_are_visible_with_the_preset_beside_the_mode(lends_checkpoint, mode):
+    assert len(list(visible_first(offered(lends_checkpoint), mode))) <= 10
+
+
+def test_the_mode_comes_first_and_is_offered_by_its_names_for_people():
+    first = next(visible_first(offered(True)))
+    assert first.name == "mode"
+    assert control_of(first).choices == tuple(MODES.values())
+    for mode, title in MODES.items():
+        assert shown(first, mode) == title
+        assert read([first], [title]) == ({"mode": mode}, [])
 
 
 def test_every_control_is_labelled():

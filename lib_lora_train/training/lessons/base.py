@@ -1,0 +1,145 @@
+"""What a way of teaching is to the session and to the plan."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from lib_lora_train.adapters.inject import Adapter
+from lib_lora_train.adapters.metadata import DatasetFacts
+from lib_lora_train.config import TrainConfig
+from lib_lora_train.dataset.images import Size
+from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.text import TextCache
+from lib_lora_train.objectives.noise import Share
+from lib_lora_train.randomness import Randomness
+from lib_lora_train.training.learning import TextSource
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan says of the material.
+
+    Attributes:
+        about: in words, where counts of images do not say it; "" where they do.
+        images: of the user's own, that are trained on.
+        shown_per_epoch: pictures that an epoch shows, or makes up.
+        sizes: pictures per epoch of each size.
+    """
+
+    about: str = ""
+    images: int = 0
+    held_out_images: int = 0
+    regularisation_images: int = 0
+    shown_per_epoch: int = 0
+    sizes: Mapping[Size, int] = field(default_factory=dict)
+
+
+class Material(Protocol):
+    """What is taught with, as settings and files say it; no model is known yet."""
+
+    rows: int
+    """Pictures that the learning pass of a step has for each one of the batch size."""
+    extra_passes: float
+    """Passes through the UNet without gradients that a step takes besides, on average, each for that many pictures."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """A plain sentence for each thing the user should know."""
+        ...
+
+    def facts(self) -> Facts:
+        """For the plan."""
+        ...
+
+    def batches_per_epoch(self, world: int = 1) -> int:
+        """How many each of `world` processes goes through."""
+        ...
+
+    def prompts(self) -> list[str]:
+        """What previews show where no prompts are set."""
+        ...
+
+    def identity(self) -> str:
+        """A text that changes when what is taught does."""
+        ...
+
+    def ready(self, room: Classroom) -> Lesson:
+        """The lesson on the room's parts; encodes what is needed.
+
+        Raises:
+            UserError: when that cannot be done.
+        """
+        ...
+
+
+class Lesson(Protocol):
+    """Material made ready: all that a loop needs, and what is known after an epoch."""
+
+    @property
+    def material(self) -> Material:
+        """What the lesson was made of, less what turned out to be unusable."""
+        ...
+
+    def loss(self, batch: Any, index: int) -> torch.Tensor:
+        """As objectives.base.Objective."""
+        ...
+
+    def batches(self, index: int) -> Iterator[Any]:
+        """All batches of the run from `index` on, without end."""
+        ...
+
+    @property
+    def measures(self) -> bool:
+        """Whether there is anything to measure an epoch by."""
+        ...
+
+    def measured(self) -> list[float]:
+        """Losses that can be compared between epochs, part by part."""
+        ...
+
+    def dataset_facts(self) -> DatasetFacts:
+        """For the adapter's metadata."""
+        ...
+
+
+@dataclass
+class Classroom:
+    """What a lesson finds when it is made ready: the lent parts with the adapter in place, and the run's means."""
+
+    parts: Parts
+    adapter: Adapter
+    config: TrainConfig
+    share: Share
+    stack: contextlib.ExitStack
+    """Closed at the end of the run."""
+    meet: Callable[[], None]
+    """Returns when all processes have called it."""
+    progress: Callable[[int, int], None]
+    """Told how many images of how many are encoded."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.parts.lent.device
+
+    @property
+    def randomness(self) -> Randomness:
+        return Randomness(self.config.run.seed)
+
+    def cache_folder(self, what: str) -> Path | None:
+        """Where encoded things are kept for later runs and other processes; None to keep them in memory."""
+        on_disk = self.config.dataset.cache == "disk" or self.share.world > 1  # processes share what each has encoded
+        return Path(self.config.run.runs_dir) / "cache" / what if on_disk else None
+
+    def text(self, captions: Sequence[str], *, varied: bool = False) -> TextSource:
+        """Features of `captions`, all made now unless the text encoder learns; `varied` says that others will come."""
+        learns = bool(self.adapter.text_encoder)
+        folder = self.cache_folder("text") if not learns else None
+        source = TextSource(self.parts, learns, TextCache(self.parts.text, folder=folder))
+        source.prepare(captions, varied, self.stack)
+        return source
