@@ -194,7 +194,7 @@
         }
         const page = app().querySelector("#tab_txt2img");
         const tabs = Array.from(app().querySelectorAll("#tabs > .tab-nav > button"));
-        const button = tabs.find(function (tab) { return tab.textContent.trim() === "txt2img"; });
+        const button = tabs.find(function (tab) { return tab.textContent.trim().toLowerCase() === "txt2img"; }); // Forge writes Txt2img
         if (!page || !button) return;
         button.click();
         const script = await until(function () { return page.querySelector("#script_list"); });

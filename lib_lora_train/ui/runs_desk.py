@@ -49,12 +49,12 @@ class RunsDesk:
         job = self._followed(wanted, jobs)
         answer = self._run_answer(job, seen) | self._line_answer(wanted, chosen, jobs, seen) | self._comparing_answer(seen)
         answer["beacon"] = self._beacon(jobs, self.busy() or also_busy())
-        return news(seen, answer) | self._begun(jobs, seen)
+        return news(seen, answer) | self._come_true(jobs, seen)
 
-    def _begun(self, jobs: list[Job], seen: Seen) -> Answer:
-        """That a run is in the line need not be said any longer when it has left it."""
-        awaited = seen.get("awaited")
-        if awaited is None or any(job.name == awaited and job.state == State.WAITING for job in jobs):
+    def _come_true(self, jobs: list[Job], seen: Seen) -> Answer:
+        """What was said to come of a click need not be said any longer when the run's state has changed."""
+        name, state = seen.get("awaited") or (None, None)
+        if name is None or any(job.name == name and job.state == state for job in jobs):
             return {}
         del seen["awaited"]
         return said("")
@@ -141,6 +141,7 @@ class RunsDesk:
     def pause_or_go_on(self, seen: Seen) -> Answer:
         """Pauses the run in view, or lets it go on."""
         job = self._job_in_view(seen)
+        seen["awaited"] = job.name, job.state
         if job.control.paused:
             self.workshop.jobs.go_on(job.name)
             return said(f"{job.name} goes on.")
@@ -150,6 +151,7 @@ class RunsDesk:
     def stop(self, seen: Seen) -> Answer:
         """Ends the run in view and keeps what it has learned."""
         job = self._job_in_view(seen)
+        seen["awaited"] = job.name, job.state
         self.workshop.jobs.stop(job.name)
         return said(f"{job.name} ends; what it has learned is kept.")
 

@@ -12,6 +12,7 @@ from typing import Any
 from lib_lora_train.config import GROUP_TITLES, Field, Problem
 from lib_lora_train.dataset.captioning import CaptionReport
 from lib_lora_train.errors import UserError
+from lib_lora_train.jobs import State
 from lib_lora_train.presets import ONE_RUN, delete_preset, list_presets, load_preset, save_preset
 from lib_lora_train.training.plan import Plan
 from lib_lora_train.ui.album import caption_of, open_page, thumbnails, write_caption
@@ -94,7 +95,7 @@ class SettingsDesk:
                 problems += self.workshop.problems(values)
             else:
                 job = self.workshop.start(values)
-                seen["awaited"] = job.name
+                seen["awaited"] = job.name, State.WAITING
                 return self._notes([], values, seen, pressed=True) | said(f"{job.name} is in the line.")
         except UserError as error:
             problems = problems or self.workshop.problems(values) or problems_in(error)

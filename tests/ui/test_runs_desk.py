@@ -86,6 +86,15 @@ def test_that_a_run_is_in_the_line_is_not_said_any_more_when_it_has_left_it(work
     assert "notice" not in desk.tick(None, {}, seen)
 
 
+def test_what_a_click_will_do_is_not_said_any_more_when_it_is_done(workshop, desk):
+    settings, seen = SettingsDesk(workshop), {}
+    settings.start(typed(settings, name="one"), seen)
+    seen["job"] = "one"
+    assert "what it has learned is kept" in desk.stop(seen)["notice"]["value"]
+    wait_until_over(workshop.jobs.get("one"))
+    assert desk.tick(None, {}, seen)["notice"] == {"value": "", "visible": False}
+
+
 def test_that_a_run_cannot_start_is_not_said_any_more_when_something_was_mended(workshop):
     settings, seen = SettingsDesk(workshop), {}
     refused = settings.start(typed(settings, name="one", rank=0), seen)
