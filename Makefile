@@ -36,7 +36,7 @@ docs: $(READY)
 checkpoint: $(READY)
 	$(RUN) -m lib_lora_train.embedded.make_checkpoint --seed 0 --out build/shapes-v1.safetensors
 
-# Trains its two twins from the committed checkpoint; about ten minutes each.
+# Trains its two twins from the committed checkpoint; about half an hour each on one core.
 twins: $(READY)
 	$(RUN) -m lib_lora_train.embedded.make_checkpoint --twin v --seed 0 --out build/shapes-v-v1.safetensors
 	$(RUN) -m lib_lora_train.embedded.make_checkpoint --twin xl --seed 0 --out build/xl-v1.safetensors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from lib_lora_train.embedded.train_denoiser import (
     training_caption,
 )
 
-PEAK_RATE = 1e-3
+FIRST_RATE, LATER_RATE = 1e-3, 7e-4
 NEW_LESSON_EVERY = 3
 """Steps until the teacher is asked again; between, earlier lessons come once more, for they cost half a step."""
 
@@ -86,6 +86,7 @@ def distil(
     autoencoder: AutoencoderKL,
     seed: int,
     steps: int,
+    peak_rate: float = FIRST_RATE,
     batch: int = 32,
     pictures_each: int = 20,
 ) -> UNet2DConditionModel:
@@ -116,8 +117,25 @@ def distil(
         rate = 1 - min(EMA_DECAY, (step + 1) / (step + 10))
         torch._foreach_lerp_(list(average.parameters()), [p.data for p in student.parameters()], rate)
 
-    optimise(student.parameters(), loss, steps, PEAK_RATE, "twin's denoiser", follow)
+    optimise(student.parameters(), loss, steps, peak_rate, "twin's denoiser", follow)
     return average.eval().to(memory_format=torch.contiguous_format)
+
+
+def distil_in_rounds(
+    student: UNet2DConditionModel,
+    answer: Predict,
+    lesson: Callable[..., Lesson],
+    teacher: Predict,
+    autoencoder: AutoencoderKL,
+    seed: int,
+    rounds: Sequence[int],
+) -> UNet2DConditionModel:
+    """As `distil`, some steps a round; each goes on from the averaged weights of the one before, on lessons of its own."""
+    for number, steps in enumerate(rounds):
+        rate = LATER_RATE if number else FIRST_RATE
+        average = distil(student, answer, lesson, teacher, autoencoder, seed + 10 * number, steps, rate)
+        student.load_state_dict(average.state_dict())
+    return student.eval().to(memory_format=torch.contiguous_format)
 
 
 def with_text(unet: UNet2DConditionModel, encode: Callable[[list[str]], torch.Tensor]) -> Predict:

@@ -7,7 +7,7 @@ the first one's and learn from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from lib_lora_train.embedded.configs import OPEN_CLIP_NAME, sd1_config, xl_confi
 from lib_lora_train.embedded.distil_denoiser import (
     Predict,
     begin_from,
-    distil,
+    distil_in_rounds,
     eps_lesson,
     v_lesson,
     with_text,
@@ -102,19 +102,27 @@ def write_text_folders(folder: Path, teacher: Painter) -> TextPair:
     return TextPair(first, teacher.texts.tokenizer, encoder, CLIPTokenizer.from_pretrained(str(second)))
 
 
-def train_v_denoiser(teacher: Painter, seed: int, steps: int = 250) -> UNet2DConditionModel:
+V_ROUNDS = (250, 250, 250, 600)
+XL_ROUNDS = (450, 450, 600, 600, 600)
+"""Steps in each round of training, of about half a second each."""
+
+
+def train_v_denoiser(teacher: Painter, seed: int, rounds: Sequence[int] = V_ROUNDS) -> UNet2DConditionModel:
     """The v-prediction twin's UNet."""
     student = beginner(V_UNET_CONFIG, seed, teacher)
     taught = _taught(teacher)
-    return distil(student, taught(student), v_lesson, taught(teacher.unet), teacher.autoencoder, seed, steps)
+    return distil_in_rounds(student, taught(student), v_lesson, taught(teacher.unet), teacher.autoencoder, seed, rounds)
 
 
-def train_xl_denoiser(teacher: Painter, texts: TextPair, seed: int, steps: int = 1500) -> UNet2DConditionModel:
+def train_xl_denoiser(
+    teacher: Painter, texts: TextPair, seed: int, rounds: Sequence[int] = XL_ROUNDS
+) -> UNet2DConditionModel:
     """The SDXL twin's UNet. It sees the latents as the teacher does: only the file's autoencoder scales them anew."""
     student = beginner(XL_UNET_CONFIG, seed, teacher)
     torch.nn.init.zeros_(student.add_embedding.linear_2.weight)
     reader = Reader(student, texts, seed)
-    return distil(student, reader, eps_lesson, _taught(teacher)(teacher.unet), teacher.autoencoder, seed, steps)
+    taught = _taught(teacher)(teacher.unet)
+    return distil_in_rounds(student, reader, eps_lesson, taught, teacher.autoencoder, seed, rounds)
 
 
 def beginner(config: dict, seed: int, teacher: Painter) -> UNet2DConditionModel:

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from lib_lora_train.embedded.distil_denoiser import begin_from, distil, eps_lesson, equal_times, v_lesson, zero_terminal
+from lib_lora_train.embedded.distil_denoiser import (
+    begin_from,
+    distil,
+    distil_in_rounds,
+    eps_lesson,
+    equal_times,
+    v_lesson,
+    zero_terminal,
+)
 from lib_lora_train.embedded.train_denoiser import alphas_cumprod
 
 TIMES = torch.tensor([0, 300, 700, 950, 999])
@@ -92,3 +100,19 @@ def test_the_student_comes_to_answer_like_its_teacher():
     weight = learned().weight[:, :, 0, 0]
     torch.testing.assert_close(weight, 0.05 * torch.eye(4), atol=0.01, rtol=0)
     assert torch.equal(weight, learned().weight[:, :, 0, 0]), "the same seed teaches the same"
+
+
+def test_a_later_round_goes_on_from_the_averaged_weights_of_the_one_before():
+    def learned(*rounds):
+        student = torch.nn.Conv2d(4, 4, 1, bias=False)
+        torch.nn.init.zeros_(student.weight)
+        return distil_in_rounds(
+            student, lambda noisy, times, said: student(noisy), eps_lesson, lambda noisy, times, said: 0.05 * noisy,
+            Doubling(), seed=3, rounds=rounds,
+        )  # fmt: skip
+
+    def error(student):
+        return (student.weight[:, :, 0, 0] - 0.05 * torch.eye(4)).abs().max().item()
+
+    one, two = learned(10), learned(10, 30)
+    assert error(two) < error(one)
