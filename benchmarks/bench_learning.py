@@ -1,6 +1,8 @@
 """What the demo's settings teach: how often the star comes when asked, how often when not, and what else changes.
 
-    python -m benchmarks.bench_learning [--seeds 0 1 2] [--output FILE]
+    python -m benchmarks.bench_learning [--seeds 0 1 2] [--checkpoint FILE] [--output FILE]
+
+FILE may be one of the embedded checkpoint's twins (lib_lora_train/embedded/*.safetensors).
 
 For each seed, with and without regularisation images: trains, takes the epoch that the run itself recommends, draws
 every prompt at strength 1, and reads the pictures with the measurer. The base alone is read in the same way, and at
@@ -24,6 +26,7 @@ from lib_lora_train.cli.demo import demo_config
 from lib_lora_train.compare.best import recommend
 from lib_lora_train.compare.comparison import validations
 from lib_lora_train.config import TrainConfig
+from lib_lora_train.embedded import CHECKPOINT
 from lib_lora_train.embedded.evaluate import Score, evaluate_new_shape
 from lib_lora_train.model.lent import LentCheckpoint
 from lib_lora_train.model.parts import Parts
@@ -69,24 +72,28 @@ def main() -> None:
     """Prints the table, and keeps it in --output."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--output", type=Path)
     values = parser.parse_args()
     lines = [f"{'run':34} epoch   {'concept':>9}   {'leak':>9}   {'colour':>9}   {'backgr.':>9}"]
     print(lines[0], flush=True)
-    for line in measured_rows(values.seeds):
+    for line in measured_rows(values.seeds, values.checkpoint):
         lines.append(line)
         print(line, flush=True)
     if values.output:
         values.output.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
-def measured_rows(seeds: Sequence[int]):
+def measured_rows(seeds: Sequence[int], checkpoint: Path):
     """The table's lines, as they are found."""
-    yield str(score_base(demo_config(Path())))
+    base = demo_config(Path())
+    base.model.checkpoint = str(checkpoint)
+    yield str(score_base(base))
     for regularised in (True, False):
         for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:
                 config = demo_config(Path(folder), seed)
+                config.model.checkpoint = str(checkpoint)
                 if not regularised:
                     config.dataset.regularisation = ""
                     config.dataset.repeats *= 2  # the same number of steps

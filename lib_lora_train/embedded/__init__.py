@@ -11,7 +11,7 @@ V_CHECKPOINT = _HERE / "shapes-v-v1.safetensors"
 """Its twin that predicts v on a zero-terminal schedule, otherwise alike."""
 
 XL_CHECKPOINT = _HERE / "xl-v1.safetensors"
-"""Its twin in SDXL's layout. In its folder `xl-v1` the first text encoder's files, in `xl-v1/second` the second's."""
+"""Its twin in SDXL's layout. In its folder `xl-v1` the first text encoder's files, in `xl-v1/tokenizer_2` the second's."""
 
 TOKENIZER = _HERE / "shapes-v1"
 """The tokenizer and the text encoder's `config.json`."""

@@ -18,7 +18,7 @@ from lib_lora_train.embedded.xl_unet import XL_UNET_CONFIG
 
 V_UNET_CONFIG = {**UNET_CONFIG, "block_out_channels": (64, 128, 64)}
 
-SECOND = "second"
+SECOND = "tokenizer_2"
 """In the SDXL twin's tokenizer folder: the folder of its second text encoder."""
 
 

@@ -49,7 +49,7 @@ def embedded_sizes() -> ForgeSizes:
 
 def xl_twin_sizes() -> ForgeSizes:
     """Of the SDXL twin."""
-    first, second = XL_CHECKPOINT.with_suffix(""), XL_CHECKPOINT.with_suffix("") / "second"
+    first, second = XL_CHECKPOINT.with_suffix(""), XL_CHECKPOINT.with_suffix("") / "tokenizer_2"
     return ForgeSizes(
         like="SDXL",
         unet={"context_dim": 96, "model_channels": 64, "transformer_depth": [0, 0, 1, 1, 2, 2], "adm_in_channels": 32 + 6 * 256},

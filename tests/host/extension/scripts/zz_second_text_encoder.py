@@ -6,5 +6,5 @@ import open_clip
 
 ROOT = Path(__file__).resolve().parents[4]
 
-for file in (ROOT / "lib_lora_train" / "embedded").glob("xl-*/second/lora-train-xl-*.json"):
+for file in (ROOT / "lib_lora_train" / "embedded").glob("xl-*/tokenizer_2/lora-train-xl-*.json"):
     open_clip.add_model_config(file)
