@@ -357,13 +357,22 @@ def tensors_of(model: Any) -> Tensors:
     parts = model.forge_objects_original
     texts = []
     for encoder, part in zip(encoders_of(model).values(), family_of(model).text, strict=True):
-        used = ("text_model.", "text_projection.") if part.pooled else ("text_model.",)
-        texts.append(_plain((n, p) for n, p in encoder.transformer.named_parameters() if n.startswith(used)))
+        named = {n: p for n, p in encoder.transformer.named_parameters() if n.startswith("text_model.")}
+        if part.pooled:
+            named |= _projection(encoder)
+        texts.append(_plain(named.items()))
     return Tensors(
         _plain(parts.unet.model.diffusion_model.named_parameters()),
         _plain((n, p) for n, p in parts.vae.first_stage_model.named_parameters() if not n.startswith("loss.")),
         *texts,
     )
+
+
+def _projection(encoder: Any) -> dict[str, torch.Tensor]:
+    """The text projection: Forge has a linear layer of it, reForge a matrix as OpenCLIP's, which is the transposed one."""
+    if (layer := getattr(encoder.transformer, "text_projection", None)) is not None:
+        return {"text_projection.weight": layer.weight}
+    return {"text_projection": encoder.text_projection}
 
 
 def _plain(named: Iterable[tuple[str, torch.Tensor]]) -> Mapping[str, torch.Tensor]:

@@ -35,6 +35,11 @@ ON_CPU = {
     "reForge": "--always-cpu",
 }
 """The flags in which the hosts differ."""
+SETTINGS = {
+    # Its live previews would be downloaded first; and it would read a text encoder's kind off the widths, which are small.
+    "reForge": {"live_previews_enable": False, "sd_text_encoder": "None"},
+}
+"""What has to be set in a host so that it draws the small checkpoint without a network."""
 STARTING_SECONDS = 180
 RUN_SECONDS = 300
 
@@ -234,5 +239,7 @@ def _start(command: list[str], folder: Path, data: Path, kind: str = "A1111") ->
         assert time.monotonic() < deadline, f"the WebUI does not answer:\n{log_text}"
         # A1111 does not start when a request comes between its page and its API; so a real one is not asked often.
         time.sleep(0.2 if folder == ROOT else 3)
+    if kind in SETTINGS:
+        webui.call("POST", "/sdapi/v1/options", SETTINGS[kind])
     webui.load_checkpoint("shapes.safetensors")
     return webui
