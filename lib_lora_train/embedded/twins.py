@@ -102,7 +102,7 @@ def write_text_folders(folder: Path, teacher: Painter) -> TextPair:
     return TextPair(first, teacher.texts.tokenizer, encoder, CLIPTokenizer.from_pretrained(str(second)))
 
 
-V_ROUNDS = (250, 250, 250, 600)
+V_ROUNDS = (250, 250, 600)
 XL_ROUNDS = (450, 450, 600, 600, 600)
 """Steps in each round of training, of about half a second each."""
 
