@@ -1,0 +1,118 @@
+"""The embedded checkpoint's twins in a real WebUI: drawn as asked, taught the star, and drawn with its tag.
+
+    python tests/host/check_twins.py PATH-OF-A-WEBUI
+
+Every picture is the WebUI's own, and is read by the measurer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from PIL import Image  # noqa: E402
+
+from lib_lora_train.cli.demo import demo_config  # noqa: E402
+from lib_lora_train.embedded import V_CHECKPOINT, XL_CHECKPOINT  # noqa: E402
+from lib_lora_train.embedded.measure import measure  # noqa: E402
+from lib_lora_train.embedded.world import BACKGROUNDS, COLOURS, NEW_SHAPE, SHAPES, caption  # noqa: E402
+from tests.host.forge_sizes import xl_twin_sizes  # noqa: E402
+from tests.host.webui import WebUI, start_real  # noqa: E402
+
+SIDE, GUIDANCE, STEPS = 64, 5, 20
+DEMO = (
+    "images", "regularisation", "resolution", "batch_size", "repeats", "prior_weight", "epochs", "flip", "caption_dropout",
+    "weighting", "rank", "conv_rank", "learning_rate", "warmup_steps",
+)  # fmt: skip
+"""The settings that are the demo's."""
+LEAST_RIGHT = 0.8
+"""Of the 15 shapes and of the 18 stars drawn: a few only, so less than is asked of 360."""
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A twin, and what a WebUI has to be told of it."""
+
+    file: Path
+    version: str
+    noise_schedule: str = "Default"
+
+
+TWINS = (Twin(V_CHECKPOINT, "SD1", "Zero Terminal SNR"), Twin(XL_CHECKPOINT, "SDXL"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("webui", type=Path)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder)
+        webui = start_real(chosen.webui.resolve(), data, before=lambda: add_twins(data / "models" / "Stable-diffusion"))
+        try:
+            faults = [fault for twin in TWINS for fault in check(webui, twin)]
+        finally:
+            webui.close()
+    print("\n".join(faults) or "all is well")
+    sys.exit(bool(faults))
+
+
+def add_twins(models: Path) -> None:
+    """The twins with their configs and tokenizers."""
+    for twin in TWINS:
+        name = twin.file.stem
+        shutil.copy(twin.file, models)
+        shutil.copytree(twin.file.with_suffix(""), models / name)
+        config = twin.file.with_suffix(".yaml").read_text(encoding="utf-8")
+        for stem in (name, "shapes-v1"):
+            config = config.replace(f"models/Stable-diffusion/{stem}\n", f"{(models / name).as_posix()}\n")
+        (models / f"{name}.yaml").write_text(config, encoding="utf-8")
+    xl_twin_sizes().write_beside(models / XL_CHECKPOINT.name)
+
+
+def check(webui: WebUI, twin: Twin) -> list[str]:
+    """What is wrong with the twin; prints what was seen."""
+    name = twin.file.stem
+    webui.call("POST", "/sdapi/v1/refresh-checkpoints")
+    webui.call("POST", "/sdapi/v1/options", {"sd_noise_schedule": twin.noise_schedule, "live_previews_enable": False})
+    webui.load_checkpoint(f"{name}.safetensors")
+    known = [(shape, colour, "white") for shape in SHAPES for colour in list(COLOURS)[:3]]
+    stars = [(NEW_SHAPE, *pair) for pair in itertools.product(COLOURS, BACKGROUNDS)]
+    drawn = right(webui, known)
+    before = webui.draw(caption(*known[0]))
+    run = f"star on {name}"
+    settings = demo_config(Path()).to_flat()
+    settings = {name: settings[name] for name in DEMO} | {"name": run, "preview_every": 0}
+    answer = webui.start(**settings)
+    job = webui.wait(run, "finished", "failed") if answer.status == 200 else answer.body
+    if job.get("state") != "finished":
+        return [f"{name}: {job}"]
+    after = webui.draw(caption(*known[0]))
+    learned, kept = right(webui, stars, f"<lora:{run}:1>"), right(webui, known, f"<lora:{run}:1>")
+    print(f"{name}: {drawn:.0%} drawn as asked; with the tag {learned:.0%} stars, {kept:.0%} others; comes back: {after == before}", flush=True)
+    found = {
+        f"{drawn:.0%} drawn as asked": drawn >= LEAST_RIGHT,
+        f"{learned:.0%} stars with the tag": learned >= LEAST_RIGHT,
+        f"{kept:.0%} of the others as asked with the tag": kept >= LEAST_RIGHT * drawn,
+        "the image does not come back": after == before,
+    }
+    return [f"{name}: {fault}" for fault, fine in found.items() if not fine]
+
+
+def right(webui: WebUI, wishes: Sequence[tuple[str, str, str]], tag: str = "") -> float:
+    """The share of (shape, colour, background) that the WebUI draws as asked."""
+    size = (SIDE, SIDE)
+    shown = [measure(Image.frombytes("RGB", size, webui.draw(f"{caption(*wish)} {tag}", STEPS, seed, GUIDANCE))) for seed, wish in enumerate(wishes)]
+    return sum(seen.shows(*wish) for seen, wish in zip(shown, wishes, strict=True)) / len(wishes)
+
+
+if __name__ == "__main__":
+    main()
