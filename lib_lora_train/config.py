@@ -31,11 +31,18 @@ if typing.TYPE_CHECKING:
 
 MODES = {
     "captioned": "Images with captions",
+    "ileco": "Words: replace one by another (iLECO)",
+    "leco": "Words: erase or emphasise (LECO)",
+    "word_slider": "Words: a slider from one to another",
 }
 """Way of teaching -> its name for people, in the order in which they are offered."""
 
 CAPTIONED = ("captioned",)
 """The modes that learn a folder of captioned images."""
+WORDS = ("ileco", "leco", "word_slider")
+"""The modes that need no images."""
+DRAWING = ("leco", "word_slider")
+"""The modes that teach on pictures which the network half draws itself."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +230,51 @@ class DatasetConfig:
 
 
 @dataclass
+class WordsConfig:
+    """What is taught by words alone."""
+
+    changes: list[str] = setting(
+        [], "Changes", "What is asked for -> what comes instead: red -> blue swaps, circle -> erases, and square -> square keeps. "
+        "Where LECO emphasises, a line without an arrow is enough. Of a slider: the low end -> the high end.",
+        basic=True, modes=WORDS,
+    )  # fmt: skip
+    change_strength: float = setting(
+        1.0, "How far", "1: to what stands behind the arrow; above 1 on in that direction, which erases more surely.",
+        minimum=0.01, maximum=10.0, basic=True, modes=("ileco",),
+    )  # fmt: skip
+    direction: str = setting(
+        "erase", "Direction", "erase: away from the positive prompt; emphasise: towards it.",
+        choices=("erase", "emphasise"), basic=True, modes=("leco",),
+    )  # fmt: skip
+    positive: list[str] = setting(
+        [], "Positive prompts", "What is erased or emphasised in the pictures of each change: one for all, or one for each. "
+        "Empty: what stands before the arrow.", modes=("leco",),
+    )  # fmt: skip
+    slides: list[str] = setting(
+        [], "Acts on", "The prompts whose pictures the slider changes: one for all changes, or one for each. Empty: any picture.",
+        basic=True, modes=("word_slider",),
+    )  # fmt: skip
+    guidance: float = setting(
+        1.0, "Guidance", "How far away from the positive prompt, or towards it; of a slider, how far from one end to the other.",
+        minimum=0.0, maximum=30.0, modes=DRAWING,
+    )  # fmt: skip
+    drawing_steps: int = setting(
+        20, "Drawing steps", "Of a whole picture, of which each step of training draws a part first. Fewer are faster; "
+        "0 draws nothing and teaches on noise, as iLECO does.", unit="steps", minimum=0, maximum=100, modes=DRAWING,
+    )  # fmt: skip
+    drawing_guidance: float = setting(
+        3.0, "Drawing guidance", "CFG scale of that drawing.", minimum=1.0, maximum=30.0, modes=DRAWING
+    )
+    epoch_steps: int = setting(
+        50, "Length of an epoch", "Batches between two saved adapters.", unit="batches", minimum=1, maximum=100_000, modes=WORDS
+    )
+    dynamic_resolution: bool = setting(
+        False, "Vary size and shape", "Between half the resolution and the whole, in steps of 64 px, each side by itself.",
+        modes=WORDS,
+    )  # fmt: skip
+
+
+@dataclass
 class AdapterConfig:
     """The LoRA: where it sits and how large it is."""
 
@@ -374,6 +426,7 @@ GROUP_TITLES = {
     "run": "the run",
     "model": "the checkpoint",
     "dataset": "images and captions",
+    "words": "changes by words",
     "adapter": "the adapter",
     "objective": "the loss",
     "optimizer": "the optimizer",
@@ -395,6 +448,7 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
     model: CheckpointConfig = field(default_factory=CheckpointConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    words: WordsConfig = field(default_factory=WordsConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -623,5 +677,18 @@ def _combination_problems(config: TrainConfig) -> Iterator[Problem]:
             yield Problem("bucket_min", f"is {data.bucket_min}, above the resolution, {data.resolution}. Use 0.")
         if data.bucket_max and data.bucket_max < data.resolution:
             yield Problem("bucket_max", f"is {data.bucket_max}, below the resolution, {data.resolution}. Use 0.")
+    yield from _change_problems(config)
     if data.prior_weight == 0 and data.regularisation:
         yield Problem("prior_weight", "is 0, so the regularisation images would have no effect. Use 1, or leave them out.")
+
+
+def _change_problems(config: TrainConfig) -> Iterator[Problem]:
+    words = config.words
+    if not words.changes:
+        yield Problem("changes", "is empty. Write one in each line, such as circle -> square.")
+        return
+    if config.run.mode == "word_slider" and (bare := [line for line in words.changes if "->" not in line]):
+        yield Problem("changes", f"has {bare[0]!r}, which has one end only. Write the low end, an arrow and the high end.")
+    for name, given in (("positive", words.positive), ("slides", words.slides)):
+        if len(given) not in (0, 1, len(words.changes)):
+            yield Problem(name, f"has {len(given)} lines for {len(words.changes)} changes. Give one for all, or one for each.")

@@ -57,8 +57,10 @@ class AdaptedLayer:
         """[out, rank], or [out, rank, 1, 1]; float32."""
         return self.layer.lora_B[ADAPTER].weight
 
-    def set_strength(self, strength: float) -> None:
-        self.layer.scaling[ADAPTER] = self.alpha / self.rank * strength
+    @property
+    def scale(self) -> float:
+        """alpha / rank."""
+        return self.alpha / self.rank
 
 
 @dataclass
@@ -81,20 +83,25 @@ class Adapter:
         """Whether every weight is a number; waits for the device once."""
         return bool(torch.stack([weight.isfinite().all() for weight in self.parameters()]).all())
 
+    def set_strength(self, strength: float | torch.Tensor) -> None:
+        """Acts at `strength` from now on, one for everything or one for each image of a batch [B]; 0.0 is the base alone,
+        bit for bit.
+
+        While something learns, it must be the same in the backward pass as in the forward pass: gradient checkpointing
+        computes the forward again.
+        """
+        scales = {layer.scale: layer.scale * strength for layer in self.layers}  # a tensor is multiplied a few times only
+        for layer in self.layers:
+            layer.layer.scaling[ADAPTER] = scales[layer.scale]
+
     @contextmanager
     def strength(self, strength: float) -> Iterator[None]:
-        """Acts at `strength` inside, and fully again afterwards; 0 is the base alone, bit for bit.
-
-        Only for drawing: a strength that changes between forward and backward would give wrong gradients under
-        gradient checkpointing, which computes the forward again.
-        """
-        for layer in self.layers:
-            layer.set_strength(strength)
+        """Begins at `strength` inside, and acts fully again afterwards."""
+        self.set_strength(float(strength))
         try:
             yield
         finally:
-            for layer in self.layers:
-                layer.set_strength(1.0)
+            self.set_strength(1.0)
 
 
 def unet_targets(unet: nn.Module, config: AdapterConfig) -> list[Target]:
