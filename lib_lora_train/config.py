@@ -34,11 +34,17 @@ MODES = {
     "ileco": "Words: replace one by another (iLECO)",
     "leco": "Words: erase or emphasise (LECO)",
     "word_slider": "Words: a slider from one to another",
+    "addift": "Image pairs: what changes from before to after (ADDifT)",
+    "image_slider": "Images at several levels: a slider",
 }
 """Way of teaching -> its name for people, in the order in which they are offered."""
 
 CAPTIONED = ("captioned",)
 """The modes that learn a folder of captioned images."""
+PAIRS = ("addift",)
+LEVELS = (*PAIRS, "image_slider")
+"""The modes that learn what tells pictures of the same thing apart."""
+IMAGES = (*CAPTIONED, *LEVELS)
 WORDS = ("ileco", "leco", "word_slider")
 """The modes that need no images."""
 DRAWING = ("leco", "word_slider")
@@ -155,18 +161,31 @@ class DatasetConfig:
         "",
         "Images",
         "Folder with the images to learn. Captions: NAME.txt or NAME.caption beside each, or metadata.jsonl. "
-        "Sub-folders named 10_cat count each image ten times.",
-        basic=True, modes=CAPTIONED,
+        "Sub-folders named 10_cat count each image ten times. Of pairs: those before, or all. Of a slider: sub-folders "
+        "named by strength, such as -1 and 1, with the same file names.",
+        basic=True, modes=IMAGES,
+    )
+    images_after: str = setting(
+        "", "Images after", "Folder with the images after, named like those before. Empty: they lie beside them, with the suffix.",
+        basic=True, modes=PAIRS,
+    )  # fmt: skip
+    suffix: str = setting("_after", "Suffix", "one_after.png is what one.png is to become.", modes=PAIRS)
+    pair_strength: float = setting(
+        1.0, "Strength of the pair", "The strength at which before becomes after. Less than 1 makes strength 1 go further.",
+        minimum=0.01, maximum=10.0, modes=PAIRS,
+    )  # fmt: skip
+    difference_mask: bool = setting(
+        False, "Only where they differ", "Learn only the parts of the pictures that differ, the more the more they do.", modes=LEVELS
     )
     trigger: str = setting(
         "",
         "Trigger word",
         "Put before every caption that lacks it; the whole caption of an image that has none.",
-        basic=True, modes=CAPTIONED,
+        basic=True, modes=IMAGES,
     )
     repeats: int = setting(
         0, "Repeats", "How often an epoch shows each image. 0: as often as makes about 150 pictures; where sub-folders "
-        "are named 10_cat, only as they say.", unit="times", minimum=0, maximum=10_000, modes=CAPTIONED,
+        "are named 10_cat, only as they say.", unit="times", minimum=0, maximum=10_000, modes=IMAGES,
     )  # fmt: skip
     regularisation: str = setting(
         "",
@@ -181,15 +200,15 @@ class DatasetConfig:
         512, "Resolution", "Images are scaled to about this many pixels squared.", unit="px", minimum=64, maximum=2048, basic=True
     )
     buckets: bool = setting(
-        True, "Keep aspect ratios", "Train each image in its own shape at equal area; off: crop all to squares.", modes=CAPTIONED
+        True, "Keep aspect ratios", "Train each image in its own shape at equal area; off: crop all to squares.", modes=IMAGES
     )
     bucket_min: int = setting(
-        0, "Shortest bucket side", "0: half the resolution (256 at 512).", unit="px", minimum=0, maximum=2048, modes=CAPTIONED
+        0, "Shortest bucket side", "0: half the resolution (256 at 512).", unit="px", minimum=0, maximum=2048, modes=IMAGES
     )
     bucket_max: int = setting(
-        0, "Longest bucket side", "0: twice the resolution (1024 at 512).", unit="px", minimum=0, maximum=4096, modes=CAPTIONED
+        0, "Longest bucket side", "0: twice the resolution (1024 at 512).", unit="px", minimum=0, maximum=4096, modes=IMAGES
     )
-    bucket_step: int = setting(64, "Bucket step", "Sides are multiples of this.", unit="px", minimum=8, maximum=256, modes=CAPTIONED)
+    bucket_step: int = setting(64, "Bucket step", "Sides are multiples of this.", unit="px", minimum=8, maximum=256, modes=IMAGES)
     batch_size: int = setting(
         1, "Batch size", "Images per step and process; more is steadier and needs more memory.",
         unit="images", minimum=1, maximum=256, basic=True,
@@ -202,7 +221,7 @@ class DatasetConfig:
     caption_dropout: float = setting(
         0.0, "Caption dropout", "Share of the time an image is shown with an empty caption.", minimum=0.0, maximum=1.0, modes=CAPTIONED
     )
-    flip: bool = setting(False, "Mirror", "Show each image mirrored half of the time. Not for faces, text or logos.", modes=CAPTIONED)
+    flip: bool = setting(False, "Mirror", "Show each image mirrored half of the time. Not for faces, text or logos.", modes=IMAGES)
     random_crop: bool = setting(
         False, "Random crop", "Cut at a random place instead of the centre. Encodes images at each step: slower.", modes=CAPTIONED
     )
@@ -215,13 +234,13 @@ class DatasetConfig:
         "Loss mask",
         "Learn only part of each image: alpha uses its transparency, folder the image of the same name in mask/ "
         "(white learns, black does not).",
-        choices=("none", "alpha", "folder"), modes=CAPTIONED,
+        choices=("none", "alpha", "folder"), modes=IMAGES,
     )
     cache: str = setting(
         "memory",
         "Cache",
         "Images and captions are encoded once and kept in memory, or on disk (for large sets, and for later runs).",
-        choices=("memory", "disk"), modes=CAPTIONED,
+        choices=("memory", "disk"), modes=IMAGES,
     )
     held_out_images: int = setting(
         -1, "Held-out images", "Not trained on but used to measure each epoch. -1: one in ten, at least one from five images on.",
@@ -678,6 +697,8 @@ def _combination_problems(config: TrainConfig) -> Iterator[Problem]:
         if data.bucket_max and data.bucket_max < data.resolution:
             yield Problem("bucket_max", f"is {data.bucket_max}, below the resolution, {data.resolution}. Use 0.")
     yield from _change_problems(config)
+    if not data.images_after and not data.suffix.strip():
+        yield Problem("suffix", "is empty, and so is images_after. Give one of them, so that a pair can be told.")
     if data.prior_weight == 0 and data.regularisation:
         yield Problem("prior_weight", "is 0, so the regularisation images would have no effect. Use 1, or leave them out.")
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.training.lessons.base import Classroom, Facts, Lesson, Material
 from lib_lora_train.training.lessons.captioned import CaptionedMaterial
+from lib_lora_train.training.lessons.levels import LevelsMaterial
 from lib_lora_train.training.lessons.words import WordsMaterial
 
 __all__ = ["Classroom", "Facts", "Lesson", "Material", "material_of"]
@@ -21,6 +22,8 @@ MATERIALS: dict[str, Callable[[TrainConfig], Material]] = {
     "ileco": WordsMaterial.replacing,
     "leco": WordsMaterial.steering,
     "word_slider": WordsMaterial.sliding,
+    "addift": LevelsMaterial.pairs,
+    "image_slider": LevelsMaterial.slider,
 }
 
 

@@ -43,10 +43,15 @@ class Facts:
 class Material(Protocol):
     """What is taught with, as settings and files say it; no model is known yet."""
 
-    rows: int
-    """Pictures that the learning pass of a step has for each one of the batch size."""
-    extra_passes: float
-    """Passes through the UNet without gradients that a step takes besides, on average, each for that many pictures."""
+    @property
+    def rows(self) -> int:
+        """Pictures that the learning pass of a step has for each one of the batch size."""
+        ...
+
+    @property
+    def extra_passes(self) -> float:
+        """Passes through the UNet without gradients that a step takes besides, on average, each for that many pictures."""
+        ...
 
     @property
     def warnings(self) -> Sequence[str]:
