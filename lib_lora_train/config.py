@@ -167,7 +167,7 @@ class DatasetConfig:
     )
     images_after: str = setting(
         "", "Images after", "Folder with the images after, named like those before. Empty: they lie beside them, with the suffix.",
-        basic=True, modes=PAIRS,
+        modes=PAIRS,
     )  # fmt: skip
     suffix: str = setting("_after", "Suffix", "one_after.png is what one.png is to become.", modes=PAIRS)
     pair_strength: float = setting(
