@@ -35,13 +35,14 @@ MODES = {
     "leco": "Words: erase or emphasise (LECO)",
     "word_slider": "Words: a slider from one to another",
     "addift": "Image pairs: what changes from before to after (ADDifT)",
+    "difference": "Image pairs: what is left to learn, in two passes (copier)",
     "image_slider": "Images at several levels: a slider",
 }
 """Way of teaching -> its name for people, in the order in which they are offered."""
 
 CAPTIONED = ("captioned",)
 """The modes that learn a folder of captioned images."""
-PAIRS = ("addift",)
+PAIRS = ("addift", "difference")
 LEVELS = (*PAIRS, "image_slider")
 """The modes that learn what tells pictures of the same thing apart."""
 IMAGES = (*CAPTIONED, *LEVELS)
@@ -172,7 +173,11 @@ class DatasetConfig:
     suffix: str = setting("_after", "Suffix", "one_after.png is what one.png is to become.", modes=PAIRS)
     pair_strength: float = setting(
         1.0, "Strength of the pair", "The strength at which before becomes after. Less than 1 makes strength 1 go further.",
-        minimum=0.01, maximum=10.0, modes=PAIRS,
+        minimum=0.01, maximum=10.0, modes=("addift",),
+    )  # fmt: skip
+    copier_epochs: int = setting(
+        5, "Epochs of the first pass", "So many epochs learn the pictures before, and are not kept; all others learn the pictures after on "
+        "top of it.", unit="epochs", minimum=1, maximum=100_000, modes=("difference",),
     )  # fmt: skip
     difference_mask: bool = setting(
         False, "Only where they differ", "Learn only the parts of the pictures that differ, the more the more they do.", modes=LEVELS
@@ -697,6 +702,8 @@ def _combination_problems(config: TrainConfig) -> Iterator[Problem]:
         if data.bucket_max and data.bucket_max < data.resolution:
             yield Problem("bucket_max", f"is {data.bucket_max}, below the resolution, {data.resolution}. Use 0.")
     yield from _change_problems(config)
+    if data.copier_epochs >= config.training.epochs:
+        yield Problem("copier_epochs", f"is {data.copier_epochs}, of {config.training.epochs} epochs in all, which leaves none for the second pass. Lower it.")
     if not data.images_after and not data.suffix.strip():
         yield Problem("suffix", "is empty, and so is images_after. Give one of them, so that a pair can be told.")
     if data.prior_weight == 0 and data.regularisation:

@@ -8,7 +8,7 @@ from lib_lora_train.presets import ONE_RUN, SHIPPED, delete_preset, list_presets
 
 PERSONAL = {"name": "mycat", "images": "/photos", "checkpoint": "/models/x.safetensors", "trigger": "mycat"}
 SUBJECTS = ["character", "style", "object"]
-SHIPPED_NAMES = [*SUBJECTS, "swap", "erase", "word-slider", "before-after", "image-slider"]
+SHIPPED_NAMES = [*SUBJECTS, "swap", "erase", "word-slider", "before-after", "copier", "image-slider"]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from lib_lora_train.model.names import rename
 from lib_lora_train.randomness import Randomness
 
 ADAPTER = "lora_train"
+BENEATH = "beneath "
 TRANSFORMER = ("Transformer2DModel",)
 CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
 TEXT = ("CLIPAttention", "CLIPSdpaAttention", "CLIPFlashAttention2", "CLIPMLP")
@@ -69,6 +70,8 @@ class Adapter:
 
     unet: list[AdaptedLayer] = field(default_factory=list)
     text_encoder: list[AdaptedLayer] = field(default_factory=list)
+    beneath: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    """(down, up) by layer of an earlier pass, frozen."""
 
     @property
     def layers(self) -> list[AdaptedLayer]:
@@ -94,14 +97,41 @@ class Adapter:
         for layer in self.layers:
             layer.layer.scaling[ADAPTER] = scales[layer.scale]
 
+    def freeze(self, randomness: Randomness) -> None:
+        """What was learned so far is kept beneath, and fresh weights learn on top of it."""
+        for layer in self.layers:
+            self.beneath[layer.name] = (layer.down.detach().clone(), layer.up.detach().clone())
+            _initialise(layer, randomness.torch("adapter on top", layer.name))
+
+    def rest_on_what_is_beneath(self) -> None:
+        """What lies beneath acts, until a strength is set by `strength`."""
+        for layer in self.layers:
+            if layer.name in self.beneath:
+                layer.layer.beneath = (*self.beneath[layer.name], layer.scale)
+
+    def kept(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Everything that a resume needs, by name."""
+        own = {layer.name: (layer.down.detach(), layer.up.detach()) for layer in self.layers}
+        return own | {BENEATH + name: weights for name, weights in self.beneath.items()}
+
+    def take_up(self, kept: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Goes on where `kept` was taken."""
+        load_into(self.layers, kept)
+        self.beneath = {name.removeprefix(BENEATH): pair for name, pair in kept.items() if name.startswith(BENEATH)}
+
     @contextmanager
     def strength(self, strength: float) -> Iterator[None]:
-        """Begins at `strength` inside, and acts fully again afterwards."""
-        self.set_strength(float(strength))
+        """Begins at `strength` inside, and acts fully again afterwards; alone, before and after."""
+        self._act_alone(float(strength))
         try:
             yield
         finally:
-            self.set_strength(1.0)
+            self._act_alone(1.0)
+
+    def _act_alone(self, strength: float) -> None:
+        self.set_strength(strength)
+        for layer in self.layers:
+            layer.layer.beneath = None
 
 
 def unet_targets(unet: nn.Module, config: AdapterConfig) -> list[Target]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -30,6 +30,11 @@ class LevelBatch:
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    def at(self, level: int) -> LevelBatch:
+        """One level alone."""
+        chosen = slice(level, level + 1)
+        return replace(self, latents=self.latents[chosen], strengths=self.strengths[chosen])
 
     @property
     def row_strengths(self) -> torch.Tensor:

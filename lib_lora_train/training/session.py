@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 
 from lib_lora_train.adapters.file import adapter_tensors, save_adapter
-from lib_lora_train.adapters.inject import load_into
 from lib_lora_train.adapters.metadata import describe
 from lib_lora_train.config import TrainConfig, raise_problems
 from lib_lora_train.errors import UserError
@@ -176,6 +175,7 @@ class Session:
             stack=self._stack,
             meet=self.accelerator.wait_for_everyone,
             progress=self._report_encoding,
+            begin_anew=lambda: self.loop.begin_anew(),
         )
 
     def _report_encoding(self, done: int, images: int) -> None:
@@ -224,7 +224,7 @@ class Session:
             )
         if "images" in changed:
             self.tell(Warned("The images or captions have changed since the run began; it goes on with the new ones."))
-        load_into(self.adapter.layers, state["adapter"])
+        self.adapter.take_up(state["adapter"])
         self.loop.load_state(state)
 
     def _origin(self) -> dict[str, str]:

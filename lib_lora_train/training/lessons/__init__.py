@@ -23,6 +23,7 @@ MATERIALS: dict[str, Callable[[TrainConfig], Material]] = {
     "leco": WordsMaterial.steering,
     "word_slider": WordsMaterial.sliding,
     "addift": LevelsMaterial.pairs,
+    "difference": LevelsMaterial.difference,
     "image_slider": LevelsMaterial.slider,
 }
 

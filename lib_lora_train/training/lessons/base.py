@@ -127,6 +127,8 @@ class Classroom:
     """Returns when all processes have called it."""
     progress: Callable[[int, int], None]
     """Told how many images of how many are encoded."""
+    begin_anew: Callable[[], None]
+    """For when other weights begin to learn: the optimizer forgets the former ones."""
 
     @property
     def device(self) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,35 +18,42 @@ from lib_lora_train.dataset.order import BatchPlan
 from lib_lora_train.objectives.adapted import Adapted
 from lib_lora_train.objectives.addift import Addift
 from lib_lora_train.objectives.base import Objective
+from lib_lora_train.objectives.difference import Difference
 from lib_lora_train.objectives.image_slider import ImageSlider
 from lib_lora_train.objectives.levels import LevelBatch, difference_masks
 from lib_lora_train.objectives.noise import Draws
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.training.lessons.base import Classroom, Facts
 
+Teach = Callable[[Classroom, Adapted, int], Objective]
+"""From the room, the network and the batches of an epoch."""
+
 
 @dataclass
 class LevelsMaterial:
-    """Sets of images, and the objective that teaches what tells their levels apart."""
+    """Sets of images, and how what tells their levels apart is taught."""
 
     config: TrainConfig
     levels: Levels
-    objective: Callable[..., Objective]
+    teach: Teach
     extra_passes: float
+    rows: int
 
     @classmethod
     def pairs(cls, config: TrainConfig) -> LevelsMaterial:
         """ADDifT's, whose goal is a pass of the base."""
-        return cls(config, read_pairs(config.dataset, config.dataset.pair_strength), Addift, 1.0)
+        return cls(config, read_pairs(config.dataset, config.dataset.pair_strength), addift, 1.0, rows=2)
 
     @classmethod
     def slider(cls, config: TrainConfig) -> LevelsMaterial:
         """An image slider's."""
-        return cls(config, read_levels(config.dataset), ImageSlider, 0.0)
+        levels = read_levels(config.dataset)
+        return cls(config, levels, image_slider, 0.0, rows=len(levels.strengths))
 
-    @property
-    def rows(self) -> int:
-        return len(self.levels.strengths)
+    @classmethod
+    def difference(cls, config: TrainConfig) -> LevelsMaterial:
+        """The copier's, which shows one picture of each pair at a time."""
+        return cls(config, read_pairs(config.dataset, 1.0), difference, 0.0, rows=1)
 
     @property
     def warnings(self) -> list[str]:
@@ -55,7 +63,7 @@ class LevelsMaterial:
         showings = {size: count * self.rows for size, count in self.order().showings.items()}
         strengths = ", ".join(f"{strength:g}" for strength in self.levels.strengths)
         about = f"{len(self.levels.sets)} pictures, each at strengths {strengths}"
-        images = len(self.levels.sets) * self.rows
+        images = len(self.levels.sets) * len(self.levels.strengths)
         return Facts(about=about, images=images, shown_per_epoch=sum(showings.values()), sizes=showings)
 
     def batches_per_epoch(self, world: int = 1) -> int:
@@ -93,15 +101,11 @@ class LevelsLesson:
         self._sets = {images.examples[0].path: images for images in self.material.levels.sets}
         self._order = self.material.order(room.share.world)
         text = room.text(self.material.prompts())
-        self._objective = material.objective(
-            network=Adapted(room.parts.unet, text.encode, room.adapter.set_strength),
-            schedule=room.parts.schedule,
-            config=room.config.objective,
-            draws=Draws(room.config.objective, room.randomness, room.share),
-            device=room.device,
-        )
+        network = Adapted(room.parts.unet, text.encode, room.adapter.set_strength)
+        self._objective = material.teach(room, network, self._order.steps_per_epoch)
 
     def loss(self, batch: LevelBatch, index: int) -> torch.Tensor:
+        self._room.adapter.rest_on_what_is_beneath()
         return self._objective.loss(batch, index)
 
     def batches(self, index: int) -> Iterator[Any]:
@@ -159,3 +163,30 @@ def _time_ids(place: Placement, flip: bool) -> list[int]:
     """SDXL's six numbers."""
     left, top = place.mirrored_crop if flip else place.crop
     return [place.original.height, place.original.width, top, left, place.bucket.height, place.bucket.width]
+
+
+def addift(room: Classroom, network: Adapted, batches: int) -> Addift:
+    """The objective of ADDifT."""
+    return Addift(network, room.parts.schedule, room.config.objective, _draws(room), room.device)
+
+
+def image_slider(room: Classroom, network: Adapted, batches: int) -> ImageSlider:
+    """The objective of an image slider."""
+    return ImageSlider(network, room.parts.schedule, room.config.objective, _draws(room), room.device)
+
+
+def difference(room: Classroom, network: Adapted, batches: int) -> Difference:
+    """The copier's objective, whose second pass begins with a step."""
+    accumulation = room.config.training.gradient_accumulation
+    second = math.ceil(room.config.dataset.copier_epochs * batches / accumulation) * accumulation
+
+    def freeze() -> None:
+        room.adapter.freeze(room.randomness)
+        room.adapter.rest_on_what_is_beneath()
+        room.begin_anew()
+
+    return Difference(network, room.parts.schedule, room.config.objective, _draws(room), room.device, second, freeze)
+
+
+def _draws(room: Classroom) -> Draws:
+    return Draws(room.config.objective, room.randomness, room.share)

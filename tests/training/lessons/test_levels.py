@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from lib_lora_train.adapters.file import read_metadata
 from lib_lora_train.training.lessons import material_of
@@ -101,3 +102,32 @@ def test_a_broken_picture_costs_its_set_and_is_named(tiny, host, sets):
     events = []
     train(tiny(**pair_settings(sets), max_steps=1), host, events.append)
     assert any("0.png" in getattr(event, "message", "") for event in events)
+
+
+class TestTwoPasses:
+    @pytest.fixture
+    def settings(self, sets):
+        return pair_settings(sets) | {"mode": "difference", "epochs": 2, "copier_epochs": 1, "batch_size": 2}
+
+    def test_are_exact(self, holds, settings):
+        holds(steps=2, **settings)
+
+    def test_only_the_second_is_kept(self, tiny, host, settings):
+        """Its down weights are drawn anew, so what the first pass learned shows in no file but its own."""
+        config = tiny(**settings)
+        train(config, host)
+        folder = Path(config.run.lora_dir) / "tiny"
+        first, last = (load_file(folder / name) for name in ("tiny-000001.safetensors", "tiny.safetensors"))
+        assert first.keys() == last.keys()
+        downs = [name for name in first if name.endswith("down.weight")]
+        assert all(not torch.allclose(first[name], last[name], atol=0.1 * first[name].std().item()) for name in downs)
+
+    def test_the_second_learns_on_top_of_the_first(self, tiny, host, sets, settings):
+        """Equal pictures before and after: what is on top depends on what lies beneath."""
+        after_one = weights_of(tiny, host, "one", **settings)
+        shutil.copy(sets / "0.5" / "0.png", sets / "-1" / "0.png")
+        after_another = weights_of(tiny, host, "another", **settings)
+        assert differ(after_one, after_another)
+
+    def test_need_epochs_for_both(self, tiny, settings):
+        assert [p.field for p in tiny(**{**settings, "copier_epochs": 2}).problems()] == ["copier_epochs"]
