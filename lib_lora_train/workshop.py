@@ -304,6 +304,7 @@ def _step_key(config: TrainConfig, checkpoint: str) -> tuple[Any, ...]:
     return (
         checkpoint,
         config.run.mode,
+        repr(config.words),
         data.resolution,
         data.batch_size,
         data.buckets,

@@ -44,7 +44,7 @@ class Adapted:
 def plain_time_ids(latents: torch.Tensor) -> torch.Tensor:
     """SDXL's six numbers for pictures that are whole and as large as they are: [B, 6]."""
     size = [8 * side for side in latents.shape[-2:]]
-    return torch.tensor([[*size, 0, 0, *size]] * len(latents), device=latents.device)
+    return torch.tensor([[*size, 0, 0, *size]]).to(latents.device, non_blocking=True).expand(len(latents), -1)
 
 
 def both_ways(count: int, device: torch.device) -> torch.Tensor:

@@ -32,8 +32,9 @@ class Addift:
 
     def loss(self, batch: LevelBatch, index: int) -> torch.Tensor:
         """Mean over the batch and both directions."""
-        noisy, t = batch.noised(self.schedule, self.draws, index, self.device)
-        told = batch.captions * 2, batch.time_ids.to(self.device).repeat(2, 1)
+        batch = batch.to(self.device)
+        eps, t = batch.noise(self.draws, index)
+        noisy, told = self.schedule.add_noise(batch.rows, eps, t), (batch.row_captions, batch.row_sizes)
         goal = self.network.base(noisy, t, *told).roll(len(batch), dims=0)  # of the other one of the pair
-        prediction = self.network(noisy, t, *told, batch.row_strengths.to(self.device))
-        return per_example(prediction, goal, batch.row_masks(self.device), self.config).mean()
+        prediction = self.network(noisy, t, *told, batch.row_strengths)
+        return per_example(prediction, goal, batch.row_masks, self.config).mean()

@@ -40,8 +40,8 @@ class Difference:
         """Mean over the batch."""
         if index == self.second:
             self.freeze()
-        shown = batch.at(BEFORE if index < self.second else AFTER)
-        noisy, t = shown.noised(self.schedule, self.draws, index, self.device)
-        target = self.schedule.target(shown.latents[0].to(self.device), shown.noise(self.draws, index, self.device), t)
-        prediction = self.network(noisy, t, shown.captions, shown.time_ids.to(self.device))
-        return per_example(prediction, target, shown.row_masks(self.device), self.config).mean()
+        batch = batch.at(BEFORE if index < self.second else AFTER).to(self.device)
+        eps, t = batch.noise(self.draws, index)
+        noisy, target = self.schedule.add_noise(batch.rows, eps, t), self.schedule.target(batch.rows, eps, t)
+        prediction = self.network(noisy, t, batch.row_captions, batch.row_sizes)
+        return per_example(prediction, target, batch.row_masks, self.config).mean()

@@ -31,10 +31,8 @@ class ImageSlider:
 
     def loss(self, batch: LevelBatch, index: int) -> torch.Tensor:
         """Mean over the batch and its levels."""
-        levels = len(batch.strengths)
-        noisy, t = batch.noised(self.schedule, self.draws, index, self.device)
-        latents = batch.latents.flatten(0, 1).to(self.device)
-        target = self.schedule.target(latents, batch.noise(self.draws, index, self.device), t)
-        sizes = batch.time_ids.to(self.device).repeat(levels, 1)
-        prediction = self.network(noisy, t, batch.captions * levels, sizes, batch.row_strengths.to(self.device))
-        return per_example(prediction, target, batch.row_masks(self.device), self.config).mean()
+        batch = batch.to(self.device)
+        eps, t = batch.noise(self.draws, index)
+        noisy, target = self.schedule.add_noise(batch.rows, eps, t), self.schedule.target(batch.rows, eps, t)
+        prediction = self.network(noisy, t, batch.row_captions, batch.row_sizes, batch.row_strengths)
+        return per_example(prediction, target, batch.row_masks, self.config).mean()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
-from lib_lora_train.model.noise import NoiseSchedule
 from lib_lora_train.objectives.noise import Draws
 
 
@@ -28,6 +28,11 @@ class LevelBatch:
     time_ids: torch.Tensor
     masks: torch.Tensor | None = None
 
+    def to(self, device: torch.device) -> LevelBatch:
+        """The batch on `device`, without waiting for it."""
+        tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+
     def __len__(self) -> int:
         return len(self.captions)
 
@@ -41,20 +46,31 @@ class LevelBatch:
         """[L * B]."""
         return self.strengths.repeat_interleave(len(self))
 
-    def row_masks(self, device: torch.device) -> torch.Tensor | None:
+    @property
+    def rows(self) -> torch.Tensor:
+        """x_0, [L * B, 4, h, w]."""
+        return self.latents.flatten(0, 1)
+
+    @property
+    def row_captions(self) -> list[str]:
+        return self.captions * len(self.strengths)
+
+    @property
+    def row_sizes(self) -> torch.Tensor:
+        """[L * B, 6]."""
+        return self.time_ids.repeat(len(self.strengths), 1)
+
+    @property
+    def row_masks(self) -> torch.Tensor | None:
         """[L * B, 1, h, w]."""
-        return None if self.masks is None else self.masks.to(device).repeat(len(self.strengths), 1, 1, 1)
+        return None if self.masks is None else self.masks.repeat(len(self.strengths), 1, 1, 1)
 
-    def noise(self, draws: Draws, index: int, device: torch.device) -> torch.Tensor:
-        """The same for all levels of a set, [L * B, 4, h, w]."""
-        return draws.noise(self.latents.shape[1:], index).to(device).repeat(len(self.strengths), 1, 1, 1)
-
-    def noised(
-        self, schedule: NoiseSchedule, draws: Draws, index: int, device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(x_t, t) of all rows; t, too, is the same for all levels of a set."""
-        t = draws.timesteps(len(self), index).to(device).repeat(len(self.strengths))
-        return schedule.add_noise(self.latents.flatten(0, 1).to(device), self.noise(draws, index, device), t), t
+    def noise(self, draws: Draws, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(eps, t) of all rows; both are the same for all levels of a set."""
+        device, levels = self.latents.device, len(self.strengths)
+        eps = draws.noise(self.latents.shape[1:], index).to(device, non_blocking=True)
+        t = draws.timesteps(len(self), index).to(device, non_blocking=True)
+        return eps.repeat(levels, 1, 1, 1), t.repeat(levels)
 
 
 def difference_masks(latents: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from lib_lora_train.dataset.buckets import Placement
 from lib_lora_train.dataset.cache import LatentCache
 from lib_lora_train.dataset.levels import ImageSet, Levels, read_levels, read_pairs
 from lib_lora_train.dataset.order import BatchPlan
+from lib_lora_train.dataset.prefetch import prefetched
 from lib_lora_train.objectives.adapted import Adapted
 from lib_lora_train.objectives.addift import Addift
 from lib_lora_train.objectives.base import Objective
@@ -25,6 +26,7 @@ from lib_lora_train.objectives.noise import Draws
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.training.lessons.base import Classroom, Facts
 
+BATCHES_AHEAD = 4
 Teach = Callable[[Classroom, Adapted, int], Objective]
 """From the room, the network and the batches of an epoch."""
 
@@ -111,7 +113,7 @@ class LevelsLesson:
     def batches(self, index: int) -> Iterator[Any]:
         epoch, start = divmod(index, self._order.steps_per_epoch)
         while True:
-            yield from self._epoch(epoch, start)
+            yield from prefetched(self._epoch(epoch, start), BATCHES_AHEAD)
             epoch, start = epoch + 1, 0
 
     def measured(self) -> list[float]:
