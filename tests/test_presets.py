@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from lib_lora_train.config import TrainConfig, settings
+from lib_lora_train.config import MODES, TrainConfig, settings
 from lib_lora_train.errors import UserError
 from lib_lora_train.presets import ONE_RUN, SHIPPED, delete_preset, list_presets, load_preset, save_preset
 
 PERSONAL = {"name": "mycat", "images": "/photos", "checkpoint": "/models/x.safetensors", "trigger": "mycat"}
-SHIPPED_NAMES = ["character", "style", "object"]
+SUBJECTS = ["character", "style", "object"]
+SHIPPED_NAMES = [*SUBJECTS, "swap", "erase", "word-slider", "before-after", "copier", "image-slider"]
 
 
 @pytest.fixture
@@ -23,7 +24,10 @@ class TestTheShippedOnes:
 
     @pytest.mark.parametrize("name", SHIPPED_NAMES)
     def test_are_valid_for_a_run(self, own, name):
-        assert TrainConfig.from_flat(load_preset(name, own) | PERSONAL).problems() == []
+        assert TrainConfig.from_flat(load_preset(name, own) | PERSONAL | {"changes": ["a -> b"]}).problems() == []
+
+    def test_there_is_one_for_every_mode(self, own):
+        assert {load_preset(name, own)["mode"] for name in SHIPPED_NAMES} == set(MODES)
 
     @pytest.mark.parametrize("name", SHIPPED_NAMES)
     def test_say_why_for_each_setting(self, name):
@@ -31,7 +35,7 @@ class TestTheShippedOnes:
         assert [line for line in lines if "=" in line and "  # " not in line] == []
 
     def test_differ_as_their_subjects_do(self, own):
-        character, style, thing = (load_preset(name, own) for name in SHIPPED_NAMES)
+        character, style, thing = (load_preset(name, own) for name in SUBJECTS)
         assert thing["rank"] < character["rank"] < style["rank"]
         assert thing["epochs"] < character["epochs"] < style["epochs"]
         assert (character["flip"], thing["flip"], style["text_encoder"]) == (False, False, False)
@@ -87,13 +91,13 @@ class TestTheUsers:
     def test_saving_again_replaces_whatever_the_capitals(self, own):
         save_preset("Mine", {"rank": 4}, own)
         save_preset("mine", {"rank": 5}, own)
-        assert [preset.name for preset in list_presets(own)][3:] == ["Mine"]
+        assert [preset.name for preset in list_presets(own) if not preset.shipped] == ["Mine"]
         assert load_preset("MINE", own)["rank"] == 5
 
     def test_are_deleted(self, own, complaint):
         save_preset("mine", {}, own)
         delete_preset("mine", own)
-        assert len(list_presets(own)) == 3
+        assert all(preset.shipped for preset in list_presets(own))
         assert "none called 'mine'" in complaint(delete_preset, "mine", own)
         assert "none called 'mine'" in complaint(load_preset, "mine", own)
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 
 from lib_lora_train.adapters.file import adapter_tensors, save_adapter
-from lib_lora_train.adapters.inject import load_into
 from lib_lora_train.adapters.metadata import describe
 from lib_lora_train.config import TrainConfig, raise_problems
 from lib_lora_train.errors import UserError
@@ -176,6 +175,7 @@ class Session:
             stack=self._stack,
             meet=self.accelerator.wait_for_everyone,
             progress=self._report_encoding,
+            begin_anew=lambda: self.loop.begin_anew(),
         )
 
     def _report_encoding(self, done: int, images: int) -> None:
@@ -224,7 +224,7 @@ class Session:
             )
         if "images" in changed:
             self.tell(Warned("The images or captions have changed since the run began; it goes on with the new ones."))
-        load_into(self.adapter.layers, state["adapter"])
+        self.adapter.take_up(state["adapter"])
         self.loop.load_state(state)
 
     def _origin(self) -> dict[str, str]:
@@ -237,7 +237,7 @@ class Session:
         """Trains for about half a second in one turn with the host, and does what is due then."""
         self._heed_wishes()
         before, until = self.loop.step, self._next_stop()
-        with self._turn():
+        with self._turn(), self.adapter.strength(1):  # a lesson may leave another one
             started = time.perf_counter()
             try:
                 loss = self.loop.run_until(until)

@@ -22,9 +22,8 @@ def save_state(path: Path, adapter: Adapter, loop: Loop, origin: dict[str, str])
     Raises:
         UserError: when the disk is full; the state before stays.
     """
-    weights = {layer.name: (layer.down.detach(), layer.up.detach()) for layer in adapter.layers}
     with written_whole(path) as file:
-        torch.save({**loop.state(), "adapter": weights, "origin": origin}, file)
+        torch.save({**loop.state(), "adapter": adapter.kept(), "origin": origin}, file)
 
 
 def load_state(path: Path, device: torch.device) -> dict[str, Any]:
