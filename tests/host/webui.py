@@ -93,6 +93,9 @@ class WebUI:
         assert self.call("POST", "/sdapi/v1/options", settings).status == 200
         if self.kind == "Forge":
             self.draw("", steps=1)
+        if self.kind == "reForge" and name == "None":  # it keeps the other one until a checkpoint is loaded (seen in 3b56b26)
+            self.load_checkpoint("other.safetensors")
+            self.load_checkpoint("shapes.safetensors")
 
     def weights(self) -> str:
         return self.call("GET", "/lora-train-checks/weights").body["hash"]
