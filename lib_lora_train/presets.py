@@ -29,7 +29,7 @@ ORDER = ("character", "style", "object")
 
 ONE_RUN = frozenset(
     ("name", "lora_dir", "runs_dir", "checkpoint", "tokenizer", "continue_from")
-) | {"images", "regularisation", "trigger", "preview_prompts", "preview_negative"}
+) | {"images", "regularisation", "trigger", "class_word", "class_prompts", "preview_prompts", "preview_negative"}
 """Settings that belong to one run and are in no preset."""
 
 

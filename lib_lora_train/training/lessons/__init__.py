@@ -12,11 +12,13 @@ from collections.abc import Callable
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.training.lessons.base import Classroom, Facts, Lesson, Material
 from lib_lora_train.training.lessons.captioned import CaptionedMaterial
+from lib_lora_train.training.lessons.dreambooth import DreamBoothMaterial
 
 __all__ = ["Classroom", "Facts", "Lesson", "Material", "material_of"]
 
 MATERIALS: dict[str, Callable[[TrainConfig], Material]] = {
     "captioned": CaptionedMaterial.read,
+    "dreambooth": DreamBoothMaterial.read,
 }
 
 
