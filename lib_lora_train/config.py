@@ -178,7 +178,7 @@ class DatasetConfig:
     class_images: int = setting(
         100, "Class images", "How many images of the class are used. Where no folder of them is given, the checkpoint draws "
         "them before it learns, once; they are kept for later runs. 0: none are drawn, and all of a folder are used.",
-        unit="images", minimum=0, maximum=10_000, basic=True, modes=("dreambooth",),
+        unit="images", minimum=0, maximum=10_000, modes=("dreambooth",),
     )  # fmt: skip
     class_prompts: list[str] = setting(
         [], "Class prompts", "What images of the class are drawn from, in turn, and their captions. Empty: the class word.",
