@@ -21,6 +21,7 @@ from lib_lora_train.training.session import Session, resume, train
 from tests.training.runs import adapter_files, final_weights, of_kind, photos, stopping_after_a_slice
 from tests.training.test_class_images import CLASS, PaintBox
 
+ALL = {"text_encoder": True, "trigger_vectors": 2, "batch_size": 4, "epochs": 2, "text_encoder_stop_epoch": 1}
 WORD = "bundle_emb.sks.string_to_param.*"
 
 
@@ -109,17 +110,15 @@ def test_gradients_reach_the_adapter_and_its_word_and_nothing_else(dreambooth, h
 
 @pytest.mark.usefixtures("step_by_step")
 class TestARunThatIsCut:
-    ALL = {"text_encoder": True, "trigger_vectors": 2, "batch_size": 4, "epochs": 2, "text_encoder_stop_epoch": 1}
-
     def test_has_the_steps_of_the_plan_and_resumed_after_any_of_them_writes_the_same_bytes(self, dreambooth, host, tmp_path):
-        whole, events = dreambooth(**self.ALL), []
+        whole, events = dreambooth(**ALL), []
         assert make_plan(whole, host, timed=False).steps == 4
         train(whole, host, events.append)
         assert [event.step for event in of_kind(events, Progress)] == [1, 2, 3, 4]
         assert of_kind(events, Started)[0].steps == 4
         expected = adapter_files(whole)
         folder = tmp_path / "cut"
-        config = dreambooth(**self.ALL, lora_dir=str(folder / "Lora"), runs_dir=str(folder / "runs"))
+        config = dreambooth(**ALL, lora_dir=str(folder / "Lora"), runs_dir=str(folder / "runs"))
         assert train(config, host, *stopping_after_a_slice([])) is None
         while resume(folder / "runs" / "tiny", host, *stopping_after_a_slice([])) is None:
             pass
