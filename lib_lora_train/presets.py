@@ -24,7 +24,7 @@ from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_text
 
 SHIPPED = Path(__file__).resolve().parent.parent / "presets"
-ORDER = ("character", "style", "object")
+ORDER = ("character", "style", "object", "dreambooth")
 """In which the shipped ones are offered."""
 
 ONE_RUN = frozenset(

@@ -6,8 +6,9 @@ from lib_lora_train.config import TrainConfig, settings
 from lib_lora_train.errors import UserError
 from lib_lora_train.presets import ONE_RUN, SHIPPED, delete_preset, list_presets, load_preset, save_preset
 
-PERSONAL = {"name": "mycat", "images": "/photos", "checkpoint": "/models/x.safetensors", "trigger": "mycat"}
-SHIPPED_NAMES = ["character", "style", "object"]
+PERSONAL = {"name": "mycat", "images": "/photos", "checkpoint": "/models/x.safetensors", "trigger": "mycat", "class_word": "cat"}
+SUBJECTS = ["character", "style", "object"]
+SHIPPED_NAMES = [*SUBJECTS, "dreambooth"]
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ class TestTheShippedOnes:
         assert [line for line in lines if "=" in line and "  # " not in line] == []
 
     def test_differ_as_their_subjects_do(self, own):
-        character, style, thing = (load_preset(name, own) for name in SHIPPED_NAMES)
+        character, style, thing = (load_preset(name, own) for name in SUBJECTS)
         assert thing["rank"] < character["rank"] < style["rank"]
         assert thing["epochs"] < character["epochs"] < style["epochs"]
         assert (character["flip"], thing["flip"], style["text_encoder"]) == (False, False, False)
@@ -87,13 +88,13 @@ class TestTheUsers:
     def test_saving_again_replaces_whatever_the_capitals(self, own):
         save_preset("Mine", {"rank": 4}, own)
         save_preset("mine", {"rank": 5}, own)
-        assert [preset.name for preset in list_presets(own)][3:] == ["Mine"]
+        assert [preset.name for preset in list_presets(own)][len(SHIPPED_NAMES) :] == ["Mine"]
         assert load_preset("MINE", own)["rank"] == 5
 
     def test_are_deleted(self, own, complaint):
         save_preset("mine", {}, own)
         delete_preset("mine", own)
-        assert len(list_presets(own)) == 3
+        assert len(list_presets(own)) == len(SHIPPED_NAMES)
         assert "none called 'mine'" in complaint(delete_preset, "mine", own)
         assert "none called 'mine'" in complaint(load_preset, "mine", own)
 

@@ -11,16 +11,17 @@ from modules import script_callbacks, sd_models
 
 from lib_lora_train.hosts.loan import Loan
 from lib_lora_train.training import session
+from lib_lora_train.training.lessons import captioned
 
 STAGES = {
     "lease": (Loan, "lend"),
     "view": (session.Parts, "of"),
-    "cache": (session.Session, "_fill_cache"),
+    "cache": (captioned.CaptionedLesson, "_encoded"),
     "inject": (session, "make_adapter"),
     "step": (session.Loop, "run_until"),
     "save": (session, "save_adapter"),
     "preview": (session.Session, "_draw_previews"),
-    "validation": (session, "validation_losses"),
+    "validation": (captioned, "validation_losses"),
     "release": (Loan, "changed"),
 }
 ORIGINALS = {stage: owner.__dict__[name] for stage, (owner, name) in STAGES.items()}
