@@ -19,8 +19,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from lib_lora_train.adapters.file import load_adapter
-from lib_lora_train.adapters.inject import Adapter, load_into
+from lib_lora_train.adapters.file import load_adapter, take_over
+from lib_lora_train.adapters.inject import Adapter
 from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.cli.demo import demo_config
 from lib_lora_train.compare.best import recommend
@@ -120,7 +120,7 @@ def train_and_score(config: TrainConfig, name: str) -> list[str]:
         base = Parts.of(lent, config.model)
         parts = Parts.of(lent, config.model)
         adapter = make_adapter(parts, config)
-        load_into(adapter.layers, {n: (layer.down, layer.up) for n, layer in load_adapter(path).layers.items()})
+        take_over(adapter, load_adapter(path))
         row = Row.of(name, epoch, *evaluate_new_shape(painter(parts, config, lent), SEEDS_PER_PROMPT))
         same = strength_zero_is_base(base, parts, adapter, config, lent)
     return [f"{row}   strength 0 {'is the base, bit for bit' if same else 'DIFFERS from the base'}"]

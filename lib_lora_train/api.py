@@ -25,7 +25,7 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from lib_lora_train.config import CompareConfig, Problem, raise_problems
 from lib_lora_train.errors import UserError
-from lib_lora_train.jobs import Job
+from lib_lora_train.jobs import Job, State
 from lib_lora_train.workshop import Run, Workshop, problems_in
 
 PREFIX = "/lora-train/v1"
@@ -119,6 +119,7 @@ def _job_json(job: Job, since: int | None = None) -> dict[str, Any]:
         "name": job.name,
         "state": job.state.value,
         "message": job.message,
+        "preparing": _event_json(job.preparing) if job.preparing and job.state == State.PREPARING else None,
         "step": job.step,
         "steps": job.steps,
         "epoch": last.epoch if last else 0,

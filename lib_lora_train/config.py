@@ -31,6 +31,7 @@ if typing.TYPE_CHECKING:
 
 MODES = {
     "captioned": "Images with captions",
+    "dreambooth": "A thing and its class (DreamBooth)",
     "ileco": "Words: replace one by another (iLECO)",
     "leco": "Words: erase or emphasise (LECO)",
     "word_slider": "Words: a slider from one to another",
@@ -40,7 +41,7 @@ MODES = {
 }
 """Way of teaching -> its name for people, in the order in which they are offered."""
 
-CAPTIONED = ("captioned",)
+CAPTIONED = ("captioned", "dreambooth")
 """The modes that learn a folder of captioned images."""
 PAIRS = ("addift", "difference")
 LEVELS = (*PAIRS, "image_slider")
@@ -198,9 +199,29 @@ class DatasetConfig:
         "Folder of captioned images of what must not change (other things of the same class). As many of them as of your "
         "own images are shown in each epoch.", modes=CAPTIONED,
     )
+    class_word: str = setting(
+        "",
+        "Class word",
+        "What the trigger word is one of, such as dog. Images without a caption are called by both (sks dog), and images "
+        "of the class by this word alone.",
+        basic=True, modes=("dreambooth",),
+    )
+    class_images: int = setting(
+        100, "Class images", "How many images of the class are used. Where no folder of them is given, the checkpoint draws "
+        "them before it learns, once; they are kept for later runs. 0: none are drawn, and all of a folder are used.",
+        unit="images", minimum=0, maximum=10_000, modes=("dreambooth",),
+    )  # fmt: skip
+    class_prompts: list[str] = setting(
+        [], "Class prompts", "What images of the class are drawn from, in turn, and their captions. Empty: the class word.",
+        modes=("dreambooth",),
+    )
     prior_weight: float = setting(
         1.0, "Prior weight", "How much a regularisation image counts against one of your own.", minimum=0.0, maximum=10.0, modes=CAPTIONED
     )
+    prior_weight_end: float = setting(
+        -1.0, "Prior weight at the end", "The prior weight changes evenly to this over the run. -1: it stays as it is.",
+        minimum=-1.0, maximum=10.0, modes=("dreambooth",),
+    )  # fmt: skip
     resolution: int = setting(
         512, "Resolution", "Images are scaled to about this many pixels squared.", unit="px", minimum=64, maximum=2048, basic=True
     )
@@ -322,6 +343,11 @@ class AdapterConfig:
         choices=("transformer", "attention"),
     )
     text_encoder: bool = setting(False, "Train text encoder", "Adapt the text encoder too. Learns a name faster, forgets sooner.")
+    trigger_vectors: int = setting(
+        0, "Trigger vectors", "Above 0 the trigger word itself is learned too, as so many vectors: more likeness from a small "
+        "adapter. They lie in the adapter's file; A1111 loads them with its tag, Forge and reForge do not. 1-4 if at all.",
+        unit="vectors", minimum=0, maximum=32, modes=CAPTIONED,
+    )  # fmt: skip
     continue_from: str = setting("", "Continue from", "An adapter file to start from; rank and alpha are then the file's.")
     save_precision: str = setting(
         "fp16", "Saved as", "Number format in the file.", choices=("fp16", "bf16", "fp32")
@@ -372,6 +398,13 @@ class OptimizerConfig:
     )  # fmt: skip
     text_encoder_learning_rate: float = setting(
         0.0, "Text encoder learning rate", "0: half the learning rate.", minimum=0.0, maximum=1.0
+    )
+    text_encoder_stop_epoch: int = setting(
+        0, "Text encoder until", "The text encoder, and the trigger's vectors, learn up to the end of this epoch; 0: to the "
+        "end of the run.", unit="epochs", minimum=0, maximum=100_000,
+    )  # fmt: skip
+    embedding_learning_rate: float = setting(
+        5e-4, "Trigger learning rate", "Of the trigger's vectors, where they are learned.", minimum=0.0, maximum=1.0, modes=CAPTIONED
     )
     weight_decay: float = setting(0.01, "Weight decay", "", minimum=0.0, maximum=1.0)
     max_grad_norm: float = setting(1.0, "Gradient clip", "Longest gradient a step may use; 0: no limit.", minimum=0.0, maximum=1000.0)
@@ -706,7 +739,12 @@ def _combination_problems(config: TrainConfig) -> Iterator[Problem]:
         yield Problem("copier_epochs", f"is {data.copier_epochs}, of {config.training.epochs} epochs in all, which leaves none for the second pass. Lower it.")
     if not data.images_after and not data.suffix.strip():
         yield Problem("suffix", "is empty, and so is images_after. Give one of them, so that a pair can be told.")
-    if data.prior_weight == 0 and data.regularisation:
+    if config.run.mode == "dreambooth":
+        yield from _dreambooth_problems(data)
+    if config.adapter.trigger_vectors:
+        yield from _trigger_problems(data.trigger.strip())
+    drawn = config.run.mode == "dreambooth" and data.class_images
+    if data.prior_weight == 0 and (data.regularisation or drawn):
         yield Problem("prior_weight", "is 0, so the regularisation images would have no effect. Use 1, or leave them out.")
 
 
@@ -720,3 +758,24 @@ def _change_problems(config: TrainConfig) -> Iterator[Problem]:
     for name, given in (("positive", words.positive), ("slides", words.slides)):
         if len(given) not in (0, 1, len(words.changes)):
             yield Problem(name, f"has {len(given)} lines for {len(words.changes)} changes. Give one for all, or one for each.")
+
+
+def _dreambooth_problems(data: DatasetConfig) -> Iterator[Problem]:
+    trigger, word = data.trigger.strip(), data.class_word.strip()
+    if not trigger:
+        yield Problem("trigger", "is empty. Give a rare word for what is to be learned, such as sks.")
+    if not word:
+        yield Problem("class_word", "is empty. Say what it is one of, such as dog.")
+    elif trigger and trigger.casefold() == word.casefold():
+        yield Problem("class_word", f"is the trigger word itself, {trigger!r}. Say what it is one of, such as dog.")
+    for prompt in data.class_prompts:
+        if trigger and re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", prompt, re.IGNORECASE):
+            yield Problem("class_prompts", f"{prompt!r} has the trigger word, which the class must not know. Leave it out there.")
+
+
+def _trigger_problems(trigger: str) -> Iterator[Problem]:
+    """What keeps a trigger word from being learned, and from being a name in a file."""
+    if not trigger:
+        yield Problem("trigger", "is empty, and trigger_vectors wants a word to learn. Give one, such as sks.")
+    elif not re.fullmatch(r"[\w -]+", trigger):
+        yield Problem("trigger", f"{trigger!r} cannot be learned as a word. Use letters, digits, spaces, _ and - only.")

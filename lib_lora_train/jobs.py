@@ -19,8 +19,10 @@ from lib_lora_train.config import CheckpointConfig, TrainConfig, raise_problems
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_text
 from lib_lora_train.hosts.base import Host
+from lib_lora_train.hosts.place import TextToImage
 from lib_lora_train.training.control import Control
 from lib_lora_train.training.events import (
+    DrawingClass,
     Encoding,
     Event,
     Finished,
@@ -66,7 +68,8 @@ class Job:
     """What a person should know now: why it waits, or what went wrong."""
     events: list[Event] = field(default_factory=list)
     """All that happened, in order; only ever appended to, so an index into it stays right."""
-    encoded: Encoding | None = None
+    preparing: DrawingClass | Encoding | None = None
+    """How far what comes before the first step is."""
     control: Control = field(default_factory=Control)
     discard: bool = False
 
@@ -102,8 +105,8 @@ class Job:
 
     def note(self, event: Event) -> None:
         """Takes in what the session reports."""
-        if isinstance(event, Encoding):
-            self.encoded = event
+        if isinstance(event, (DrawingClass, Encoding)):
+            self.preparing = event
             return
         self.events.append(event)
         if isinstance(event, (Started, Resumed)):
@@ -124,9 +127,12 @@ class Jobs:
         make_host: Callable[[CheckpointConfig], Host],
         adapters_changed: Callable[[], None] = lambda: None,
         line_file: Path | None = None,
+        txt2img: TextToImage | None = None,
     ) -> None:
-        """`line_file` keeps the settings of the runs that wait, for the next time the program starts."""
+        """`line_file` keeps the settings of the runs that wait, for the next time the program starts; `txt2img` is the
+        WebUI's own, where there is one."""
         self._make_host = make_host
+        self._txt2img = txt2img
         self._adapters_changed = adapters_changed
         self._line_file = line_file
         left = read_line(line_file) if line_file else {}
@@ -291,9 +297,9 @@ class Jobs:
         host = self._make_host(job.config.model)
         try:
             if job.resumed:
-                resume(job.resumed, host, report, job.control)
+                resume(job.resumed, host, report, job.control, self._txt2img)
             else:
-                train(job.config, host, report, job.control)
+                train(job.config, host, report, job.control, self._txt2img)
         except UserError as error:
             job.message, job.state = str(error), State.FAILED
         except Exception as error:

@@ -54,7 +54,7 @@ class Workshop:
 
     def __init__(self, place: Place, jobs: Jobs | None = None) -> None:
         self.place = place
-        self.jobs = jobs or Jobs(place.make_host, place.adapters_changed, place.data_dir / "waiting.json")
+        self.jobs = jobs or Jobs(place.make_host, place.adapters_changed, place.data_dir / "waiting.json", place.txt2img)
         self._known_runs: dict[Path, tuple[Any, Run]] = {}
         self._step_seconds: dict[tuple[Any, ...], float] = {}
         self._planned_on: dict[str, tuple[str, Family]] = {}

@@ -9,6 +9,7 @@ import pytest
 fastapi = pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 from fastapi.testclient import TestClient  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from lib_lora_train.api import PREFIX, add_routes  # noqa: E402
 from lib_lora_train.hosts.place import Place  # noqa: E402
@@ -136,3 +137,23 @@ def test_with_a_login_nothing_is_answered_without_it(workshop):
     assert client.get(f"{PREFIX}/runs", auth=("ann", "word")).status_code == 401
     assert client.get(f"{PREFIX}/runs", auth=("eve", "")).status_code == 401
     assert client.get(f"{PREFIX}/runs", auth=("bob", "word")).status_code == 200
+
+
+def test_images_of_the_class_are_drawn_by_the_webui_and_the_api_tells_how_far_it_is(lent, workshop, client):
+    told = []
+
+    def txt2img(wish):
+        told.append(client.get(f"{PREFIX}/runs/cat").json()["job"])
+        return Image.new("RGB", (wish.width, wish.height))
+
+    workshop.jobs._txt2img = txt2img
+    dreambooth = {"mode": "dreambooth", "trigger": "sks", "class_word": "cat", "class_images": 2}
+    client.post(f"{PREFIX}/runs", json={**SETTINGS, **dreambooth})
+    wait_until_over(workshop.jobs.get("cat"))
+    assert [(job["state"], job["preparing"]["event"], job["preparing"]["done"]) for job in told] == [
+        ("preparing", "drawingclass", 0), ("preparing", "drawingclass", 1),
+    ]  # fmt: skip
+    assert told[0]["preparing"]["images"] == 2
+    assert told[0]["preparing"]["folder"].startswith(str(workshop.place.runs_dir / "cache" / "class-images"))
+    after = client.get(f"{PREFIX}/runs/cat").json()["job"]
+    assert (after["state"], after["preparing"]) == ("finished", None)

@@ -6,9 +6,9 @@ from lib_lora_train.config import MODES, TrainConfig, settings
 from lib_lora_train.errors import UserError
 from lib_lora_train.presets import ONE_RUN, SHIPPED, delete_preset, list_presets, load_preset, save_preset
 
-PERSONAL = {"name": "mycat", "images": "/photos", "checkpoint": "/models/x.safetensors", "trigger": "mycat"}
+PERSONAL = {"name": "mycat", "images": "/photos", "checkpoint": "/models/x.safetensors", "trigger": "mycat", "class_word": "cat"}
 SUBJECTS = ["character", "style", "object"]
-SHIPPED_NAMES = [*SUBJECTS, "swap", "erase", "word-slider", "before-after", "copier", "image-slider"]
+SHIPPED_NAMES = [*SUBJECTS, "dreambooth", "swap", "erase", "word-slider", "before-after", "copier", "image-slider"]
 
 
 @pytest.fixture

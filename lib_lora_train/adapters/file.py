@@ -1,6 +1,7 @@
 """The kohya adapter file, both ways: what the WebUIs load from models/Lora.
 
-For each layer NAME: `NAME.lora_down.weight`, `NAME.lora_up.weight`, `NAME.alpha`; and `ss_*` metadata.
+For each layer NAME: `NAME.lora_down.weight`, `NAME.lora_up.weight`, `NAME.alpha`; a word where one was learned
+(embedding.py); and `ss_*` metadata.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from lib_lora_train.adapters.embedding import BundledWord, read_embedding
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_bytes
 from lib_lora_train.model.lent import PRECISIONS
@@ -53,6 +55,7 @@ class AdapterFile:
 
     layers: dict[str, LayerWeights]
     metadata: dict[str, str] = field(default_factory=dict)
+    word: BundledWord | None = None
 
 
 def adapter_tensors(adapter: Adapter, precision: str) -> dict[str, torch.Tensor]:
@@ -67,6 +70,8 @@ def adapter_tensors(adapter: Adapter, precision: str) -> dict[str, torch.Tensor]
         tensors[f"{layer.name}.lora_down.weight"] = layer.down.detach().to("cpu", dtype).contiguous()
         tensors[f"{layer.name}.lora_up.weight"] = layer.up.detach().to("cpu", dtype).contiguous()
         tensors[f"{layer.name}.alpha"] = torch.tensor(layer.alpha, dtype=dtype)
+    if adapter.word:
+        tensors |= adapter.word.tensors(dtype)
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise UserError(
             f"The adapter holds NaN or infinite numbers in {precision}, so it was not saved. "
@@ -106,7 +111,16 @@ def load_adapter(path: Path) -> AdapterFile:
         raise UserError(f"{path} is {other}, which is more than lora_down and lora_up. Choose a plain LoRA.")
     if not all(_fit(tensors, name) for name in names):
         raise UserError(f"{path} is damaged: its lora_down and lora_up do not fit together. Choose another adapter.")
-    return AdapterFile({name: _layer(tensors, name) for name in sorted(names)}, metadata)
+    return AdapterFile({name: _layer(tensors, name) for name in sorted(names)}, metadata, read_embedding(tensors))
+
+
+def take_over(adapter: Adapter, file: AdapterFile) -> None:
+    """Gives `adapter` the weights of a file, and its word; layers that the file lacks keep what they have."""
+    for layer in adapter.layers:
+        if layer.name in file.layers:
+            layer.load(file.layers[layer.name].down, file.layers[layer.name].up)
+    if adapter.word and file.word:
+        adapter.word.load(file.word.vectors)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
+from lib_lora_train.adapters.embedding import TriggerEmbedding
 from lib_lora_train.adapters.forward import compute_lean
 from lib_lora_train.config import AdapterConfig
 from lib_lora_train.model.names import rename
@@ -63,15 +64,22 @@ class AdaptedLayer:
         """alpha / rank."""
         return self.alpha / self.rank
 
+    @torch.no_grad()
+    def load(self, down: torch.Tensor, up: torch.Tensor) -> None:
+        """Takes over weights of the same sizes."""
+        self.down.copy_(down.reshape(self.down.shape))
+        self.up.copy_(up.reshape(self.up.shape))
+
 
 @dataclass
 class Adapter:
-    """All adapted layers, by the part of the model they belong to."""
+    """All adapted layers, by the part of the model they belong to, and the word that is learned with them."""
 
     unet: list[AdaptedLayer] = field(default_factory=list)
     text_encoder: list[AdaptedLayer] = field(default_factory=list)
     beneath: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     """(down, up) by layer of an earlier pass, frozen."""
+    word: TriggerEmbedding | None = None
 
     @property
     def layers(self) -> list[AdaptedLayer]:
@@ -79,7 +87,11 @@ class Adapter:
 
     def parameters(self) -> list[nn.Parameter]:
         """Everything that is trained, in a fixed order."""
-        return [weight for layer in self.layers for weight in (layer.down, layer.up)]
+        return [*weights_of(self.unet), *self.text_parameters()]
+
+    def text_parameters(self) -> list[nn.Parameter]:
+        """Those that change what a text means."""
+        return [*weights_of(self.text_encoder), *(self.word.vectors if self.word else ())]
 
     @torch.no_grad()
     def is_finite(self) -> bool:
@@ -96,6 +108,8 @@ class Adapter:
         scales = {layer.scale: layer.scale * strength for layer in self.layers}  # a tensor is multiplied a few times only
         for layer in self.layers:
             layer.layer.scaling[ADAPTER] = scales[layer.scale]
+        if self.word:
+            self.word.set_strength(strength)
 
     def freeze(self, randomness: Randomness) -> None:
         """What was learned so far is kept beneath, and fresh weights learn on top of it."""
@@ -132,6 +146,11 @@ class Adapter:
         self.set_strength(strength)
         for layer in self.layers:
             layer.layer.beneath = None
+
+
+def weights_of(layers: list[AdaptedLayer]) -> list[nn.Parameter]:
+    """Of each layer down and up."""
+    return [weight for layer in layers for weight in (layer.down, layer.up)]
 
 
 def unet_targets(unet: nn.Module, config: AdapterConfig) -> list[Target]:
@@ -211,12 +230,9 @@ def kohya_name(prefix: str, module: str, modules: Mapping[str, str] | None = Non
 
 def load_into(layers: list[AdaptedLayer], weights: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
     """Copies (down, up) by layer name into `layers`; layers that `weights` lacks keep what they have."""
-    with torch.no_grad():
-        for layer in layers:
-            if layer.name in weights:
-                down, up = weights[layer.name]
-                layer.down.copy_(down.reshape(layer.down.shape))
-                layer.up.copy_(up.reshape(layer.up.shape))
+    for layer in layers:
+        if layer.name in weights:
+            layer.load(*weights[layer.name])
 
 
 def _layer_of(name: str) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib_lora_train.adapters.embedding import BundledWord
 from lib_lora_train.adapters.file import AdapterFile, LayerWeights, load_adapter
 from lib_lora_train.model.lent import PRECISIONS
 
@@ -58,6 +59,7 @@ class AdapterReport:
         targets: in words.
         facts: what the metadata tells of the training, by label.
         norms: Frobenius norm of dW at strength 1 in each block: "down 0", "mid", "up 3", "text encoder".
+        word: the trigger that was learned with it, and how many vectors of which widths; "" without one.
     """
 
     path: Path
@@ -69,6 +71,7 @@ class AdapterReport:
     targets: list[str]
     facts: dict[str, str]
     norms: dict[str, float]
+    word: str = ""
 
 
 def inspect_adapter(path: Path) -> AdapterReport:
@@ -89,6 +92,7 @@ def inspect_adapter(path: Path) -> AdapterReport:
         targets=targets_of(file),
         facts=training_facts(file.metadata),
         norms=block_norms(file.layers),
+        word=_word(file.word),
     )
 
 
@@ -101,6 +105,7 @@ def format_report(report: AdapterReport) -> str:
             f"  alpha    {_counted(report.alphas)}",
             f"  layers   {', '.join(f'{count} in the {part}' for part, count in report.layers.items())}",
             f"  targets  {', '.join(report.targets)}",
+            *([f"  word     {report.word}"] if report.word else []),
         ]
     ]
     if report.facts:
@@ -162,6 +167,14 @@ def squared_norm(weights: LayerWeights) -> float:
     # Rounding can leave a tiny negative number where the change is zero; NaN stays NaN.
     square = ((up.T @ up) * (down @ down.T)).sum().item() * (weights.alpha / weights.rank) ** 2
     return 0.0 if square < 0 else square
+
+
+def _word(word: BundledWord | None) -> str:
+    if word is None:
+        return ""
+    count = len(word.vectors[0])
+    widths = " and ".join(str(vectors.shape[1]) for vectors in word.vectors)
+    return f"{_clean(word.word)}, {count} vector{'s' * (count != 1)} of {widths} numbers"
 
 
 def _target(name: str) -> str:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from lib_lora_train.training.control import Control
 from lib_lora_train.training.events import (
+    DrawingClass,
     Encoding,
     Event,
     Finished,
@@ -43,8 +44,13 @@ class Terminal:
     def __call__(self, event: Event) -> None:
         """Shows one event."""
         match event:
+            case DrawingClass():
+                self._show_preparation(event, "drawing class images")
+                if event.done == event.images:
+                    self._close()
+                    self.say(f"class images are in {event.folder}")
             case Encoding():
-                self._show_encoding(event)
+                self._show_preparation(event, "encoding images")
             case Started():
                 self._close()
                 self._epochs = event.epochs
@@ -76,9 +82,9 @@ class Terminal:
         """A line above the bar."""
         tqdm.write(text)
 
-    def _show_encoding(self, event: Encoding) -> None:
+    def _show_preparation(self, event: DrawingClass | Encoding, what: str) -> None:
         if self._bar is None:
-            self._bar = tqdm(total=event.images, unit="image", desc="encoding images", dynamic_ncols=True, leave=False)
+            self._bar = tqdm(total=event.images, unit="image", desc=what, dynamic_ncols=True, leave=False)
         self._bar.update(event.done - self._bar.n)
 
     def _close(self) -> None:

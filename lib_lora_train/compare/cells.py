@@ -8,21 +8,19 @@ from pathlib import Path
 
 from PIL import Image
 
-from lib_lora_train.adapters.file import load_adapter
-from lib_lora_train.adapters.inject import load_into
+from lib_lora_train.adapters.file import load_adapter, take_over
 from lib_lora_train.compare.tag import strength_text
 from lib_lora_train.config import CompareConfig, TrainConfig
 from lib_lora_train.hosts.base import Host
-from lib_lora_train.hosts.place import Wish
+from lib_lora_train.hosts.place import TextToImage
 from lib_lora_train.model.parts import Parts
 from lib_lora_train.training.learning import make_adapter
 from lib_lora_train.training.lessons import material_of
-from lib_lora_train.training.previews import preview_drawing, preview_prompts
+from lib_lora_train.training.previews import preview_drawing, preview_prompts, preview_wish
 from lib_lora_train.training.run_folder import AdapterPoint
 
 Progress = Callable[[int, int], None]
 """Told how many cells are drawn, and of how many."""
-TextToImage = Callable[[Wish], Image.Image]
 
 
 def no_progress(done: int, cells: int) -> None:
@@ -70,8 +68,7 @@ def draw_cells(
 
         def draw(point: AdapterPoint, strength: float) -> list[Image.Image]:
             if loaded != [point]:
-                weights = load_adapter(point.path).layers
-                load_into(adapter.layers, {name: (layer.down, layer.up) for name, layer in weights.items()})
+                take_over(adapter, load_adapter(point.path))
                 loaded[:] = [point]
             with adapter.strength(strength):
                 negative = config.preview.preview_negative
@@ -88,24 +85,10 @@ def draw_cells_by_tag(
     progress: Progress = no_progress,
 ) -> Iterator[Cell]:
     """With a WebUI's own txt2img, which gets the tag behind the prompt as a person would type it."""
-    preview, side = config.preview, config.dataset.resolution
-
-    def wish(prompt: str, seed: int) -> Wish:
-        return Wish(
-            prompt=prompt,
-            negative=preview.preview_negative,
-            seed=seed,
-            width=side,
-            height=side,
-            sampler=preview.preview_sampler,
-            steps=preview.preview_steps,
-            guidance=preview.preview_guidance,
-        )
-
     def draw(point: AdapterPoint, strength: float) -> list[Image.Image]:
         tag = f" <lora:{point.path.stem}:{strength_text(strength)}>" if strength else ""
         prompts = [f"{prompt}{tag}" for prompt in request.prompts]
-        return [txt2img(wish(prompt, seed)) for prompt, seed in zip(prompts, request.seeds, strict=True)]
+        return [txt2img(preview_wish(config, prompt, seed)) for prompt, seed in zip(prompts, request.seeds, strict=True)]
 
     yield from _cells(points, request, draw, progress)
 

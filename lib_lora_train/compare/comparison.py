@@ -11,10 +11,11 @@ from typing import Any
 from PIL import Image
 
 from lib_lora_train.compare.best import Recommendation, balanced, recommend
-from lib_lora_train.compare.cells import Cell, Request, TextToImage, draw_cells, draw_cells_by_tag
+from lib_lora_train.compare.cells import Cell, Request, draw_cells, draw_cells_by_tag
 from lib_lora_train.compare.grid import Grid, draw_grid
 from lib_lora_train.files import write_text, written_whole
 from lib_lora_train.hosts.base import Host
+from lib_lora_train.hosts.place import TextToImage
 from lib_lora_train.training.events import Validated
 from lib_lora_train.training.run_folder import AdapterPoint, RunFolder
 

@@ -25,15 +25,18 @@ def vary(caption: str, config: DatasetConfig, rng: np.random.Generator) -> str:
     return ", ".join(kept + [moving[index] for index in rng.permutation(len(moving))])
 
 
-def with_trigger(caption: str, trigger: str) -> str:
+def with_trigger(caption: str, trigger: str, class_word: str = "") -> str:
     """`caption`, begun with `trigger` unless the caption has it already; the trigger alone when there is no caption.
+
+    With a class word the trigger is put there together with it: "sks dog".
 
     A trigger is had as a whole word, in capitals or not: "cat" is not in "category", and "Cat" is "cat" to the
     text encoder.
     """
     if not trigger or _has_words(caption, trigger):
         return caption
-    return f"{trigger}, {caption}" if caption else trigger
+    name = f"{trigger} {class_word}" if class_word else trigger
+    return f"{name}, {caption}" if caption else name
 
 
 def _has_words(text: str, words: str) -> bool:

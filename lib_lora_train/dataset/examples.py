@@ -189,9 +189,10 @@ def _read_example(
     if mask is not None:
         image_size(mask)  # raises now rather than in the middle of encoding
     example = Example(path, caption or ("" if trigger else folder_caption), repeats, 1.0, False, mask, width, height)
+    class_word = config.class_word.strip()
     if regularisation:
-        return replace(example, weight=config.prior_weight, regularisation=True)
-    return replace(example, caption=with_trigger(example.caption, trigger))
+        return replace(example, caption=example.caption or class_word, weight=config.prior_weight, regularisation=True)
+    return replace(example, caption=with_trigger(example.caption, trigger, class_word))
 
 
 def _doubts(examples: list[Example], root: Path, config: DatasetConfig, captions: CaptionFiles) -> list[str]:

@@ -56,7 +56,7 @@ def draw(wish: Wish) -> Image.Image:
         with contextlib.closing(p):
             images = processing.process_images(p).images
         if shared.state.interrupted or not images:
-            raise UserError("The WebUI was interrupted while it drew. Start the comparison again.")
+            raise UserError("The WebUI was interrupted while it drew. Start it again; what was drawn for a run is kept.")
         return images[0]
     finally:
         shared.state.end()

@@ -30,6 +30,9 @@ class Wish:
     guidance: float
 
 
+TextToImage = Callable[[Wish], Image.Image]
+
+
 @dataclass(frozen=True)
 class Place:
     """A WebUI, or the command line's own page."""
@@ -46,7 +49,7 @@ class Place:
     """The folder that a user's text means; raises UserError for one that this user may not read."""
     adapters_changed: Callable[[], None] = lambda: None
     """Tells the program that files in `lora_dir` are new."""
-    txt2img: Callable[[Wish], Image.Image] | None = None
+    txt2img: TextToImage | None = None
     """The WebUI's own; None where our sampler draws."""
     describers: dict[str, Callable[[], AbstractContextManager[Describe]]] = field(default_factory=dict)
     """Ways to caption an image, by name."""

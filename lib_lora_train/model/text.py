@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,20 @@ CHUNK = 75
 
 
 @dataclass
+class LearnedWord:
+    """Vectors that stand for a word: wherever the word is in a text, they are there instead of its tokens' own.
+
+    Attributes:
+        vectors: [n, width]; they may be learning.
+        spoken: whether the word is understood so; else it is a word like any other.
+    """
+
+    word: str
+    vectors: torch.nn.Parameter
+    spoken: bool = True
+
+
+@dataclass
 class ClipText:
     """One CLIP or OpenCLIP text encoder with its tokenizer."""
 
@@ -38,6 +52,7 @@ class ClipText:
     part: TextPart
     clip_skip: int = 1
     """1 is the encoder's ordinary output; counts where the family lets the user choose."""
+    learned: LearnedWord | None = None
 
     @property
     def skipped_layers(self) -> int:
@@ -51,17 +66,45 @@ class ClipText:
         return layers if self.part.pooled else layers - self.skipped_layers
 
     def chunks(self, text: str, max_tokens: int) -> list[list[int]]:
-        """Token ids of `text` in chunks of 77 = BOS + 75 + EOS; at least one chunk, at most max_tokens / 75."""
-        ids = list(self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids[:max_tokens])
+        """Token ids of `text` in chunks of 77 = BOS + 75 + EOS; at least one chunk, at most max_tokens / 75.
+
+        A learned word's vectors have ids above all tokens'. They stay together: where they do not fit, a chunk ends.
+        """
+        pieces: list[list[int]] = [[]]
+        for unit in self._units(self.ids(text)):
+            if len(pieces[-1]) + len(unit) > CHUNK:
+                pieces.append([])
+            pieces[-1] += unit
         begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         padding = end if self.part.padding is None else self.part.padding
-        pieces = [ids[i : i + CHUNK] for i in range(0, len(ids), CHUNK)] or [[]]
-        return [[begin, *piece, end, *[padding] * (CHUNK - len(piece))] for piece in pieces]
+        return [[begin, *piece, end, *[padding] * (CHUNK - len(piece))] for piece in pieces[: max_tokens // CHUNK]]
+
+    def ids(self, text: str) -> list[int]:
+        """The tokens of `text`, without begin and end."""
+        return list(self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids)
+
+    def embedded(self, text: str) -> torch.Tensor:
+        """[tokens, width]: the vectors of a text's tokens, before they know of one another."""
+        weight = self._embeddings.weight
+        return weight[torch.tensor(self.ids(text), device=weight.device)]
+
+    def _units(self, ids: list[int]) -> Iterator[list[int]]:
+        """The tokens one by one, but for those that a learned word's vectors stand for."""
+        place, learned = 0, self.learned
+        own = self.ids(learned.word) if learned and learned.spoken else []
+        while place < len(ids):
+            if learned and own and ids[place : place + len(own)] == own:
+                yield [self._first_free + i for i in range(len(learned.vectors))]
+                place += len(own)
+            else:
+                yield [ids[place]]
+                place += 1
 
     def features(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(features [N, 77, width], pooled features [N, p] where there are any) of chunks [N, 77]."""
         skipped = self.skipped_layers
-        output = self.encoder(ids, output_hidden_states=skipped > 0)
+        with self._speaking(ids):
+            output = self.encoder(ids.where(ids < self._first_free, 0), output_hidden_states=skipped > 0)
         pooled = self._pooled(output.last_hidden_state, ids) if self.part.pooled else None
         if not skipped:
             return output.last_hidden_state, pooled
@@ -72,6 +115,34 @@ class ClipText:
         # transformers looks for the end token in more than one way, by version; this is what all of them mean.
         ends = (ids == self.tokenizer.eos_token_id).int().argmax(dim=1)
         return self.encoder.text_projection(last[torch.arange(len(ids), device=ids.device), ends])
+
+    @contextlib.contextmanager
+    def _speaking(self, ids: torch.Tensor) -> Iterator[None]:
+        """Puts a learned word's vectors in the places of `ids` that are theirs."""
+        if self.learned is None:
+            yield
+            return
+        vectors = self.learned.vectors
+
+        def spoken(module: Any, arguments: Any, found: torch.Tensor) -> torch.Tensor:
+            place = ids - self._first_free
+            own = vectors.to(found.device, found.dtype)[place.clamp(min=0)]
+            return own.where((place >= 0).unsqueeze(-1), found)
+
+        hook = self._embeddings.register_forward_hook(spoken)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    @property
+    def _first_free(self) -> int:
+        """The first id that is no token's."""
+        return self._embeddings.num_embeddings
+
+    @property
+    def _embeddings(self) -> Any:
+        return self._core.embeddings.token_embedding
 
     @property
     def _core(self) -> Any:

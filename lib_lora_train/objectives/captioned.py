@@ -43,7 +43,11 @@ class Captioned:
         timesteps = self.draws.timesteps(len(latents), index).to(self.device, non_blocking=True)
         prediction, target = self.predict(latents, batch.captions, noise, timesteps, batch.time_ids)
         losses = per_example(prediction, target, batch.masks, self.config)
-        return (losses * batch.weights * timestep_weights(self.config, self.schedule, timesteps)).mean()
+        return (losses * self.weights(batch, index) * timestep_weights(self.config, self.schedule, timesteps)).mean()
+
+    def weights(self, batch: Batch, index: int) -> torch.Tensor:
+        """[B]: how much each example counts."""
+        return batch.weights
 
     def latents(self, batch: Batch, index: int) -> torch.Tensor:
         """Scaled latents [B, 4, h, w], sampled from the VAE's posterior."""

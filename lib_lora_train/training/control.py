@@ -5,6 +5,10 @@ from __future__ import annotations
 import threading
 
 
+class StopAskedFor(Exception):  # noqa: N818 - a wish, not an error
+    """The run was asked to stop while nothing could be saved: before its first step, or waiting for the host."""
+
+
 class Control:
     """Set from any thread, and from a signal handler; the session looks at it between two slices of steps."""
 

@@ -37,6 +37,15 @@ class Started(Event):
 
 
 @dataclass(frozen=True)
+class DrawingClass(Event):
+    """Images of the class are being drawn into `folder`, before anything is learned."""
+
+    done: int
+    images: int
+    folder: str
+
+
+@dataclass(frozen=True)
 class Encoding(Event):
     """Images are being encoded before the first step."""
 

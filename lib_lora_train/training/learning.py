@@ -12,14 +12,14 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from lib_lora_train.adapters.file import AdapterFile, LayerWeights, load_adapter
+from lib_lora_train.adapters.embedding import TriggerEmbedding, begin_with
+from lib_lora_train.adapters.file import AdapterFile, LayerWeights, load_adapter, take_over
 from lib_lora_train.adapters.inject import (
     AdaptedLayer,
     Adapter,
     Target,
     inject,
     kohya_name,
-    load_into,
     text_encoder_targets,
     unet_targets,
 )
@@ -100,7 +100,25 @@ def make_adapter(parts: Parts, config: TrainConfig) -> Adapter:
     return Adapter(
         unet.inject(unet.targets(config.adapter), randomness),
         [layer for side in encoders for layer in side.inject(side.targets(config.adapter), randomness)],
+        word=_new_word(parts, config),
     )
+
+
+def _new_word(parts: Parts, config: TrainConfig) -> TriggerEmbedding | None:
+    """The trigger word, where it is to be learned; it begins as the class word, or else as its own tokens."""
+    count, trigger = config.adapter.trigger_vectors, config.dataset.trigger.strip()
+    if not count:
+        return None
+    like = config.dataset.class_word.strip() or trigger
+    return _spoken(parts, trigger, [begin_with(clip.embedded(like), count) for clip in parts.text.encoders])
+
+
+def _spoken(parts: Parts, word: str, rows: Sequence[torch.Tensor]) -> TriggerEmbedding:
+    """A word that the parts' text encoders understand from now on."""
+    embedding = TriggerEmbedding.begun(word, [row.to(parts.lent.device) for row in rows])
+    for clip, learned in zip(parts.text.encoders, embedding.words, strict=True):
+        clip.learned = learned
+    return embedding
 
 
 def _continued(start: AdapterFile, unet: Side, texts: list[Side], parts: Parts, config: TrainConfig) -> Adapter:
@@ -116,8 +134,19 @@ def _continued(start: AdapterFile, unet: Side, texts: list[Side], parts: Parts, 
     known = [layer for layer in adapter.layers if layer.name in start.layers]
     if wrong := [layer for layer in known if not _same_size(layer, start.layers[layer.name])]:
         raise UserError(_does_not_fit(start, parts, config, len(wrong)))
-    load_into(adapter.layers, {name: (layer.down, layer.up) for name, layer in start.layers.items()})
+    adapter.word = _word_of(start, parts, config)
+    take_over(adapter, start)
     return adapter
+
+
+def _word_of(start: AdapterFile, parts: Parts, config: TrainConfig) -> TriggerEmbedding | None:
+    """The file's word, which goes on learning; a new one where the file has none and one is asked for."""
+    if start.word is None:
+        return _new_word(parts, config)
+    widths = [clip.encoder.config.hidden_size for clip in parts.text.encoders]
+    if [vectors.shape[1] for vectors in start.word.vectors] != widths:
+        raise UserError(_does_not_fit(start, parts, config, len(start.word.vectors)))
+    return _spoken(parts, start.word.word, start.word.vectors)
 
 
 def _same_size(layer: AdaptedLayer, weights: LayerWeights) -> bool:
@@ -135,11 +164,16 @@ def _does_not_fit(start: AdapterFile, parts: Parts, config: TrainConfig, layers:
 
 @dataclass
 class TextSource:
-    """Text features for the loop: computed with gradients where the text encoder learns, else remembered."""
+    """Text features for the loop: computed with gradients while anything in the text encoder learns, else remembered."""
 
     parts: Parts
-    learns: bool
+    learning: Sequence[nn.Parameter]
     cache: TextCache
+
+    @property
+    def learns(self) -> bool:
+        """What has stopped to learn no longer asks for gradients."""
+        return any(parameter.requires_grad for parameter in self.learning)
 
     def encode(self, captions: Sequence[str]) -> Conditioning:
         return self.parts.text.encode(captions) if self.learns else self.cache.encode(captions)
@@ -156,8 +190,11 @@ class TextSource:
 
 
 def effective_config(config: TrainConfig, adapter: Adapter) -> TrainConfig:
-    """`config` with the rank and alpha that the adapter really has, which a file to continue from decides."""
+    """`config` with the rank, alpha and vectors that the adapter really has, which a file to continue from decides."""
     if not config.adapter.continue_from or not adapter.unet:
         return config
     largest = max(adapter.unet, key=lambda layer: layer.rank)
-    return replace(config, adapter=replace(config.adapter, rank=largest.rank, alpha=largest.alpha))
+    vectors = len(adapter.word.vectors[0]) if adapter.word else 0
+    return replace(
+        config, adapter=replace(config.adapter, rank=largest.rank, alpha=largest.alpha, trigger_vectors=vectors)
+    )

@@ -79,7 +79,7 @@ def _estimated(lent: LentCheckpoint, config: TrainConfig, size: Size) -> MemoryE
     activations = _most_held(unet, config, size, lent)
     weights = sum(layer.down.numel() + layer.up.numel() for layer in layers)
     text = 0
-    if config.adapter.text_encoder:
+    if config.adapter.text_encoder or config.adapter.trigger_vectors:
         clips = [_clip(lent, number, config) for number in range(len(lent.family.text))]
         weights += sum(_text_adapter_weights(clip, config) for clip in clips)
         text = sum(_text_bytes(clip, config, bytes_each) for clip in clips)
@@ -129,10 +129,13 @@ def _clip(lent: LentCheckpoint, number: int, config: TrainConfig) -> ClipText:
 
 
 def _text_adapter_weights(clip: ClipText, config: TrainConfig) -> int:
+    word = config.adapter.trigger_vectors * clip.encoder.config.hidden_size
+    if not config.adapter.text_encoder:
+        return word
     modules = dict(clip.encoder.named_modules())
     targets = text_encoder_targets(clip.encoder, config.adapter, clip.layers_used)
     shapes = [modules[target.module].weight.shape for target in targets]
-    return sum(config.adapter.rank * (out + into) for out, into in shapes)
+    return word + sum(config.adapter.rank * (out + into) for out, into in shapes)
 
 
 def _text_bytes(clip: ClipText, config: TrainConfig, bytes_each: int) -> int:

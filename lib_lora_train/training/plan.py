@@ -16,6 +16,7 @@ from lib_lora_train.model.conditioning import predict, stand_in_conditioning
 from lib_lora_train.model.lent import PRECISIONS, LentCheckpoint
 from lib_lora_train.model.parts import Parts
 from lib_lora_train.randomness import Randomness
+from lib_lora_train.training.class_images import ClassImages
 from lib_lora_train.training.learning import make_accelerator, make_adapter
 from lib_lora_train.training.lessons import Material, material_of
 from lib_lora_train.training.memory import MemoryEstimate, estimate_memory
@@ -145,7 +146,8 @@ def _plan(
 ) -> Plan:
     training, facts = config.training, material.facts()
     timetable = Timetable.of(training, material.batches_per_epoch())
-    warnings = [*material.warnings, *notes_on(lent, config)]
+    class_images = ClassImages.of(config, lent)
+    warnings = [*material.warnings, *notes_on(lent, config), *([class_images.note] if class_images else [])]
     free = _free_memory(lent.device)
     if free is not None and memory.total > free:
         warnings.append(

@@ -12,6 +12,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,11 +22,13 @@ from lib_lora_train.adapters.metadata import describe
 from lib_lora_train.config import TrainConfig, raise_problems
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.base import Host
+from lib_lora_train.hosts.place import TextToImage
 from lib_lora_train.model.lent import LentCheckpoint
 from lib_lora_train.model.parts import Parts
 from lib_lora_train.objectives.noise import Share
 from lib_lora_train.training import state as states
-from lib_lora_train.training.control import Control
+from lib_lora_train.training.class_images import ClassImages, draw_missing
+from lib_lora_train.training.control import Control, StopAskedFor
 from lib_lora_train.training.events import (
     Encoding,
     EpochDone,
@@ -54,9 +57,6 @@ from lib_lora_train.training.timetable import Timetable
 Report = Callable[[Event], None]
 
 
-class StopAskedFor(Exception):  # noqa: N818 - a wish, not an error
-    """The run was asked to stop while it was between two slices, or waited for the host."""
-
 OUT_OF_MEMORY = (
     "The device has not enough memory for a step. Use gradient_checkpointing, a smaller batch_size (with "
     "gradient_accumulation for the same effect), or a lower resolution; epochs saved before are still there."
@@ -64,22 +64,31 @@ OUT_OF_MEMORY = (
 
 
 def train(
-    config: TrainConfig, host: Host, report: Report = lambda event: None, control: Control | None = None
+    config: TrainConfig,
+    host: Host,
+    report: Report = lambda event: None,
+    control: Control | None = None,
+    txt2img: TextToImage | None = None,
 ) -> Path | None:
     """Runs `config` from its beginning; returns the final adapter, or None when it was stopped.
+
+    `txt2img` is the WebUI's own, where there is one: it draws what images of the class are missing.
 
     Raises:
         UserError: for every fault of settings, files and numbers; what was saved until then stays.
     """
     config = config.settled()
-    with host.lease() as lent:
-        material = material_of(config)
-        with _new_folder(config, lent) as folder:
-            return Session(folder, host, lent, material, report, control or Control()).run()
+    material_of(config)  # what is wrong with the images is said before anything is drawn
+    with _new_folder(config, host.peek()) as folder:
+        return _run(folder, host, report, control or Control(), txt2img)
 
 
 def resume(
-    path: Path, host: Host, report: Report = lambda event: None, control: Control | None = None
+    path: Path,
+    host: Host,
+    report: Report = lambda event: None,
+    control: Control | None = None,
+    txt2img: TextToImage | None = None,
 ) -> Path | None:
     """Goes on with the run in `path` where it was saved last; the settings are the run's own.
 
@@ -90,9 +99,33 @@ def resume(
     raise_problems(folder.config.problems())
     if folder.is_complete():
         raise UserError(f"The run {folder.config.run.name} is complete: {folder.final_file}. Nothing is left to do.")
+    return _run(folder, host, report, control or Control(), txt2img)
+
+
+def _run(folder: RunFolder, host: Host, report: Report, control: Control, txt2img: TextToImage | None) -> Path | None:
+    """Images of the class come first: a WebUI draws them itself, which it cannot where the lease takes all its memory."""
+    lent = host.peek()
+    if (images := ClassImages.of(folder.config, lent)) is not None and images.missing():
+        if folder.state_file.is_file():
+            _require_checkpoint(folder.config, lent, states.load_state(folder.state_file, torch.device("cpu"))["origin"])
+        if not _drawn(images, folder.config, host, report, control, txt2img):
+            report(Stopped(0))
+            return None
+    config = images.told_to(folder.config) if images is not None else folder.config
     with host.lease() as lent:
-        material = material_of(folder.config)
-        return Session(folder, host, lent, material, report, control or Control()).run()
+        return Session(replace(folder, config=config), host, lent, material_of(config), report, control).run()
+
+
+def _drawn(
+    images: ClassImages, config: TrainConfig, host: Host, report: Report, control: Control, txt2img: TextToImage | None
+) -> bool:
+    """Whether all are there now; in the first of several processes, which the others wait for."""
+    accelerator = make_accelerator(host.peek())
+    if accelerator.is_main_process:
+        with contextlib.suppress(StopAskedFor):
+            draw_missing(images, config, host, control, report, txt2img)
+    accelerator.wait_for_everyone()
+    return not images.missing()
 
 
 class Session:
@@ -203,6 +236,7 @@ class Session:
         """Takes up the saved state where there is one, and measures the base where there is none."""
         if self.folder.state_file.is_file():
             self._take_up(states.load_state(self.folder.state_file, self.lent.device))
+        self._stop_text_encoder()
         parameters = sum(p.numel() for p in self.adapter.parameters())
         facts = self.material.facts()
         images = facts.images + facts.held_out_images
@@ -216,15 +250,10 @@ class Session:
                 self._after_epoch()  # anew, as its adapter may be what could not be written
 
     def _take_up(self, state: dict) -> None:
-        changed = states.changes_since(state["origin"], self._origin())
-        if "checkpoint" in changed:
-            raise UserError(
-                f"{self.lent.name} is not the checkpoint that the run {self.config.run.name} began on. "
-                "Put the old one back, or begin a new run."
-            )
-        if "images" in changed:
+        _require_checkpoint(self.config, self.lent, state["origin"])
+        if "images" in states.changes_since(state["origin"], self._origin()):
             self.tell(Warned("The images or captions have changed since the run began; it goes on with the new ones."))
-        self.adapter.take_up(state["adapter"])
+        states.take_up(self.adapter, state)
         self.loop.load_state(state)
 
     def _origin(self) -> dict[str, str]:
@@ -244,6 +273,7 @@ class Session:
             except torch.cuda.OutOfMemoryError:
                 raise UserError(OUT_OF_MEMORY) from None
             self.pace.note(until - before, time.perf_counter() - started)
+        self._stop_text_encoder()
         if not math.isfinite(loss):
             raise UserError(self._nan_message())
         self.tell(Progress(self.loop.step, self.timetable.epoch_of(self.loop.step), loss, self.pace.rate))
@@ -251,6 +281,13 @@ class Session:
             self._after_epoch()
         else:
             self._between_epochs()
+
+    def _stop_text_encoder(self) -> None:
+        """When its last epoch is over. Slices end with epochs, so this depends on the step alone, resumed or not."""
+        last = self.config.optimizer.text_encoder_stop_epoch
+        if last and self.timetable.epochs_over(self.loop.step) >= last:
+            for weight in self.adapter.text_parameters():
+                weight.requires_grad_(False)
 
     def _heed_wishes(self) -> None:
         """Pauses, with everything saved as for a stop; raises StopAskedFor when the run is to end."""
@@ -392,6 +429,14 @@ class Session:
                 raise UserError(self._nan_message())
             states.save_state(self.folder.state_file, self.adapter, self.loop, self._origin())
         self._state_saved_at = time.monotonic()
+
+
+def _require_checkpoint(config: TrainConfig, lent: LentCheckpoint, origin: dict[str, str]) -> None:
+    if states.changes_since(origin, {"checkpoint": lent.legacy_hash()}):
+        raise UserError(
+            f"{lent.name} is not the checkpoint that the run {config.run.name} began on. "
+            "Put the old one back, or begin a new run."
+        )
 
 
 @contextlib.contextmanager

@@ -22,8 +22,9 @@ def save_state(path: Path, adapter: Adapter, loop: Loop, origin: dict[str, str])
     Raises:
         UserError: when the disk is full; the state before stays.
     """
+    word = [vectors.detach() for vectors in adapter.word.vectors] if adapter.word else []
     with written_whole(path) as file:
-        torch.save({**loop.state(), "adapter": adapter.kept(), "origin": origin}, file)
+        torch.save({**loop.state(), "adapter": adapter.kept(), "word": word, "origin": origin}, file)
 
 
 def load_state(path: Path, device: torch.device) -> dict[str, Any]:
@@ -39,6 +40,13 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any]:
     if not isinstance(state, dict) or not state.keys() >= PARTS:
         raise UserError(f"{path} is damaged. Delete it to begin the run again from its start.")
     return state
+
+
+def take_up(adapter: Adapter, state: dict[str, Any]) -> None:
+    """Gives the adapter its saved weights."""
+    adapter.take_up(state["adapter"])
+    if adapter.word:
+        adapter.word.load(state["word"])
 
 
 def changes_since(origin: dict[str, str], now: dict[str, str]) -> list[str]:

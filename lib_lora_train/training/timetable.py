@@ -33,16 +33,17 @@ class Timetable:
 
     def ends_epoch(self, step: int) -> bool:
         """Whether an epoch's last batch is in this step, or the run's."""
-        return step == self.steps or self._whole_epochs(step) > self._whole_epochs(step - 1)
+        return step == self.steps or self.epochs_over(step) > self.epochs_over(step - 1)
 
     def epoch_ended(self, step: int) -> int:
         """The epoch that such a step ends. A step that crosses an epoch's end ends that one, not the one it goes into."""
-        return self.epoch_of(step) if step == self.steps else self._whole_epochs(step)
+        return self.epoch_of(step) if step == self.steps else self.epochs_over(step)
 
     def next_epoch_end(self, step: int) -> int:
         """The first step after `step` that ends an epoch."""
-        after = self._whole_epochs(step) + 1
+        after = self.epochs_over(step) + 1
         return min(self.steps, ceil(after * self.batches_per_epoch / self.accumulation))
 
-    def _whole_epochs(self, step: int) -> int:
+    def epochs_over(self, step: int) -> int:
+        """Epochs whose last batch is in the first `step` steps."""
         return step * self.accumulation // self.batches_per_epoch

@@ -12,7 +12,7 @@ from lib_lora_train.ui.text import escaped, facts, sentence
 MOST_BUCKETS = 4
 Shape = TypeVar("Shape", bound=tuple[int, int])
 
-EMPTY_AT_FIRST = frozenset(("name", "images", "changes", "checkpoint"))
+EMPTY_AT_FIRST = frozenset(("name", "images", "changes", "checkpoint", "trigger", "class_word"))
 """Nobody has done anything wrong while these are not filled in yet."""
 
 

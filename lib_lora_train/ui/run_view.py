@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lib_lora_train.compare.best import Recommendation, recommend
 from lib_lora_train.jobs import Job, State
-from lib_lora_train.training.events import Previewed, Saved, Validated, Warned
+from lib_lora_train.training.events import DrawingClass, Encoding, Previewed, Saved, Validated, Warned
 from lib_lora_train.training.plan import duration
 from lib_lora_train.ui.text import escaped, facts
 
@@ -22,8 +22,8 @@ def status_html(job: Job | None, memory: str = "") -> str:
     if job is None:
         return f'<section class="lora_train_status" aria-label="Run"><p class="lora_train_hint">{escaped(IDLE)}</p></section>'
     share = job.step / job.steps if job.steps else 0.0
-    if job.state == State.PREPARING and job.encoded:
-        share = job.encoded.done / max(job.encoded.images, 1)
+    if job.state == State.PREPARING and job.preparing:
+        share = job.preparing.done / max(job.preparing.images, 1)
     kind = "lora_train_bad" if job.state == State.FAILED else "lora_train_headline"
     head = f'<p class="{kind}"><strong>{escaped(job.name)}</strong> {escaped(headline(job))}</p>'
     warnings = "".join(f'<p class="lora_train_note">{escaped(text)}</p>' for text in _warnings(job))
@@ -40,12 +40,16 @@ def headline(job: Job) -> str:
     if job.state == State.WAITING:
         return "waits in the line."
     if job.state == State.PREPARING:
-        if job.encoded:
-            return f"encodes the images: {job.encoded.done} of {job.encoded.images}."
-        return "is getting ready."
+        return _preparation(job.preparing)
     if job.control.paused:
         return "is paused." if job.state == State.PAUSED else "pauses after the present steps."
     return f"waits. {job.message}".strip() if job.state == State.PAUSED else "trains."
+
+
+def _preparation(event: DrawingClass | Encoding | None) -> str:
+    if isinstance(event, DrawingClass):
+        return f"draws images of the class: {event.done} of {event.images}. They are in {event.folder}."
+    return f"encodes the images: {event.done} of {event.images}." if event else "is getting ready."
 
 
 def figures(job: Job, memory: str) -> list[tuple[str, str]]:
@@ -137,7 +141,9 @@ def _saved(job: Job) -> dict[int, str]:
 
 def _bar(job: Job, share: float) -> str:
     percent = round(100 * min(max(share, 0.0), 1.0))
-    label = "Images encoded" if job.state == State.PREPARING else "Steps done"
+    label = "Steps done"
+    if job.state == State.PREPARING:
+        label = "Class images drawn" if isinstance(job.preparing, DrawingClass) else "Images encoded"
     return (
         f'<div class="lora_train_bar" role="progressbar" aria-label="{label}" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="{percent}"><div style="width: {percent}%"></div></div>'

@@ -52,3 +52,10 @@ def test_the_trigger_comes_first_unless_it_is_there_as_a_word(caption, expected)
 def test_a_trigger_of_odd_signs_and_no_trigger():
     assert with_trigger("a <s+k>.", "<s+k>") == "a <s+k>."
     assert with_trigger("a sofa", "") == "a sofa"
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"), [("", "sks cat"), ("a red star", "sks cat, a red star"), ("a sks star", "a sks star"), ("a cat", "sks cat, a cat")]
+)
+def test_a_class_word_comes_with_the_trigger_where_that_is_put(caption, expected):
+    assert with_trigger(caption, "sks", "cat") == expected

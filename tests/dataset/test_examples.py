@@ -211,6 +211,11 @@ class TestRegularisation:
         photo(tmp_path / "classes" / "s.png", caption="a dog")
         return small(regularisation=str(tmp_path / "classes"), prior_weight=0.5, trigger="sks", repeats=7)
 
+    def test_without_a_caption_it_is_called_by_the_class_word(self, root, photo, small):
+        photo(root / "images" / "a.png"), photo(root / "classes" / "r.png")
+        dataset = read_dataset(small(regularisation=str(root / "classes"), trigger="sks", class_word="dog"))
+        assert [example.caption for example in (*dataset.training, *dataset.regularisation)] == ["sks dog", "dog"]
+
     def test_it_has_its_own_weight_and_no_trigger(self, config):
         first, second = read_dataset(config).regularisation
         assert (first.caption, first.repeats, first.weight, first.regularisation) == ("cat", 3, 0.5, True)

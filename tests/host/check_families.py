@@ -25,6 +25,7 @@ from tests.host.forge_sizes import ForgeSizes, config_in  # noqa: E402
 from tests.host.webui import WebUI, start_real  # noqa: E402
 
 PROMPTS = ("", "a red circle on a white background", " ".join(["photo of a blue cat on white"] * 14))
+WORDY = "a sks circle beside sks"
 MOST_DIFFERENT = 1e-4
 VERSIONS = {"sd2": "SD2", "sdxl": "SDXL", "sdxl-v": "SDXL", "sdxl-marked": "SDXL"}
 PREDICTIONS = {"sd2": "v", "sdxl": "epsilon", "sdxl-v": "v", "sdxl-marked": "v"}
@@ -98,6 +99,7 @@ def check_adapter(webui: WebUI, name: str) -> list[str]:
     settings = {
         "name": run, "images": str(DEMO_IMAGES), "resolution": 64, "epochs": 1, "repeats": 1, "max_steps": 4, "rank": 4,
         "conv_rank": 4, "text_encoder": True, "learning_rate": 1e-2, "preview_every": 0, "validate_every": 0,
+        "trigger": "sks", "trigger_vectors": 2, "embedding_learning_rate": 0.1,
     }  # fmt: skip
     answer = webui.start(**settings)
     job = webui.wait(run, "finished", "failed") if answer.status == 200 else answer.body
@@ -105,12 +107,14 @@ def check_adapter(webui: WebUI, name: str) -> list[str]:
         return [f"{name}: {job}"]
     file = load_adapter(webui.data / "models" / "Lora" / run / f"{run}.safetensors")
     seen = webui.call("POST", "/lora-train-families/matches", {"name": run}).body
+    word = webui.call("POST", "/lora-train-families/word", {"name": run, "prompt": WORDY}).body
     tagged, after = webui.draw(f"{PROMPTS[1]} <lora:{run}:1>"), webui.draw(PROMPTS[1])
-    print(f"{name}: {len(file.layers)} layers, {seen}; the tag changes the image: {tagged != image}; it comes back: {after == image}")
+    print(f"{name}: {len(file.layers)} layers, {seen}; with its word {word}; the tag changes the image: {tagged != image}; it comes back: {after == image}")
     found = {
         f"{seen['layers']} of {len(file.layers)} layers matched": seen["layers"] == len(file.layers),
         f"the WebUI says {seen['unmatched']}": not seen["unmatched"],
         f"shown as {seen['version']}": seen["version"] == VERSIONS[name],
+        f"its word differs: {word}": max(word["text"], word.get("pooled", 0.0)) <= MOST_DIFFERENT < word["changed"],
         "the tag changes nothing": tagged != image,
         "the image does not come back": after == image,
     }

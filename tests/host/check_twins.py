@@ -110,7 +110,7 @@ def check(webui: WebUI, twin: Twin) -> list[str]:
 def right(webui: WebUI, wishes: Sequence[tuple[str, str, str]], tag: str = "") -> float:
     """The share of (shape, colour, background) that the WebUI draws as asked."""
     size = (SIDE, SIDE)
-    shown = [measure(Image.frombytes("RGB", size, webui.draw(f"{caption(*wish)} {tag}", STEPS, seed, GUIDANCE))) for seed, wish in enumerate(wishes)]
+    shown = [measure(Image.frombytes("RGB", size, webui.draw(f"{caption(*wish)} {tag}", STEPS, seed, cfg_scale=GUIDANCE))) for seed, wish in enumerate(wishes)]
     return sum(seen.shows(*wish) for seen, wish in zip(shown, wishes, strict=True)) / len(wishes)
 
 

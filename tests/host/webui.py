@@ -72,9 +72,9 @@ class WebUI:
         except urllib.error.HTTPError as error:
             return Answer(error.code, json.loads(error.read() or b"null"))
 
-    def draw(self, prompt: str, steps: int = 6, seed: int = 1, guidance: float = 7.0) -> bytes:
+    def draw(self, prompt: str, steps: int = 6, seed: int = 1, **more: Any) -> bytes:
         """The pixels of one image."""
-        wish = {"prompt": prompt, "seed": seed, "steps": steps, "width": 64, "height": 64, "sampler_name": "DDIM", "cfg_scale": guidance}
+        wish = {"prompt": prompt, "seed": seed, "steps": steps, "width": 64, "height": 64, "sampler_name": "DDIM", **more}
         answer = self.call("POST", "/sdapi/v1/txt2img", wish)
         assert answer.status == 200, answer
         return Image.open(io.BytesIO(base64.b64decode(answer.body["images"][0]))).convert("RGB").tobytes()

@@ -11,6 +11,7 @@ from lib_lora_train.config import Problem, TrainConfig
 from lib_lora_train.dataset.images import Size
 from lib_lora_train.jobs import Job, State
 from lib_lora_train.training.events import (
+    DrawingClass,
     Encoding,
     Finished,
     Paused,
@@ -127,6 +128,14 @@ def test_a_run_that_trains_shows_its_figures():
     for part in ("mycat trains.", "10 of 40", "2 of 4", "0.1234", "2.0 it/s", "about 15 s", "3.0 GB of 8.0 GB"):
         assert part in text
     assert 'aria-valuenow="25"' in status_html(job)
+
+
+def test_images_of_the_class_that_are_drawn_first_are_counted_and_their_place_is_told():
+    drawing = job_of(DrawingClass(5, 20, "/runs/cache/class-images/dog"), state=State.PREPARING)
+    assert headline(drawing) == "draws images of the class: 5 of 20. They are in /runs/cache/class-images/dog."
+    page = status_html(drawing)
+    assert 'aria-label="Class images drawn"' in page
+    assert 'aria-valuenow="25"' in page
 
 
 def test_what_a_run_waits_for_is_said():

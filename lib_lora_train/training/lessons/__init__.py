@@ -12,6 +12,7 @@ from collections.abc import Callable
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.training.lessons.base import Classroom, Facts, Lesson, Material
 from lib_lora_train.training.lessons.captioned import CaptionedMaterial
+from lib_lora_train.training.lessons.dreambooth import DreamBoothMaterial
 from lib_lora_train.training.lessons.levels import LevelsMaterial
 from lib_lora_train.training.lessons.words import WordsMaterial
 
@@ -19,6 +20,7 @@ __all__ = ["Classroom", "Facts", "Lesson", "Material", "material_of"]
 
 MATERIALS: dict[str, Callable[[TrainConfig], Material]] = {
     "captioned": CaptionedMaterial.read,
+    "dreambooth": DreamBoothMaterial.read,
     "ileco": WordsMaterial.replacing,
     "leco": WordsMaterial.steering,
     "word_slider": WordsMaterial.sliding,

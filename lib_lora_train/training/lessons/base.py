@@ -145,8 +145,8 @@ class Classroom:
 
     def text(self, captions: Sequence[str], *, varied: bool = False) -> TextSource:
         """Features of `captions`, all made now unless the text encoder learns; `varied` says that others will come."""
-        learns = bool(self.adapter.text_encoder)
-        folder = self.cache_folder("text") if not learns else None
-        source = TextSource(self.parts, learns, TextCache(self.parts.text, folder=folder))
+        learning = self.adapter.text_parameters()
+        folder = self.cache_folder("text") if not learning else None
+        source = TextSource(self.parts, learning, TextCache(self.parts.text, folder=folder))
         source.prepare(captions, varied, self.stack)
         return source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +20,9 @@ from lib_lora_train.randomness import Randomness
 from lib_lora_train.training.lessons.base import Classroom, Facts
 from lib_lora_train.training.validation import noises_each, validation_losses, validation_timesteps
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 @dataclass
 class CaptionedMaterial:
@@ -31,7 +34,7 @@ class CaptionedMaterial:
     extra_passes: float = 0.0
 
     @classmethod
-    def read(cls, config: TrainConfig) -> CaptionedMaterial:
+    def read(cls, config: TrainConfig) -> Self:
         """The run's images; where nothing is validated, none is held out.
 
         Raises:
@@ -84,7 +87,7 @@ class CaptionedLesson:
         text = room.text(self._captions(), varied=data.shuffle_caption)
         if needs_pixels(data):
             room.stack.enter_context(room.parts.lent.brought(room.parts.vae))
-        self.objective = Captioned(
+        plain = Captioned(
             unet=room.parts.unet,
             encode_text=text.encode,
             encode_pixels=room.parts.encode_pixels,
@@ -94,9 +97,13 @@ class CaptionedLesson:
             draws=Draws(self._config.objective, room.randomness, room.share),
             device=room.device,
         )
+        self.objective = self._objective(plain)
         self.loader = BatchLoader(
             self.dataset, cache, data, room.randomness, room.share.rank, room.share.world, room.device
         )
+
+    def _objective(self, plain: Captioned) -> Captioned:
+        return plain
 
     def _encoded(self, dataset: Dataset, cache: LatentCache) -> Dataset:
         room = self._room

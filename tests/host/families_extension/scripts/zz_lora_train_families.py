@@ -8,10 +8,12 @@ import torch
 from fastapi import Body
 from modules import prompt_parser, script_callbacks, sd_models
 
-from lib_lora_train.config import CheckpointConfig
+from lib_lora_train.config import CheckpointConfig, TrainConfig
+from lib_lora_train.hosts.queue import queue_lock
 from lib_lora_train.hosts.running import running_webui
 from lib_lora_train.model.conditioning import predict
 from lib_lora_train.model.parts import Parts
+from lib_lora_train.training.learning import make_adapter
 
 WIDTH, HEIGHT = 96, 64
 
@@ -104,7 +106,33 @@ def matched_by_forge(_, disk):
     return len(unet) + len(text), list(left)
 
 
+@torch.no_grad()
+def word(name: str = Body(embed=True), prompt: str = Body(embed=True)):
+    """The greatest difference between the WebUI's text features with the adapter `name` and ours, and what it changes."""
+    networks.list_available_networks()
+    config = CheckpointConfig(max_tokens=150)
+    host = running_webui().make_host(config)
+    with host.lease() as lent, host.turn():
+        parts = Parts.of(lent, config)
+        plain = parts.text.encode([prompt]).context
+        make_adapter(parts, TrainConfig.from_flat({"continue_from": networks.available_networks[name].filename}))
+        told = parts.text.encode([prompt])
+    with queue_lock():
+        networks.load_networks([name], [1.0], [1.0], [None])
+        try:
+            wish = prompt_parser.SdConditioning([prompt], width=WIDTH, height=HEIGHT)
+            theirs = sd_models.model_data.sd_model.get_learned_conditioning(wish)
+        finally:
+            networks.load_networks([])
+    context = theirs["crossattn"] if isinstance(theirs, dict) else theirs
+    found = {"text": (told.context - context).abs().max().item(), "changed": (told.context - plain).abs().max().item()}
+    if told.pooled is not None:
+        found["pooled"] = (told.pooled - theirs["vector"][:, : told.pooled.shape[1]]).abs().max().item()
+    return found
+
+
 def add_routes(_, app):
+    app.add_api_route("/lora-train-families/word", word, methods=["POST"])
     app.add_api_route("/lora-train-families/compare", compare, methods=["POST"])
     app.add_api_route("/lora-train-families/matches", matches, methods=["POST"])
 

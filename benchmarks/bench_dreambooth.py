@@ -1,0 +1,280 @@
+"""What prior preservation is worth: a star taught as a `shape`, with images of other shapes beside it and without.
+
+    python -m benchmarks.bench_dreambooth [--seeds 0 1 2] [--output FILE] [--small | --sweep]
+
+The twelve stars of the demo have no captions here, so all that a run is told of them is "sks shape". For each seed and
+each way the run goes over the same stars; at the end of some epochs every prompt is drawn at strength 1, and the
+pictures are read with the measurer:
+
+    concept   stars among the pictures of "a red sks shape on a white background", in all colours and backgrounds
+    class     stars among the pictures of the same prompts without "sks": the leak into the class
+    others    stars among the pictures of circles, squares, triangles, crosses and hearts
+    right     how many of those show the shape, colour and background that was asked for
+
+The last lines set the leak of both ways side by side at equal concept rate: of every way the epoch whose rate is nearest
+to the rate that all runs reach.
+
+--small takes half a minute for each seed and draws nothing to be read: shorter runs, and for what is learned and what
+leaks the fall of the loss on the stars, always with the same noise, where they are called "sks shape" and where "shape".
+--sweep does the same with prior for a few other settings, one at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.bench_learning import painter
+from lib_lora_train.adapters.file import load_adapter, take_over
+from lib_lora_train.cli.commands import standalone_host
+from lib_lora_train.config import TrainConfig
+from lib_lora_train.embedded import CHECKPOINT, DEMO_IMAGES
+from lib_lora_train.embedded.measure import measure
+from lib_lora_train.embedded.world import BACKGROUNDS, COLOURS, NEW_SHAPE, SHAPES, caption
+from lib_lora_train.model.conditioning import predict
+from lib_lora_train.model.parts import Parts
+from lib_lora_train.training.learning import make_adapter
+from lib_lora_train.training.run_folder import AdapterPoint, RunFolder
+from lib_lora_train.training.session import train
+
+WAYS = {"without prior": False, "with prior": True}
+WISHES = [(colour, back) for colour in COLOURS for back in BACKGROUNDS]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One epoch of a run, as shares 0..1."""
+
+    way: str
+    seed: int
+    epoch: int
+    concept: float
+    leak: float
+    others: float
+    right: float
+
+    def __str__(self) -> str:
+        shares = "   ".join(f"{share:7.1%}" for share in (self.concept, self.leak, self.others, self.right))
+        return f"{self.way:14} {self.seed:4} {self.epoch:6}   {shares}"
+
+
+HEADER = f"{'run':14} seed  epoch   {'concept':>7}   {'class':>7}   {'others':>7}   {'right':>7}"
+
+
+def main() -> None:
+    """Prints the table, and keeps it in --output."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--small", action="store_true", help="losses of short runs instead of pictures")
+    parser.add_argument("--sweep", nargs="*", help="the same for other settings: all of SWEEP, or those named")
+    values = parser.parse_args()
+    way = in_losses if values.small else in_pictures
+    lines: list[str] = []
+    for line in way(values.seeds) if values.sweep is None else swept(values.seeds, values.sweep or SWEEP):
+        lines.append(line)
+        print(line, flush=True)
+    if values.output:
+        values.output.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def in_pictures(seeds: Sequence[int]) -> Iterator[str]:
+    """The table's lines, as they are found."""
+    rows: list[Row] = []
+    yield HEADER
+    with tempfile.TemporaryDirectory() as folder:
+        stars = bare_stars(Path(folder) / "stars")
+        for seed in seeds:
+            for way, prior in WAYS.items():
+                for row in rows_of(way, seed, star_config(Path(folder), stars, seed, prior=prior)):
+                    rows.append(row)
+                    yield str(row)
+    yield from at_equal_concept(rows)
+
+
+def bare_stars(folder: Path) -> Path:
+    """The demo's stars without their captions."""
+    folder.mkdir()
+    for image in DEMO_IMAGES.glob("*.png"):
+        (folder / image.name).write_bytes(image.read_bytes())
+    return folder
+
+
+def star_config(folder: Path, stars: Path, seed: int = 0, *, prior: bool = True, **others: object) -> TrainConfig:
+    """Both ways show each star equally often in an epoch; with prior as many images of the class come in between."""
+    return TrainConfig.from_flat(
+        {
+            "mode": "dreambooth",
+            "name": f"star-{seed}-{'prior' if prior else 'plain'}",
+            "lora_dir": folder / "Lora",
+            "runs_dir": folder / "runs",
+            "seed": seed,
+            "checkpoint": CHECKPOINT,
+            "images": stars,
+            "trigger": "sks",
+            "class_word": "shape",
+            "class_images": 54 if prior else 0,
+            "class_prompts": [caption("shape", colour, back) for colour, back in WISHES],
+            "resolution": 64,
+            "batch_size": 8,
+            "repeats": 12,
+            "epochs": 8,
+            "flip": True,
+            "weighting": "min_snr",
+            "rank": 16,
+            "conv_rank": 8,
+            "learning_rate": 2.5e-3,
+            "warmup_steps": 10,
+            "held_out_images": 0,
+            "validate_every": 0,
+            "preview_every": 0,
+            "preview_guidance": 5.0,
+            "preview_steps": 10,
+            **others,
+        }
+    )
+
+
+def rows_of(way: str, seed: int, config: TrainConfig) -> Iterator[Row]:
+    """Trains, and scores the later epochs."""
+    train(config, standalone_host(config.model))
+    points = RunFolder.at(config).points()
+    for point in points[5::2]:  # the sixth and the eighth
+        yield score(way, seed, config, point)
+
+
+def score(way: str, seed: int, config: TrainConfig, point: AdapterPoint) -> Row:
+    """Draws all prompts with an epoch's adapter, and reads the pictures."""
+    with standalone_host(config.model).lease() as lent:
+        parts = Parts.of(lent, config.model)
+        take_over(make_adapter(parts, config), load_adapter(point.path))
+        draw = painter(parts, config, lent)
+        known = [(shape, colour, back) for i, shape in enumerate(SHAPES) for colour, back in WISHES[i % 3 :: 6]]
+        asked = draw([caption("sks shape", *wish) for wish in WISHES], range(len(WISHES)))
+        of_class = draw([caption("shape", *wish) for wish in WISHES], range(len(WISHES)))
+        others = draw([caption(*wish) for wish in known], range(len(known)))
+    right = sum(measure(image).shows(*wish) for image, wish in zip(others, known, strict=True)) / len(known)
+    return Row(way, seed, point.epoch, stars_among(asked), stars_among(of_class), stars_among(others), right)
+
+
+def stars_among(images: Sequence[Image.Image]) -> float:
+    return sum(measure(image).shape == NEW_SHAPE for image in images) / len(images)
+
+
+def at_equal_concept(rows: Sequence[Row]) -> Iterator[str]:
+    """Both ways at the concept rate that every run reaches."""
+    runs = {(row.way, row.seed): [r for r in rows if (r.way, r.seed) == (row.way, row.seed)] for row in rows}
+    level = min(max(row.concept for row in run) for run in runs.values())
+    yield f"at the concept rate that all runs reach, {level:.1%}:"
+    for way in WAYS:
+        nearest = [min(run, key=lambda row: abs(row.concept - level)) for (name, _), run in runs.items() if name == way]
+        concept, leak = ([getattr(row, what) for row in nearest] for what in ("concept", "leak"))
+        spread = f"{min(leak):.1%} to {max(leak):.1%}"
+        yield f"  {way:14} concept {statistics.fmean(concept):.1%}, leak {statistics.fmean(leak):.1%} ({spread} over {len(leak)} seeds)"
+
+
+SMALL = {
+    "batch_size": 4,
+    "repeats": 4,
+    "epochs": 2,
+    "rank": 8,
+    "conv_rank": 0,
+    "class_images": 4,
+    "class_prompts": ["shape"],
+    "preview_steps": 6,
+    "lr_schedule": "constant",
+}
+"""Short runs: without prior one epoch of this, which learns about as much of the star as two epochs with it."""
+THING, CLASS = "sks shape", "shape"
+TIMESTEPS, STARS = (300, 600, 850), 6
+
+
+SWEEP: dict[str, dict[str, object]] = {
+    "prior weight 0.5": {"prior_weight": 0.5},
+    "prior weight 1": {},
+    "prior weight 2": {"prior_weight": 2.0},
+    "prior weight 1 to 0.2": {"prior_weight_end": 0.2},
+    "1 vector, rate 1.25e-3": {"trigger_vectors": 1, "embedding_learning_rate": 1.25e-3},
+    "1 vector, rate 1.25e-2": {"trigger_vectors": 1, "embedding_learning_rate": 1.25e-2},
+    "1 vector, rate 5e-2": {"trigger_vectors": 1, "embedding_learning_rate": 5e-2},
+    "4 vectors, rate 1.25e-2": {"trigger_vectors": 4, "embedding_learning_rate": 1.25e-2},
+    "text encoder": {"text_encoder": True},
+    "text encoder, first epoch": {"text_encoder": True, "text_encoder_stop_epoch": 1},
+}
+"""What differs from SMALL, one thing at a time. The adapter's rate here is 25 times the usual 1e-4, and so are the others'."""
+
+
+def swept(seeds: Sequence[int], names: Iterable[str]) -> Iterator[str]:
+    """As `in_losses`, for each of the settings and seeds."""
+    yield f"{'settings':26} seed   {THING:>10}   {CLASS:>10}   {'leak':>7}"
+    with tempfile.TemporaryDirectory() as folder:
+        stars = bare_stars(Path(folder) / "stars")
+        for number, name in enumerate(names):
+            for seed in seeds:
+                config = star_config(Path(folder) / str(number), stars, seed, **{**SMALL, **SWEEP[name]})
+                falls = learned(config)
+                yield f"{name:26} {seed:4}   {falls[THING]:10.5f}   {falls[CLASS]:10.5f}   {falls[CLASS] / falls[THING]:7.1%}"
+
+
+def in_losses(seeds: Sequence[int]) -> Iterator[str]:
+    """For each seed and way how much the loss on the stars falls under both names, and the second as a share."""
+    yield f"{'run':14} seed   {THING:>10}   {CLASS:>10}   {'leak':>7}"
+    with tempfile.TemporaryDirectory() as folder:
+        stars = bare_stars(Path(folder) / "stars")
+        for seed in seeds:
+            for way, falls in learned_both_ways(stars, seed).items():
+                leak = falls[CLASS] / falls[THING]
+                yield f"{way:14} {seed:4}   {falls[THING]:10.5f}   {falls[CLASS]:10.5f}   {leak:7.1%}"
+
+
+def learned_both_ways(stars: Path, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Way -> name -> how much the loss on the stars falls, at about equal falls under the name that is taught."""
+    one_epoch = {**SMALL, "epochs": 1, "class_images": 0}
+    plain = star_config(stars.parent, stars, seed, prior=False, **one_epoch)
+    prior = star_config(stars.parent, stars, seed, **SMALL)
+    return dict(zip(WAYS, map(learned, (plain, prior)), strict=True))
+
+
+def learned(config: TrainConfig) -> dict[str, float]:
+    """Trains; by how much the loss on the stars falls under each name, from strength 0 to strength 1."""
+    train(config, standalone_host(config.model))
+    with standalone_host(config.model).lease() as lent:
+        parts = Parts.of(lent, config.model)
+        adapter = make_adapter(parts, config)
+        take_over(adapter, load_adapter(RunFolder.at(config).final_file))
+        with adapter.strength(0):
+            before = star_losses(parts, config)
+        after = star_losses(parts, config)
+    return {name: before[name] - after[name] for name in before}
+
+
+@torch.no_grad()
+def star_losses(parts: Parts, config: TrainConfig) -> dict[str, float]:
+    """Mean squared error on some stars at some timesteps, under each name."""
+    images = sorted(Path(config.dataset.images).glob("*.png"))[:STARS]
+    arrays = [np.asarray(Image.open(image).convert("RGB"), np.float32) for image in images]
+    pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1
+    with parts.lent.brought(parts.vae), parts.lent.brought(parts.text_encoders):
+        latents = parts.encode_pixels(pixels).chunk(2, dim=1)[0] * parts.lent.family.latent_scale
+        return {name: statistics.fmean(noise_loss(parts, latents, name, t) for t in TIMESTEPS) for name in (THING, CLASS)}
+
+
+def noise_loss(parts: Parts, latents: torch.Tensor, name: str, t: int) -> float:
+    """At timestep t, with noise that depends on t alone."""
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(t))
+    steps = torch.full((len(latents),), t)
+    told = parts.text.encode([name] * len(latents))
+    guess = predict(parts.unet, parts.schedule.add_noise(latents, noise, steps), steps, told)
+    return float((guess - noise).square().mean())
+
+
+if __name__ == "__main__":
+    main()

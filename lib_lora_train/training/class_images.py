@@ -1,0 +1,137 @@
+"""Images of the class that a run must not spoil: drawn by the checkpoint itself, once, before it is taught.
+
+    RUNS_DIR/cache/class-images/dog-v1-5-512-1a2b3c4d/  00001.png  00001.txt ...
+
+A folder belongs to its prompts, checkpoint and resolution, not to a run. Image n is prompt n drawn from seed n, whoever
+asks for it and however often drawing was cut short: what is there is never drawn again, and a run that asks for more
+adds to it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from lib_lora_train.config import TrainConfig
+from lib_lora_train.errors import UserError
+from lib_lora_train.files import write_text, written_whole
+from lib_lora_train.hosts.base import Host
+from lib_lora_train.hosts.place import TextToImage
+from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.parts import Parts
+from lib_lora_train.training.control import Control, StopAskedFor
+from lib_lora_train.training.events import DrawingClass
+from lib_lora_train.training.previews import preview_drawing, preview_wish
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    """The images that a run asks for, drawn or not."""
+
+    folder: Path
+    prompts: Sequence[str]
+    count: int
+    side: int
+
+    @classmethod
+    def of(cls, config: TrainConfig, lent: LentCheckpoint) -> ClassImages | None:
+        """What is to be drawn on `lent`; None where the run uses no class images, or those of a folder."""
+        data = config.dataset
+        if config.run.mode != "dreambooth" or not data.class_images or data.regularisation.strip():
+            return None
+        prompts = data.class_prompts or [data.class_word.strip()]
+        belongs = "\n".join([lent.name, lent.legacy_hash(), *prompts])
+        key = hashlib.blake2b(belongs.encode(), digest_size=4).hexdigest()
+        names = "-".join(re.sub(r"[^\w.]+", "_", name)[:40] for name in (data.class_word.strip(), lent.name))
+        folder = Path(config.run.runs_dir) / "cache" / "class-images" / f"{names}-{data.resolution}-{key}"
+        return cls(folder, prompts, data.class_images, data.resolution)
+
+    @property
+    def numbers(self) -> range:
+        return range(1, self.count + 1)
+
+    def prompt(self, number: int) -> str:
+        return self.prompts[(number - 1) % len(self.prompts)]
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.png"
+
+    def missing(self) -> list[int]:
+        """Numbers of the images that are still to be drawn."""
+        there = {path.name for path in self.folder.glob("*.png")}
+        return [number for number in self.numbers if self.path(number).name not in there]
+
+    def keep(self, number: int, image: Image.Image) -> None:
+        """Writes an image and its caption; the caption first, so that no image is ever without."""
+        write_text(self.path(number).with_suffix(".txt"), self.prompt(number))
+        with written_whole(self.path(number)) as file:
+            image.convert("RGB").save(file, format="PNG")
+
+    @property
+    def note(self) -> str:
+        """Where they are, for somebody who wants to look at them."""
+        missing = len(self.missing())
+        drawn = f", {missing} of which are drawn before the first step" if missing else ""
+        return f"{self.count} images of the class{drawn}: {self.folder}."
+
+    def told_to(self, config: TrainConfig) -> TrainConfig:
+        """`config` with the folder as if it had been given."""
+        return replace(config, dataset=replace(config.dataset, regularisation=str(self.folder)))
+
+
+def draw_missing(
+    images: ClassImages,
+    config: TrainConfig,
+    host: Host,
+    control: Control,
+    report: Callable[[DrawingClass], None],
+    txt2img: TextToImage | None = None,
+) -> None:
+    """Draws what is missing: with a WebUI's own txt2img, else with our sampler.
+
+    Raises:
+        UserError: when another checkpoint is loaded meanwhile, or the disk refuses.
+        StopAskedFor: when the run is asked to stop.
+    """
+    missing = images.missing()
+    there = images.count - len(missing)
+    with _painter(images, config, host, txt2img) as draw:
+        report(DrawingClass(there, images.count, str(images.folder)))
+        for done, number in enumerate(missing, start=there + 1):
+            if control.stopping:
+                raise StopAskedFor
+            images.keep(number, draw(images.prompt(number), number))
+            report(DrawingClass(done, images.count, str(images.folder)))
+
+
+@contextmanager
+def _painter(
+    images: ClassImages, config: TrainConfig, host: Host, txt2img: TextToImage | None
+) -> Iterator[Callable[[str, int], Image.Image]]:
+    """(prompt, seed) to an image, as the run's previews are drawn."""
+    if txt2img is not None:
+        yield functools.partial(_drawn_by_the_webui, txt2img, images, config, host)
+        return
+    with host.lease() as lent, host.turn():
+        parts, drawing = Parts.of(lent, config.model), preview_drawing(config, lent)
+        # One at a time, so that an image never depends on which others were still missing.
+        yield lambda prompt, seed: parts.draw([prompt], config.preview.preview_negative, [seed], drawing)[0]
+
+
+def _drawn_by_the_webui(
+    txt2img: TextToImage, images: ClassImages, config: TrainConfig, host: Host, prompt: str, seed: int
+) -> Image.Image:
+    image = txt2img(preview_wish(config, prompt, seed))
+    if ClassImages.of(config, host.peek()) != images:
+        raise UserError(
+            "Another checkpoint was loaded while images of the class were drawn. Load the former one and start again; "
+            "those that are drawn are kept."
+        )
+    return image

@@ -1,0 +1,167 @@
+"""Images of the class: drawn once by the checkpoint, kept, found again, and neither lost nor made anew by a resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops
+
+from lib_lora_train.config import CheckpointConfig
+from lib_lora_train.hosts.place import Wish
+from lib_lora_train.model.parts import Parts
+from lib_lora_train.training.class_images import ClassImages, draw_missing
+from lib_lora_train.training.control import Control, StopAskedFor
+from lib_lora_train.training.events import DrawingClass, Finished, Stopped
+from lib_lora_train.training.previews import preview_drawing
+from lib_lora_train.training.session import resume, train
+from tests.training.runs import adapter_files, of_kind
+
+CLASS = {"mode": "dreambooth", "trigger": "sks", "class_word": "cat", "preview_steps": 1}
+
+
+@pytest.fixture
+def wanted(tiny, host):
+    """wanted(count, **settings): (the class images of such a run, its settings)."""
+
+    def make(count: int, **settings) -> tuple[ClassImages, object]:
+        config = tiny(**{**CLASS, "class_images": count, **settings})
+        found = ClassImages.of(config, host.peek())
+        assert found is not None
+        return found, config
+
+    return make
+
+
+class PaintBox:
+    """A WebUI's txt2img that paints its number of calls, and can be told to end the run at a picture."""
+
+    def __init__(self, stop_at: int = 0, control: Control | None = None) -> None:
+        self.wishes: list[Wish] = []
+        self.stop_at, self.control = stop_at, control
+
+    def __call__(self, wish: Wish) -> Image.Image:
+        self.wishes.append(wish)
+        if self.control and len(self.wishes) == self.stop_at:
+            self.control.stop()
+        return Image.new("RGB", (wish.width, wish.height), (wish.seed, 0, 0))
+
+
+def kept(images: ClassImages) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(images.folder.glob("*"))}
+
+
+class TestDrawing:
+    def test_makes_the_number_asked_with_the_prompts_in_turn_as_captions(self, wanted, host):
+        images, config = wanted(3, class_prompts=["a cat", "a red cat"])
+        events: list[DrawingClass] = []
+        draw_missing(images, config, host, Control(), events.append)
+        captions = [path.read_text(encoding="utf-8") for path in sorted(images.folder.glob("*.txt"))]
+        assert captions == ["a cat", "a red cat", "a cat"]
+        assert [Image.open(path).size for path in sorted(images.folder.glob("*.png"))] == [(64, 64)] * 3
+        assert events == [DrawingClass(done, 3, str(images.folder)) for done in range(4)]
+
+    def test_draws_what_the_sampler_draws_for_prompt_and_number(self, wanted, host):
+        images, config = wanted(2)
+        draw_missing(images, config, host, Control(), lambda event: None)
+        parts = Parts.of(host.lent, CheckpointConfig())
+        (expected,) = parts.draw(["cat"], "", [2], preview_drawing(config, host.lent))
+        assert not ImageChops.difference(Image.open(images.path(2)), expected).getbbox()
+
+    def test_a_webui_draws_with_its_own_button(self, wanted, host):
+        images, config = wanted(2, preview_sampler="euler_a", preview_guidance=4.5, preview_negative="blurred")
+        box = PaintBox()
+        draw_missing(images, config, host, Control(), lambda event: None, box)
+        assert [wish.seed for wish in box.wishes] == [1, 2]
+        assert box.wishes[0] == Wish("cat", "blurred", 1, 64, 64, "euler_a", 1, 4.5)
+        assert Image.open(images.path(2)).getpixel((0, 0)) == (2, 0, 0)
+
+    def test_more_are_added_to_what_is_there(self, wanted, host):
+        few, config = wanted(2)
+        draw_missing(few, config, host, Control(), lambda event: None, PaintBox())
+        before, box = kept(few), PaintBox()
+        more, config = wanted(4)
+        assert more.folder == few.folder
+        draw_missing(more, config, host, Control(), lambda event: None, box)
+        assert [wish.seed for wish in box.wishes] == [3, 4]
+        assert before.items() <= kept(more).items()
+
+    def test_a_stop_leaves_what_is_drawn_and_the_rest_comes_later(self, wanted, host):
+        images, config = wanted(3)
+        control = Control()
+        with pytest.raises(StopAskedFor):
+            draw_missing(images, config, host, control, lambda event: None, PaintBox(2, control))
+        assert images.missing() == [3]
+
+    def test_a_stray_half_written_file_is_not_taken_for_an_image(self, wanted, host):
+        images, _config = wanted(1)
+        images.folder.mkdir(parents=True)
+        (images.folder / ".00001.png.x.tmp").write_bytes(b"half")
+        assert images.missing() == [1]
+
+    def test_ends_when_another_checkpoint_is_loaded_meanwhile(self, wanted, host, complaint, monkeypatch):
+        images, config = wanted(3)
+        monkeypatch.setattr(host.lent, "legacy_hash", lambda: "other")
+        text = complaint(draw_missing, images, config, host, Control(), lambda event: None, PaintBox())
+        assert text.startswith("Another checkpoint was loaded while images of the class were drawn.")
+        assert kept(images) == {}
+
+
+class TestTheFolder:
+    def test_belongs_to_prompts_checkpoint_and_resolution_and_to_no_run(self, wanted):
+        first, _ = wanted(2)
+        assert wanted(9, name="another", seed=7, rank=4)[0].folder == first.folder
+        for other in ({"class_word": "dog"}, {"class_prompts": ["a cat"]}, {"resolution": 128}):
+            assert wanted(2, **other)[0].folder != first.folder
+
+    def test_is_not_needed_where_one_is_given_or_none_is_asked_for(self, tiny, host, tmp_path):
+        assert ClassImages.of(tiny(**CLASS, regularisation=str(tmp_path)), host.peek()) is None
+        assert ClassImages.of(tiny(**CLASS, class_images=0), host.peek()) is None
+        assert ClassImages.of(tiny(), host.peek()) is None
+
+
+class TestARun:
+    def test_draws_first_and_learns_with_them(self, tiny, host):
+        config, events = tiny(**CLASS, class_images=3), []
+        train(config, host, events.append)
+        drawn = of_kind(events, DrawingClass)
+        assert [event.done for event in drawn] == [0, 1, 2, 3]
+        assert sorted(Path(drawn[0].folder).glob("*.png"))
+        assert of_kind(events, Finished)
+
+    def test_uses_what_an_earlier_run_has_drawn(self, tiny, host):
+        train(tiny(**CLASS, class_images=2), host)
+        events: list = []
+        train(tiny(**CLASS, class_images=2, name="second"), host, events.append)
+        assert of_kind(events, DrawingClass) == []
+        assert of_kind(events, Finished)
+
+    def test_stopped_while_drawing_and_resumed_neither_loses_nor_remakes_and_writes_the_same_bytes(self, tiny, host, tmp_path):
+        whole = tiny(**CLASS, class_images=3, runs_dir=str(tmp_path / "other"), lora_dir=str(tmp_path / "otherLora"))
+        train(whole, host, txt2img=PaintBox())
+        control, events = Control(), []
+        box = PaintBox(2, control)
+        config = tiny(**CLASS, class_images=3)
+        assert train(config, host, events.append, control, box) is None
+        assert events[-1] == Stopped(0)
+        images = ClassImages.of(config, host.peek())
+        before = {path: path.stat().st_mtime_ns for path in images.folder.glob("*")}
+        again = PaintBox()
+        assert resume(Path(config.run.runs_dir) / "tiny", host, txt2img=again) is not None
+        assert [wish.seed for wish in again.wishes] == [3]
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+        assert adapter_files(config) == adapter_files(whole)
+
+    def test_resumed_on_another_checkpoint_is_refused_before_anything_is_drawn(self, tiny, host, complaint, monkeypatch):
+        config, control = tiny(**CLASS, class_images=2, epochs=2), Control()
+
+        def stop_in_time(event) -> None:
+            if type(event).__name__ == "EpochDone":
+                control.stop()
+
+        assert train(config, host, stop_in_time, control, PaintBox()) is None
+        monkeypatch.setattr(host.lent, "legacy_hash", lambda: "another")
+        box = PaintBox()
+        text = complaint(resume, Path(config.run.runs_dir) / "tiny", host, txt2img=box)
+        assert text.endswith("is not the checkpoint that the run tiny began on. Put the old one back, or begin a new run.")
+        assert box.wishes == []
