@@ -32,11 +32,25 @@ if typing.TYPE_CHECKING:
 MODES = {
     "captioned": "Images with captions",
     "dreambooth": "A thing and its class (DreamBooth)",
+    "ileco": "Words: replace one by another (iLECO)",
+    "leco": "Words: erase or emphasise (LECO)",
+    "word_slider": "Words: a slider from one to another",
+    "addift": "Image pairs: what changes from before to after (ADDifT)",
+    "difference": "Image pairs: what is left to learn, in two passes (copier)",
+    "image_slider": "Images at several levels: a slider",
 }
 """Way of teaching -> its name for people, in the order in which they are offered."""
 
 CAPTIONED = ("captioned", "dreambooth")
 """The modes that learn a folder of captioned images."""
+PAIRS = ("addift", "difference")
+LEVELS = (*PAIRS, "image_slider")
+"""The modes that learn what tells pictures of the same thing apart."""
+IMAGES = (*CAPTIONED, *LEVELS)
+WORDS = ("ileco", "leco", "word_slider")
+"""The modes that need no images."""
+DRAWING = ("leco", "word_slider")
+"""The modes that teach on pictures which the network half draws itself."""
 
 
 @dataclass(frozen=True)
@@ -149,18 +163,35 @@ class DatasetConfig:
         "",
         "Images",
         "Folder with the images to learn. Captions: NAME.txt or NAME.caption beside each, or metadata.jsonl. "
-        "Sub-folders named 10_cat count each image ten times.",
-        basic=True, modes=CAPTIONED,
+        "Sub-folders named 10_cat count each image ten times. Of pairs: those before, or all. Of a slider: sub-folders "
+        "named by strength, such as -1 and 1, with the same file names.",
+        basic=True, modes=IMAGES,
+    )
+    images_after: str = setting(
+        "", "Images after", "Folder with the images after, named like those before. Empty: they lie beside them, with the suffix.",
+        modes=PAIRS,
+    )  # fmt: skip
+    suffix: str = setting("_after", "Suffix", "one_after.png is what one.png is to become.", modes=PAIRS)
+    pair_strength: float = setting(
+        1.0, "Strength of the pair", "The strength at which before becomes after. Less than 1 makes strength 1 go further.",
+        minimum=0.01, maximum=10.0, modes=("addift",),
+    )  # fmt: skip
+    copier_epochs: int = setting(
+        5, "Epochs of the first pass", "So many epochs learn the pictures before, and are not kept; all others learn the pictures after on "
+        "top of it.", unit="epochs", minimum=1, maximum=100_000, modes=("difference",),
+    )  # fmt: skip
+    difference_mask: bool = setting(
+        False, "Only where they differ", "Learn only the parts of the pictures that differ, the more the more they do.", modes=LEVELS
     )
     trigger: str = setting(
         "",
         "Trigger word",
         "Put before every caption that lacks it; the whole caption of an image that has none.",
-        basic=True, modes=CAPTIONED,
+        basic=True, modes=IMAGES,
     )
     repeats: int = setting(
         0, "Repeats", "How often an epoch shows each image. 0: as often as makes about 150 pictures; where sub-folders "
-        "are named 10_cat, only as they say.", unit="times", minimum=0, maximum=10_000, modes=CAPTIONED,
+        "are named 10_cat, only as they say.", unit="times", minimum=0, maximum=10_000, modes=IMAGES,
     )  # fmt: skip
     regularisation: str = setting(
         "",
@@ -195,15 +226,15 @@ class DatasetConfig:
         512, "Resolution", "Images are scaled to about this many pixels squared.", unit="px", minimum=64, maximum=2048, basic=True
     )
     buckets: bool = setting(
-        True, "Keep aspect ratios", "Train each image in its own shape at equal area; off: crop all to squares.", modes=CAPTIONED
+        True, "Keep aspect ratios", "Train each image in its own shape at equal area; off: crop all to squares.", modes=IMAGES
     )
     bucket_min: int = setting(
-        0, "Shortest bucket side", "0: half the resolution (256 at 512).", unit="px", minimum=0, maximum=2048, modes=CAPTIONED
+        0, "Shortest bucket side", "0: half the resolution (256 at 512).", unit="px", minimum=0, maximum=2048, modes=IMAGES
     )
     bucket_max: int = setting(
-        0, "Longest bucket side", "0: twice the resolution (1024 at 512).", unit="px", minimum=0, maximum=4096, modes=CAPTIONED
+        0, "Longest bucket side", "0: twice the resolution (1024 at 512).", unit="px", minimum=0, maximum=4096, modes=IMAGES
     )
-    bucket_step: int = setting(64, "Bucket step", "Sides are multiples of this.", unit="px", minimum=8, maximum=256, modes=CAPTIONED)
+    bucket_step: int = setting(64, "Bucket step", "Sides are multiples of this.", unit="px", minimum=8, maximum=256, modes=IMAGES)
     batch_size: int = setting(
         1, "Batch size", "Images per step and process; more is steadier and needs more memory.",
         unit="images", minimum=1, maximum=256, basic=True,
@@ -216,7 +247,7 @@ class DatasetConfig:
     caption_dropout: float = setting(
         0.0, "Caption dropout", "Share of the time an image is shown with an empty caption.", minimum=0.0, maximum=1.0, modes=CAPTIONED
     )
-    flip: bool = setting(False, "Mirror", "Show each image mirrored half of the time. Not for faces, text or logos.", modes=CAPTIONED)
+    flip: bool = setting(False, "Mirror", "Show each image mirrored half of the time. Not for faces, text or logos.", modes=IMAGES)
     random_crop: bool = setting(
         False, "Random crop", "Cut at a random place instead of the centre. Encodes images at each step: slower.", modes=CAPTIONED
     )
@@ -229,17 +260,62 @@ class DatasetConfig:
         "Loss mask",
         "Learn only part of each image: alpha uses its transparency, folder the image of the same name in mask/ "
         "(white learns, black does not).",
-        choices=("none", "alpha", "folder"), modes=CAPTIONED,
+        choices=("none", "alpha", "folder"), modes=IMAGES,
     )
     cache: str = setting(
         "memory",
         "Cache",
         "Images and captions are encoded once and kept in memory, or on disk (for large sets, and for later runs).",
-        choices=("memory", "disk"), modes=CAPTIONED,
+        choices=("memory", "disk"), modes=IMAGES,
     )
     held_out_images: int = setting(
         -1, "Held-out images", "Not trained on but used to measure each epoch. -1: one in ten, at least one from five images on.",
         unit="images", minimum=-1, maximum=1000, modes=CAPTIONED,
+    )  # fmt: skip
+
+
+@dataclass
+class WordsConfig:
+    """What is taught by words alone."""
+
+    changes: list[str] = setting(
+        [], "Changes", "What is asked for -> what comes instead: red -> blue swaps, circle -> erases, and square -> square keeps. "
+        "Where LECO emphasises, a line without an arrow is enough. Of a slider: the low end -> the high end.",
+        basic=True, modes=WORDS,
+    )  # fmt: skip
+    change_strength: float = setting(
+        1.0, "How far", "1: to what stands behind the arrow; above 1 on in that direction, which erases more surely.",
+        minimum=0.01, maximum=10.0, basic=True, modes=("ileco",),
+    )  # fmt: skip
+    direction: str = setting(
+        "erase", "Direction", "erase: away from the positive prompt; emphasise: towards it.",
+        choices=("erase", "emphasise"), basic=True, modes=("leco",),
+    )  # fmt: skip
+    positive: list[str] = setting(
+        [], "Positive prompts", "What is erased or emphasised in the pictures of each change: one for all, or one for each. "
+        "Empty: what stands before the arrow.", modes=("leco",),
+    )  # fmt: skip
+    slides: list[str] = setting(
+        [], "Acts on", "The prompts whose pictures the slider changes: one for all changes, or one for each. Empty: any picture.",
+        basic=True, modes=("word_slider",),
+    )  # fmt: skip
+    guidance: float = setting(
+        1.0, "Guidance", "How far away from the positive prompt, or towards it; of a slider, how far from one end to the other.",
+        minimum=0.0, maximum=30.0, modes=DRAWING,
+    )  # fmt: skip
+    drawing_steps: int = setting(
+        20, "Drawing steps", "Of a whole picture, of which each step of training draws a part first. Fewer are faster; "
+        "0 draws nothing and teaches on noise, as iLECO does.", unit="steps", minimum=0, maximum=100, modes=DRAWING,
+    )  # fmt: skip
+    drawing_guidance: float = setting(
+        3.0, "Drawing guidance", "CFG scale of that drawing.", minimum=1.0, maximum=30.0, modes=DRAWING
+    )
+    epoch_steps: int = setting(
+        50, "Length of an epoch", "Batches between two saved adapters.", unit="batches", minimum=1, maximum=100_000, modes=WORDS
+    )
+    dynamic_resolution: bool = setting(
+        False, "Vary size and shape", "Between half the resolution and the whole, in steps of 64 px, each side by itself.",
+        modes=WORDS,
     )  # fmt: skip
 
 
@@ -407,6 +483,7 @@ GROUP_TITLES = {
     "run": "the run",
     "model": "the checkpoint",
     "dataset": "images and captions",
+    "words": "changes by words",
     "adapter": "the adapter",
     "objective": "the loss",
     "optimizer": "the optimizer",
@@ -428,6 +505,7 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
     model: CheckpointConfig = field(default_factory=CheckpointConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    words: WordsConfig = field(default_factory=WordsConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -660,9 +738,26 @@ def _combination_problems(config: TrainConfig) -> Iterator[Problem]:
         yield from _dreambooth_problems(data)
     if config.adapter.trigger_vectors:
         yield from _trigger_problems(data.trigger.strip())
+    yield from _change_problems(config)
+    if data.copier_epochs >= config.training.epochs:
+        yield Problem("copier_epochs", f"is {data.copier_epochs}, of {config.training.epochs} epochs in all, which leaves none for the second pass. Lower it.")
+    if not data.images_after and not data.suffix.strip():
+        yield Problem("suffix", "is empty, and so is images_after. Give one of them, so that a pair can be told.")
     drawn = config.run.mode == "dreambooth" and data.class_images
     if data.prior_weight == 0 and (data.regularisation or drawn):
         yield Problem("prior_weight", "is 0, so the regularisation images would have no effect. Use 1, or leave them out.")
+
+
+def _change_problems(config: TrainConfig) -> Iterator[Problem]:
+    words = config.words
+    if not words.changes:
+        yield Problem("changes", "is empty. Write one in each line, such as circle -> square.")
+        return
+    if config.run.mode == "word_slider" and (bare := [line for line in words.changes if "->" not in line]):
+        yield Problem("changes", f"has {bare[0]!r}, which has one end only. Write the low end, an arrow and the high end.")
+    for name, given in (("positive", words.positive), ("slides", words.slides)):
+        if len(given) not in (0, 1, len(words.changes)):
+            yield Problem(name, f"has {len(given)} lines for {len(words.changes)} changes. Give one for all, or one for each.")
 
 
 def _dreambooth_problems(data: DatasetConfig) -> Iterator[Problem]:

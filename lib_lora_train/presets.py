@@ -24,12 +24,12 @@ from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_text
 
 SHIPPED = Path(__file__).resolve().parent.parent / "presets"
-ORDER = ("character", "style", "object", "dreambooth")
+ORDER = ("character", "style", "object", "dreambooth", "swap", "erase", "word-slider", "before-after", "copier", "image-slider")
 """In which the shipped ones are offered."""
 
 ONE_RUN = frozenset(
     ("name", "lora_dir", "runs_dir", "checkpoint", "tokenizer", "continue_from")
-) | {"images", "regularisation", "trigger", "class_word", "class_prompts", "preview_prompts", "preview_negative"}
+) | {"images", "images_after", "regularisation", "trigger", "class_word", "class_prompts", "changes", "positive", "slides", "preview_prompts", "preview_negative"}
 """Settings that belong to one run and are in no preset."""
 
 

@@ -28,7 +28,7 @@ from lib_lora_train.training.events import Validated
 from lib_lora_train.training.plan import Plan, check_before_start, make_plan, megabytes
 from lib_lora_train.training.run_folder import AdapterPoint, RunFolder
 
-FOLDERS = ("images", "regularisation")
+FOLDERS = ("images", "images_after", "regularisation")
 PLACED = ("lora_dir", "runs_dir")
 """Settings that the place decides, not the person."""
 
@@ -304,6 +304,7 @@ def _step_key(config: TrainConfig, checkpoint: str) -> tuple[Any, ...]:
     return (
         checkpoint,
         config.run.mode,
+        repr(config.words),
         data.resolution,
         data.batch_size,
         data.buckets,

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from lib_lora_train.config import TrainConfig, settings
+from lib_lora_train.config import MODES, TrainConfig, settings
 from lib_lora_train.errors import UserError
 from lib_lora_train.presets import ONE_RUN, SHIPPED, delete_preset, list_presets, load_preset, save_preset
 
 PERSONAL = {"name": "mycat", "images": "/photos", "checkpoint": "/models/x.safetensors", "trigger": "mycat", "class_word": "cat"}
 SUBJECTS = ["character", "style", "object"]
-SHIPPED_NAMES = [*SUBJECTS, "dreambooth"]
+SHIPPED_NAMES = [*SUBJECTS, "dreambooth", "swap", "erase", "word-slider", "before-after", "copier", "image-slider"]
 
 
 @pytest.fixture
@@ -24,7 +24,10 @@ class TestTheShippedOnes:
 
     @pytest.mark.parametrize("name", SHIPPED_NAMES)
     def test_are_valid_for_a_run(self, own, name):
-        assert TrainConfig.from_flat(load_preset(name, own) | PERSONAL).problems() == []
+        assert TrainConfig.from_flat(load_preset(name, own) | PERSONAL | {"changes": ["a -> b"]}).problems() == []
+
+    def test_there_is_one_for_every_mode(self, own):
+        assert {load_preset(name, own)["mode"] for name in SHIPPED_NAMES} == set(MODES)
 
     @pytest.mark.parametrize("name", SHIPPED_NAMES)
     def test_say_why_for_each_setting(self, name):
@@ -88,13 +91,13 @@ class TestTheUsers:
     def test_saving_again_replaces_whatever_the_capitals(self, own):
         save_preset("Mine", {"rank": 4}, own)
         save_preset("mine", {"rank": 5}, own)
-        assert [preset.name for preset in list_presets(own)][len(SHIPPED_NAMES) :] == ["Mine"]
+        assert [preset.name for preset in list_presets(own) if not preset.shipped] == ["Mine"]
         assert load_preset("MINE", own)["rank"] == 5
 
     def test_are_deleted(self, own, complaint):
         save_preset("mine", {}, own)
         delete_preset("mine", own)
-        assert len(list_presets(own)) == len(SHIPPED_NAMES)
+        assert all(preset.shipped for preset in list_presets(own))
         assert "none called 'mine'" in complaint(delete_preset, "mine", own)
         assert "none called 'mine'" in complaint(load_preset, "mine", own)
 

@@ -20,6 +20,7 @@ from lib_lora_train.model.names import rename
 from lib_lora_train.randomness import Randomness
 
 ADAPTER = "lora_train"
+BENEATH = "beneath "
 TRANSFORMER = ("Transformer2DModel",)
 CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
 TEXT = ("CLIPAttention", "CLIPSdpaAttention", "CLIPFlashAttention2", "CLIPMLP")
@@ -64,8 +65,10 @@ class AdaptedLayer:
         self.down.copy_(down.reshape(self.down.shape))
         self.up.copy_(up.reshape(self.up.shape))
 
-    def set_strength(self, strength: float) -> None:
-        self.layer.scaling[ADAPTER] = self.alpha / self.rank * strength
+    @property
+    def scale(self) -> float:
+        """alpha / rank."""
+        return self.alpha / self.rank
 
 
 @dataclass
@@ -75,6 +78,8 @@ class Adapter:
     unet: list[AdaptedLayer] = field(default_factory=list)
     text_encoder: list[AdaptedLayer] = field(default_factory=list)
     word: TriggerEmbedding | None = None
+    beneath: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    """(down, up) by layer of an earlier pass, frozen."""
 
     @property
     def layers(self) -> list[AdaptedLayer]:
@@ -93,22 +98,54 @@ class Adapter:
         """Whether every weight is a number; waits for the device once."""
         return bool(torch.stack([weight.isfinite().all() for weight in self.parameters()]).all())
 
+    def set_strength(self, strength: float | torch.Tensor) -> None:
+        """Acts at `strength` from now on, one for everything or one for each image of a batch [B]; 0.0 is the base alone,
+        bit for bit.
+
+        While something learns, it must be the same in the backward pass as in the forward pass: gradient checkpointing
+        computes the forward again.
+        """
+        scales = {layer.scale: layer.scale * strength for layer in self.layers}  # a tensor is multiplied a few times only
+        for layer in self.layers:
+            layer.layer.scaling[ADAPTER] = scales[layer.scale]
+
+    def freeze(self, randomness: Randomness) -> None:
+        """What was learned so far is kept beneath, and fresh weights learn on top of it."""
+        for layer in self.layers:
+            self.beneath[layer.name] = (layer.down.detach().clone(), layer.up.detach().clone())
+            _initialise(layer, randomness.torch("adapter on top", layer.name))
+
+    def rest_on_what_is_beneath(self) -> None:
+        """What lies beneath acts, until a strength is set by `strength`."""
+        for layer in self.layers:
+            if layer.name in self.beneath:
+                layer.layer.beneath = (*self.beneath[layer.name], layer.scale)
+
+    def kept(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Everything that a resume needs, by name."""
+        own = {layer.name: (layer.down.detach(), layer.up.detach()) for layer in self.layers}
+        return own | {BENEATH + name: weights for name, weights in self.beneath.items()}
+
+    def take_up(self, kept: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Goes on where `kept` was taken."""
+        load_into(self.layers, kept)
+        self.beneath = {name.removeprefix(BENEATH): pair for name, pair in kept.items() if name.startswith(BENEATH)}
+
     @contextmanager
     def strength(self, strength: float) -> Iterator[None]:
-        """Acts at `strength` inside, and fully again afterwards; 0 is the base alone, bit for bit.
-
-        Only for drawing: a strength that changes between forward and backward would give wrong gradients under
-        gradient checkpointing, which computes the forward again.
-        """
-        self._set_strength(strength)
+        """Begins at `strength` inside, and acts fully again afterwards; alone, before and after."""
+        self._act_alone(float(strength))
         try:
             yield
         finally:
-            self._set_strength(1.0)
+            self._act_alone(1.0)
 
-    def _set_strength(self, strength: float) -> None:
-        for layer in (*self.layers, *([self.word] if self.word else ())):
-            layer.set_strength(strength)
+    def _act_alone(self, strength: float) -> None:
+        self.set_strength(strength)
+        for layer in self.layers:
+            layer.layer.beneath = None
+        if self.word:
+            self.word.set_strength(strength)
 
 
 def weights_of(layers: list[AdaptedLayer]) -> list[nn.Parameter]:

@@ -17,7 +17,7 @@ from lib_lora_train.model.family import SD2
 from lib_lora_train.model.lent import LentCheckpoint
 
 PLACES = ("lora_dir", "runs_dir")
-PATHS = ("checkpoint", "tokenizer", "images", "regularisation", "continue_from")
+PATHS = ("checkpoint", "tokenizer", "images", "images_after", "regularisation", "continue_from")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +32,15 @@ def write_scenes(folder: Path, scenes: list[Scene]) -> None:
         file = folder / f"{number:02d}_{scene.colour}_{scene.shape}_{scene.background}.png"
         render(scene).save(file, optimize=True)
         file.with_suffix(".txt").write_text(scene.caption + "\n", encoding="utf-8", newline="\n")
+
+
+def write_levels(folder: Path, levels: Mapping[str, Mapping[str, Any]], count: int, seed: int = 0) -> None:
+    """Writes `count` scenes into a sub-folder for each of `levels`, with the changes that it makes to every scene."""
+    rng = np.random.default_rng([seed, 9])
+    wishes = [(str(s), str(c), str(b)) for s, c, b in rng.permutation(list(itertools.product(SHAPES, COLOURS, BACKGROUNDS)))]
+    scenes = [sample_scene(rng, *wish) for wish in wishes[:count]]
+    for name, changes in levels.items():
+        write_scenes(folder / name, [replace(scene, **changes) for scene in scenes])
 
 
 def _pairs(count: int, shift: int = 0) -> list[tuple[str, str]]:

@@ -64,6 +64,20 @@ def measure(image: Image.Image) -> Measurement:
     return Measurement(best if likeness[best] >= MIN_LIKENESS else None, colour, background, radius, likeness)
 
 
+def is_hollow(image: Image.Image) -> bool | None:
+    """Whether the middle of what is drawn is background, as of an outline; None where nothing is drawn."""
+    pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), np.float64)
+    below = np.median(_border(pixels), axis=0)
+    contrast = np.linalg.norm(pixels - below, axis=2)
+    if np.percentile(contrast, 98) < _MIN_CONTRAST:
+        return None
+    above = np.median(pixels[contrast > 0.7 * np.percentile(contrast, 98)], axis=0)
+    mask = _mask(pixels, below, above)
+    rows, columns = np.nonzero(mask > 0.5)
+    row, column = (rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2
+    return bool(mask[row - 2 : row + 3, column - 2 : column + 3].mean() < 0.5)
+
+
 def _border(pixels: np.ndarray, width: int = 2) -> np.ndarray:
     """The pixels along the four sides: (count, 3)."""
     inside = np.zeros(pixels.shape[:2], bool)

@@ -32,6 +32,15 @@ class NoiseSchedule:
         signal, sigma = self._coefficients(timesteps, latents)
         return signal * noise - sigma * latents
 
+    def stepped(self, noisy: torch.Tensor, prediction: torch.Tensor, now: int, then: int) -> torch.Tensor:
+        """x_then of what `prediction` sees in x_now, by DDIM without new noise (Song et al. 2021, equation 12)."""
+        signal, sigma = self.alphas_cumprod[now].sqrt(), (1 - self.alphas_cumprod[now]).sqrt()
+        if self.prediction == "epsilon":
+            noise, clean = prediction, (noisy - sigma * prediction) / signal
+        else:
+            noise, clean = sigma * noisy + signal * prediction, signal * noisy - sigma * prediction
+        return self.alphas_cumprod[then].sqrt() * clean + (1 - self.alphas_cumprod[then]).sqrt() * noise
+
     def snr(self, timesteps: torch.Tensor) -> torch.Tensor:
         """Signal-to-noise ratio [B] at timesteps [B]."""
         abar = self.alphas_cumprod.to(timesteps.device)[timesteps]

@@ -42,6 +42,11 @@ class Draws:
         low, high = self.config.timestep_min, self.config.timestep_max
         return self.share.of(torch.randint(low, high, (count * self.share.world,), generator=generator))
 
+    def timestep(self, index: int) -> int:
+        """One for a whole batch, the same in every process; uniform over the same range."""
+        low, high = self.config.timestep_min, self.config.timestep_max
+        return int(torch.randint(low, high, (), generator=self.randomness.torch("timestep", index)))
+
     def posterior(self, shape: torch.Size, index: int) -> torch.Tensor:
         """Standard normal, for sampling the VAE's posterior."""
         whole = (shape[0] * self.share.world, *shape[1:])

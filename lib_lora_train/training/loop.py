@@ -45,6 +45,10 @@ class Loop:
             self.step += 1
         return (total / (done * self.accumulation)).item()
 
+    def begin_anew(self) -> None:
+        """The optimizer forgets what it knows of the weights, which were replaced."""
+        self.optimizer.state.clear()
+
     def close(self) -> None:
         """Ends the loading of batches."""
         if self._stream is not None and hasattr(self._stream, "close"):

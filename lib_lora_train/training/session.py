@@ -208,6 +208,7 @@ class Session:
             stack=self._stack,
             meet=self.accelerator.wait_for_everyone,
             progress=self._report_encoding,
+            begin_anew=lambda: self.loop.begin_anew(),
         )
 
     def _report_encoding(self, done: int, images: int) -> None:
@@ -265,7 +266,7 @@ class Session:
         """Trains for about half a second in one turn with the host, and does what is due then."""
         self._heed_wishes()
         before, until = self.loop.step, self._next_stop()
-        with self._turn():
+        with self._turn(), self.adapter.strength(1):  # a lesson may leave another one
             started = time.perf_counter()
             try:
                 loss = self.loop.run_until(until)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lib_lora_train.adapters.inject import Adapter, load_into
+from lib_lora_train.adapters.inject import Adapter
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import written_whole
 from lib_lora_train.training.loop import Loop
@@ -22,10 +22,9 @@ def save_state(path: Path, adapter: Adapter, loop: Loop, origin: dict[str, str])
     Raises:
         UserError: when the disk is full; the state before stays.
     """
-    weights = {layer.name: (layer.down.detach(), layer.up.detach()) for layer in adapter.layers}
     word = [vectors.detach() for vectors in adapter.word.vectors] if adapter.word else []
     with written_whole(path) as file:
-        torch.save({**loop.state(), "adapter": weights, "word": word, "origin": origin}, file)
+        torch.save({**loop.state(), "adapter": adapter.kept(), "word": word, "origin": origin}, file)
 
 
 def load_state(path: Path, device: torch.device) -> dict[str, Any]:
@@ -45,7 +44,7 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any]:
 
 def take_up(adapter: Adapter, state: dict[str, Any]) -> None:
     """Gives the adapter its saved weights."""
-    load_into(adapter.layers, state["adapter"])
+    adapter.take_up(state["adapter"])
     if adapter.word:
         adapter.word.load(state["word"])
 

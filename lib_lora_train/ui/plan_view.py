@@ -12,7 +12,7 @@ from lib_lora_train.ui.text import escaped, facts, sentence
 MOST_BUCKETS = 4
 Shape = TypeVar("Shape", bound=tuple[int, int])
 
-EMPTY_AT_FIRST = frozenset(("name", "images", "checkpoint", "trigger", "class_word"))
+EMPTY_AT_FIRST = frozenset(("name", "images", "changes", "trigger", "class_word", "checkpoint"))
 """Nobody has done anything wrong while these are not filled in yet."""
 
 
@@ -49,7 +49,8 @@ def blocked_html(problems: Iterable[Problem], fields: Collection[str]) -> str:
     problems = list(problems)
     only_empty = all(problem.field in EMPTY_AT_FIRST for problem in problems)
     if only_empty and all(problem.field in fields for problem in problems):
-        return '<section class="lora_train_plan" aria-label="Plan"><p class="lora_train_hint">Here stands what the run will do, once it has a name and images.</p></section>'
+        needed = "changes" if any(problem.field == "changes" for problem in problems) else "images"
+        return f'<section class="lora_train_plan" aria-label="Plan"><p class="lora_train_hint">Here stands what the run will do, once it has a name and {needed}.</p></section>'
     labels = {field.name: field.facts.label for field in settings()}
     elsewhere = [problem for problem in problems if problem.field not in fields]
     texts = [f"{labels[p.field]} {p.message}" if p.field in labels else sentence(p.message) for p in elsewhere]

@@ -70,3 +70,23 @@ def test_under_autocast_it_computes_in_half_precision(pair):
         ours, theirs = lean(x), peft(x)
     assert ours.dtype == torch.bfloat16
     torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
+
+
+def test_each_row_can_have_a_strength_of_its_own(pair):
+    _, lean, x = pair
+    strengths = torch.linspace(-1, 1, len(x))
+    each = []
+    for strength, row in zip(strengths, x, strict=True):
+        lean.scaling["test"] = 1.5 * strength.item()
+        each.append(lean(row[None])[0])
+    lean.scaling["test"] = 1.5 * strengths
+    torch.testing.assert_close(lean(x), torch.stack(each), rtol=1e-4, atol=1e-5)
+
+
+def test_an_image_may_have_several_rows(pair):
+    _, lean, x = pair
+    rows = torch.cat([x, x, x])
+    lean.scaling["test"] = torch.tensor([0.5, 0.5, -1.0]).repeat_interleave(len(x))
+    expected = lean(rows)
+    lean.scaling["test"] = torch.tensor([0.5, 0.5, -1.0])
+    torch.testing.assert_close(lean(rows), expected)

@@ -191,3 +191,24 @@ def test_loading_sets_the_named_layers_and_leaves_the_others(lent):
     assert torch.equal(layers[0].down, down)
     assert torch.equal(layers[0].up, up)
     assert torch.equal(layers[1].down, old)
+
+
+def test_what_was_frozen_acts_beneath_only_while_it_is_asked_to(lent):
+    unet, layers = adapted_unet(lent, rank=2, conv_rank=2)
+    adapter, base = Adapter(layers), predict(unet)
+    with torch.no_grad():
+        for layer in adapter.layers:
+            layer.up.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+    learned = predict(unet)
+    adapter.freeze(Randomness(0))
+    torch.testing.assert_close(predict(unet), base)  # fresh weights do nothing yet
+    adapter.rest_on_what_is_beneath()
+    torch.testing.assert_close(predict(unet), learned)
+    with adapter.strength(0):
+        assert torch.equal(predict(unet), base), "pictures are drawn without what lies beneath"
+    torch.testing.assert_close(predict(unet), base)
+
+    again = Adapter(adapter.unet)
+    again.take_up(adapter.kept())
+    again.rest_on_what_is_beneath()
+    torch.testing.assert_close(predict(unet), learned)

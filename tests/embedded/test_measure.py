@@ -1,12 +1,13 @@
 """The measurer reads pictures back with plain arithmetic, and is strict: it must not flatter a model."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from lib_lora_train.embedded.measure import measure
+from lib_lora_train.embedded.measure import is_hollow, measure
 from lib_lora_train.embedded.practice import practice_picture
 from lib_lora_train.embedded.world import (
     ALL_SHAPES,
@@ -118,3 +119,10 @@ def test_a_clutter_is_seldom_taken_for_a_shape_it_does_not_hold():
     clutter = [practice_picture(rng) for _ in range(150)]
     stars = [measure(to_image(picture)).shape == "star" for picture in clutter]
     assert np.mean(stars) < 0.08
+
+
+def test_an_outline_is_hollow_and_a_filled_shape_is_not():
+    every = scenes(7, each=1)
+    assert not any(is_hollow(render(scene)) for scene in every)
+    assert all(is_hollow(render(replace(scene, outlined=True))) for scene in every)
+    assert is_hollow(Image.new("RGB", (64, 64), "white")) is None

@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from lib_lora_train.embedded.demo import write_levels
+from lib_lora_train.embedded.measure import measure
 from lib_lora_train.embedded.practice import practice_batch
 from lib_lora_train.embedded.vocabulary import WORDS, byte_letters, learn_merges
 from lib_lora_train.embedded.world import (
@@ -98,3 +101,14 @@ def test_merges_make_every_word_of_the_vocabulary_one_token():
     letters = {letter + "</w>" for letter in byte_letters()}
     assert {word + "</w>" for word in WORDS} <= merges | letters
     assert len(set(byte_letters())) == 256
+
+
+def test_levels_are_the_same_scenes_but_for_what_changes(tmp_path):
+    write_levels(tmp_path, {"-1": {"radius": 0.12}, "1": {"radius": 0.25}}, 6)
+    low, high = (sorted((tmp_path / name).glob("*.png")) for name in ("-1", "1"))
+    assert [path.name for path in low] == [path.name for path in high]
+    assert len(low) == 6
+    for small, large in zip(low, high, strict=True):
+        assert small.with_suffix(".txt").read_text() == large.with_suffix(".txt").read_text()
+        sizes = [measure(Image.open(path)).radius for path in (small, large)]
+        assert sizes == pytest.approx([0.12, 0.25], abs=0.02)

@@ -184,3 +184,37 @@ def test_what_changes_while_a_plan_is_made_is_planned_too(page, server, monkeypa
     page.wait_for_timeout(1500)  # longer than a pause in typing
     may_go_on.set()
     page.wait_for_selector("text=This is 5000, above the most")
+
+
+def choose(page, name: str, text: str) -> None:
+    """Picks from a list, as a person does."""
+    page.locator(f"#lora_train_{name} input").first.click()
+    page.locator("ul.options li", has_text=text).first.click()
+
+
+def test_a_way_of_teaching_shows_its_own_settings_and_no_others(page, server):
+    _, workshop = server
+    shown = {"ileco": {"changes", "change_strength"}, "captioned": {"images", "drop", "trigger"}}
+    open_group(page, "More about the loss")
+    page.locator("#lora_train_weighting").wait_for()
+    for mode, text in (("ileco", "replace one by another"), ("captioned", "Images with captions"), ("ileco", "replace one")):
+        choose(page, "mode", text)
+        for name in shown[mode]:
+            page.locator(f"#lora_train_{name}").wait_for()
+        for name in set().union(*shown.values()) - shown[mode]:
+            page.locator(f"#lora_train_{name}").wait_for(state="hidden")
+    page.locator("#lora_train_weighting").wait_for(state="hidden")
+    page.locator("#lora_train_timestep_min").wait_for()
+
+    give(page, "name", "words")
+    says(page, "plan", "once it has a name and changes")
+    give(page, "changes", "red -> blue\ncircle ->")
+    open_group(page, "More about length and saving")
+    open_group(page, "More about previews and validation")
+    for setting, value in {"resolution": 64, "epochs": 1, "max_steps": 2, "preview_steps": 2}.items():
+        give(page, setting, value)
+    says(page, "plan", "2 by words: red -> blue, circle ->")
+    page.click("#lora_train_train")
+    says(page, "status", "is finished")
+    assert workshop.jobs.get("words").folder.final_file.is_file()
+    page.wait_for_selector("#lora_train_previews img")

@@ -13,12 +13,20 @@ from lib_lora_train.config import TrainConfig
 from lib_lora_train.training.lessons.base import Classroom, Facts, Lesson, Material
 from lib_lora_train.training.lessons.captioned import CaptionedMaterial
 from lib_lora_train.training.lessons.dreambooth import DreamBoothMaterial
+from lib_lora_train.training.lessons.levels import LevelsMaterial
+from lib_lora_train.training.lessons.words import WordsMaterial
 
 __all__ = ["Classroom", "Facts", "Lesson", "Material", "material_of"]
 
 MATERIALS: dict[str, Callable[[TrainConfig], Material]] = {
     "captioned": CaptionedMaterial.read,
     "dreambooth": DreamBoothMaterial.read,
+    "ileco": WordsMaterial.replacing,
+    "leco": WordsMaterial.steering,
+    "word_slider": WordsMaterial.sliding,
+    "addift": LevelsMaterial.pairs,
+    "difference": LevelsMaterial.difference,
+    "image_slider": LevelsMaterial.slider,
 }
 
 

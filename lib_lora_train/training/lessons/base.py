@@ -43,10 +43,15 @@ class Facts:
 class Material(Protocol):
     """What is taught with, as settings and files say it; no model is known yet."""
 
-    rows: int
-    """Pictures that the learning pass of a step has for each one of the batch size."""
-    extra_passes: float
-    """Passes through the UNet without gradients that a step takes besides, on average, each for that many pictures."""
+    @property
+    def rows(self) -> int:
+        """Pictures that the learning pass of a step has for each one of the batch size."""
+        ...
+
+    @property
+    def extra_passes(self) -> float:
+        """Passes through the UNet without gradients that a step takes besides, on average, each for that many pictures."""
+        ...
 
     @property
     def warnings(self) -> Sequence[str]:
@@ -122,6 +127,8 @@ class Classroom:
     """Returns when all processes have called it."""
     progress: Callable[[int, int], None]
     """Told how many images of how many are encoded."""
+    begin_anew: Callable[[], None]
+    """For when other weights begin to learn: the optimizer forgets the former ones."""
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,226 @@
+"""What every way of teaching but images with captions does, on the embedded world, over seeds.
+
+    python -m benchmarks.bench_lessons [--only swap erase ...] [--seeds 0 1 2] [--output FILE]
+
+For each lesson and seed: trains with the settings below, draws at strength 1 or from -2 to +2, and reads the pictures
+with the measurer. The base is read in the same way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lib_lora_train.adapters.file import load_adapter
+from lib_lora_train.adapters.inject import Adapter, load_into
+from lib_lora_train.cli.commands import standalone_host
+from lib_lora_train.config import TrainConfig
+from lib_lora_train.embedded import CHECKPOINT
+from lib_lora_train.embedded.demo import write_levels
+from lib_lora_train.embedded.measure import is_hollow, measure
+from lib_lora_train.embedded.world import BACKGROUNDS, COLOURS, SHAPES, caption
+from lib_lora_train.model.parts import Parts
+from lib_lora_train.training.learning import make_adapter
+from lib_lora_train.training.previews import preview_drawing
+from lib_lora_train.training.session import train
+
+Wish = tuple[str, str, str]
+Figures = dict[str, float]
+ALL: list[Wish] = list(itertools.product(SHAPES, COLOURS, BACKGROUNDS))
+STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
+AT_ONCE = 40
+COMMON: dict[str, Any] = {
+    "checkpoint": str(CHECKPOINT), "resolution": 64, "rank": 4, "epochs": 1, "preview_every": 0, "preview_guidance": 5.0,
+}  # fmt: skip
+
+
+@dataclass
+class Pencil:
+    """Draws with an adapter at any strength; wish i from seed i."""
+
+    parts: Parts
+    config: TrainConfig
+    adapter: Adapter
+
+    def __call__(self, wishes: Sequence[Wish], strength: float = 1.0) -> list[Image.Image]:
+        drawing = preview_drawing(self.config, self.parts.lent)
+        with self.adapter.strength(strength):
+            return self.parts.draw([caption(*w) for w in wishes], "", range(len(wishes)), drawing, AT_ONCE)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One lesson: its settings, what it is taught with, and how what it taught is measured."""
+
+    name: str
+    settings: dict[str, Any]
+    measured: Callable[[Pencil], Figures]
+    levels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    count: int = 12
+
+    def config(self, folder: Path, seed: int) -> TrainConfig:
+        """The run's settings; writes its images."""
+        places = {"lora_dir": folder / "Lora", "runs_dir": folder / "runs", "name": "lesson", "seed": seed}
+        images: dict[str, Any] = {}
+        if self.levels:
+            write_levels(folder / "images", self.levels, self.count)
+            first, *_, last = self.levels
+            pairs = {"images": folder / "images" / first, "images_after": folder / "images" / last}
+            images = pairs if self.settings["mode"] == "addift" else {"images": folder / "images"}
+        return TrainConfig.from_flat({**COMMON, **places, **images, **self.settings})
+
+
+def replaced(word: str, by: str | None = None) -> Callable[[Pencil], Figures]:
+    """How often `word` has gone (and `by` has come) where it is asked for, and how often all else is as asked."""
+    place = 0 if word in SHAPES else 1
+
+    def measured(draw: Pencil) -> Figures:
+        asked = [wish for wish in ALL if wish[place] == word]
+        others = [wish for wish in ALL if wish[place] != word]
+        seen = [measure(image) for image in draw(asked)]
+        found = [(m.shape, m.colour)[place] for m in seen]
+        kept, base = right(draw, others, 1.0), right(draw, others, 0.0)
+        figures = {"gone": share(f != word for f in found)}
+        if by:
+            figures["come"] = share(f == by for f in found)
+        return figures | {f"others' {name}": kept[name] for name in kept} | {f"base's {name}": base[name] for name in base}
+
+    return measured
+
+
+def right(draw: Pencil, wishes: Sequence[Wish], strength: float) -> Figures:
+    """How often shape and colour are as asked."""
+    seen = [measure(image) for image in draw(wishes, strength)]
+    pairs = list(zip(wishes, seen, strict=True))
+    return {"shape": share(m.shape == w[0] for w, m in pairs), "colour": share(m.colour == w[1] for w, m in pairs)}
+
+
+def along(read: Callable[[Image.Image], float | None]) -> Callable[[Pencil], Figures]:
+    """The mean of what `read` finds in pictures of everything, at each strength, and whether it rises all the way."""
+
+    def measured(draw: Pencil) -> Figures:
+        wishes = ALL[::2]
+        means = []
+        for strength in STRENGTHS:
+            values = [read(image) for image in draw(wishes, strength)]
+            means.append(statistics.fmean(value for value in values if value is not None))
+        rises = all(low < high for low, high in itertools.pairwise(means))
+        return {f"{s:+g}": mean for s, mean in zip(STRENGTHS, means, strict=True)} | {"rises": float(rises)}
+
+    return measured
+
+
+def size_of(image: Image.Image) -> float | None:
+    return measure(image).radius or None
+
+
+def brightness_around(image: Image.Image) -> float:
+    pixels = np.asarray(image.convert("L"), float) / 255
+    return float(np.median(np.concatenate([pixels[:2].ravel(), pixels[-2:].ravel()])))
+
+
+def share(facts: Any) -> float:
+    """Of truths among `facts`."""
+    listed = list(facts)
+    return sum(map(bool, listed)) / len(listed)
+
+
+def sentence(shape: str, colour: str, place: int) -> str:
+    """A caption, on a background that goes round."""
+    return caption(shape, colour, list(BACKGROUNDS)[place % len(BACKGROUNDS)])
+
+
+def kept(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Changes that change nothing, so that what is near stays as it is."""
+    return [f"{same} -> {same}" for same in (sentence(shape, colour, i) for i, (shape, colour) in enumerate(pairs))]
+
+
+OTHER_SHAPES = [(shape, colour) for shape, colour in zip(SHAPES[1:], COLOURS, strict=False)]
+OTHER_COLOURS = [(shape, colour) for shape, colour in zip(SHAPES, list(COLOURS)[1:], strict=False) if colour != "blue"]
+ERASING = [f"{sentence('circle', c, i)} -> {sentence('shape', c, i)}" for i, c in enumerate(COLOURS)] + kept(OTHER_SHAPES)
+SWAPPING = [f"{sentence(s, 'red', i)} -> {sentence(s, 'blue', i)}" for i, s in enumerate(SHAPES)] + kept(OTHER_COLOURS)
+WORDS: dict[str, Any] = {"batch_size": 6, "learning_rate": 2e-3, "timestep_min": 400, "epoch_steps": 150}
+PICTURES: dict[str, Any] = {"batch_size": 4, "learning_rate": 1e-3, "repeats": 50, "max_steps": 150}
+OUTLINES: dict[str, dict[str, Any]] = {"-1": {"outlined": False}, "1": {"outlined": True}}
+SIZES: dict[str, dict[str, Any]] = {"-1": {"radius": 0.15}, "1": {"radius": 0.28}}
+FOUR_SIZES: dict[str, dict[str, Any]] = {"-2": {"radius": 0.12}, "-1": {"radius": 0.16}, "1": {"radius": 0.24}, "2": {"radius": 0.28}}
+
+LESSONS = [
+    Lesson("swap", {**WORDS, "mode": "ileco", "changes": SWAPPING}, replaced("red", "blue")),
+    Lesson("erase", {**WORDS, "mode": "ileco", "changes": ERASING, "change_strength": 2.0}, replaced("circle")),
+    Lesson("erase-leco", {**WORDS, "mode": "leco", "changes": ERASING, "drawing_steps": 8}, replaced("circle")),
+    Lesson(
+        "word-slider",
+        {
+            **WORDS, "mode": "word_slider", "changes": ["a shape on a black background -> a shape on a white background"],
+            "slides": ["a shape"], "drawing_steps": 8, "batch_size": 3,
+        },
+        along(brightness_around),
+    ),
+    Lesson("outline", {**PICTURES, "mode": "addift", "pair_strength": 0.5}, along(is_hollow), OUTLINES),
+    Lesson("size", {**PICTURES, "mode": "addift", "pair_strength": 0.5}, along(size_of), SIZES),
+    Lesson("size-slider", {**PICTURES, "mode": "image_slider"}, along(size_of), FOUR_SIZES),
+]  # fmt: skip
+
+
+def main() -> None:
+    """Prints the table, and keeps it in --output."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", nargs="+", choices=[lesson.name for lesson in LESSONS])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--output", type=Path)
+    values = parser.parse_args()
+    lines = []
+    for line in rows([lesson for lesson in LESSONS if not values.only or lesson.name in values.only], values.seeds):
+        lines.append(line)
+        print(line, flush=True)
+    if values.output:
+        values.output.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def rows(lessons: Sequence[Lesson], seeds: Sequence[int]) -> Iterator[str]:
+    """For each lesson the figures of every seed, then their mean and range."""
+    for lesson in lessons:
+        found = []
+        for seed in seeds:
+            figures, seconds = taught(lesson, seed)
+            found.append(figures)
+            yield f"{lesson.name:14} seed {seed}   {written(figures)}   {seconds:.0f} s to train"
+        if len(found) > 1:
+            mean = {name: statistics.fmean(f[name] for f in found) for name in found[0]}
+            spread = ", ".join(f"{name} {min(f[name] for f in found):.3g}..{max(f[name] for f in found):.3g}" for name in mean)
+            yield f"{lesson.name:14} mean     {written(mean)}   ({spread})"
+
+
+def taught(lesson: Lesson, seed: int) -> tuple[Figures, float]:
+    """(figures, seconds of training) of one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = lesson.config(Path(folder), seed)
+        host = standalone_host(config.model)
+        started = time.perf_counter()
+        path = train(config, host)
+        seconds = time.perf_counter() - started
+        assert path is not None
+        with host.lease() as lent:
+            parts = Parts.of(lent, config.model)
+            adapter = make_adapter(parts, config)
+            load_into(adapter.layers, {n: (layer.down, layer.up) for n, layer in load_adapter(path).layers.items()})
+            return lesson.measured(Pencil(parts, config, adapter)), seconds
+
+
+def written(figures: Figures) -> str:
+    return "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""What is left to learn of a picture once its counterpart is known (the "copier"; TrainTrain's difference), in two passes:
+
+    first    E_{x, eps, t}  || f_A(x_t, t, c) - y ||^2         A learns the pictures before
+    second   E_{x', eps, t} || f_{A + B}(x'_t, t, c) - y ||^2   A is frozen beneath; B learns the pictures after
+
+with y = eps, or v. B is kept: what both have in common is in A.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from lib_lora_train.config import ObjectiveConfig
+from lib_lora_train.model.noise import NoiseSchedule
+from lib_lora_train.objectives.adapted import Adapted
+from lib_lora_train.objectives.captioned import per_example
+from lib_lora_train.objectives.levels import LevelBatch
+from lib_lora_train.objectives.noise import Draws
+
+BEFORE, AFTER = 0, 1
+
+
+@dataclass
+class Difference:
+    """The equations above; the second pass begins with batch `second`."""
+
+    network: Adapted
+    schedule: NoiseSchedule
+    config: ObjectiveConfig
+    draws: Draws
+    device: torch.device
+    second: int
+    freeze: Callable[[], None]
+    """What the adapter has learned goes beneath it."""
+
+    def loss(self, batch: LevelBatch, index: int) -> torch.Tensor:
+        """Mean over the batch."""
+        if index == self.second:
+            self.freeze()
+        batch = batch.at(BEFORE if index < self.second else AFTER).to(self.device)
+        eps, t = batch.noise(self.draws, index)
+        noisy, target = self.schedule.add_noise(batch.rows, eps, t), self.schedule.target(batch.rows, eps, t)
+        prediction = self.network(noisy, t, batch.row_captions, batch.row_sizes)
+        return per_example(prediction, target, batch.row_masks, self.config).mean()

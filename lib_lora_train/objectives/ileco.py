@@ -1,0 +1,41 @@
+"""Replacing words by words, on noise alone (iLECO, hako-mikan's sd-webui-traintrain):
+
+    E_{z ~ N(0, 1), t, (a, b)}  || f_a(z, t, c_a) - [ f(z, t, c_a) + s (f(z, t, c_b) - f(z, t, c_a)) ] ||^2
+
+With s = 1 what is asked for by a becomes what the base makes of b. Above 1 it goes on in that direction, away from a.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lib_lora_train.config import ObjectiveConfig
+from lib_lora_train.objectives.adapted import Adapted, plain_time_ids
+from lib_lora_train.objectives.captioned import per_example
+from lib_lora_train.objectives.noise import Draws
+from lib_lora_train.objectives.prompts import Asked
+
+
+@dataclass
+class Replacing:
+    """The equation above."""
+
+    network: Adapted
+    strength: float
+    config: ObjectiveConfig
+    draws: Draws
+    device: torch.device
+
+    def loss(self, batch: Asked, index: int) -> torch.Tensor:
+        """Mean over the batch."""
+        z = self.draws.noise(batch.shape, index).to(self.device, non_blocking=True)
+        t = self.draws.timesteps(len(z), index).to(self.device, non_blocking=True)
+        sizes = plain_time_ids(z)
+        goal = self.network.base(z, t, batch.instead, sizes)
+        if self.strength != 1:
+            start = self.network.base(z, t, batch.targets, sizes)
+            goal = start + self.strength * (goal - start)
+        prediction = self.network(z, t, batch.targets, sizes)
+        return per_example(prediction, goal, None, self.config).mean()

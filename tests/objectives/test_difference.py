@@ -1,0 +1,53 @@
+"""The copier: first the pictures before, then, with that frozen beneath, the pictures after."""
+
+import numpy as np
+import pytest
+import torch
+
+from lib_lora_train.config import ObjectiveConfig
+from lib_lora_train.model.noise import stable_diffusion_schedule
+from lib_lora_train.objectives.difference import Difference
+from lib_lora_train.objectives.noise import Draws
+from lib_lora_train.randomness import Randomness
+from tests.objectives.test_levels import ABAR, CAPTIONS, a_batch, noised_by_hand
+from tests.objectives.toys import Toy, f
+
+
+def objective(toy: Toy, prediction: str = "epsilon", frozen: list[int] | None = None) -> Difference:
+    config, frozen = ObjectiveConfig(), [] if frozen is None else frozen
+    return Difference(
+        toy.network(), stable_diffusion_schedule(prediction), config, Draws(config, Randomness(7)), torch.device("cpu"),
+        second=3, freeze=lambda: frozen.append(1),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize(("index", "level"), [(0, 0), (2, 0), (3, 1), (7, 1)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_each_pass_is_its_equation(prediction, index, level, masked):
+    batch = a_batch(-1.0, 1.0, masked=masked)
+    noisy, eps, t = noised_by_hand(batch, index)
+    losses = []
+    for i, caption in enumerate(CAPTIONS):
+        x, abar = batch.latents[level, i].double().numpy(), ABAR[t[i]]
+        goal = eps[i] if prediction == "epsilon" else abar**0.5 * eps[i] - (1 - abar) ** 0.5 * x
+        error = (f(noisy[level][i], t[i], caption, 0.25) - goal) ** 2
+        losses.append((error * (batch.masks[i].double().numpy() if masked else 1.0)).mean())
+    assert objective(Toy(), prediction).loss(batch, index).item() == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_what_was_learned_goes_beneath_once_when_the_second_pass_begins():
+    frozen: list[int] = []
+    made, batch = objective(Toy(), frozen=frozen), a_batch(-1.0, 1.0)
+    counts = []
+    for index in range(5):
+        made.loss(batch, index)
+        counts.append(len(frozen))
+    assert counts == [0, 0, 0, 1, 1]
+
+
+def test_the_gradient_reaches_the_adapter():
+    toy, small, batch = Toy(), 1e-3, a_batch(-1.0, 1.0)
+    objective(toy).loss(batch, 4).backward()
+    values = [objective(Toy(weight=torch.tensor(0.25 + step))).loss(batch, 4).item() for step in (-small, small)]
+    assert toy.weight.grad.item() == pytest.approx((values[1] - values[0]) / (2 * small), rel=1e-2)
