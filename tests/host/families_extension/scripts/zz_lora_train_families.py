@@ -1,6 +1,7 @@
 """For check_families.py: small OpenCLIP models for the WebUI, and our networks beside its own, in its process."""
 
 import logging
+import re
 
 import networks
 import open_clip
@@ -67,7 +68,14 @@ def matches(name: str = Body("", embed=True)):
         for logger, level in zip((networks.logger, logging.getLogger()), before, strict=True):
             logger.removeHandler(handler)
             logger.setLevel(level)
-    return {"version": disk.sd_version.name, "layers": layers, "unmatched": [text[:300] for text in said if "match" in text]}
+    # A1111 names the keys of a word here too, which it has read by then (networks.py:191).
+    unmatched = [text[:300] for text in said if "match" in text and not _names_only_a_word(text)]
+    return {"version": disk.sd_version.name, "layers": layers, "unmatched": unmatched}
+
+
+def _names_only_a_word(text: str) -> bool:
+    keys = re.findall(r"'([^']*)':", text.partition("match keys:")[2])
+    return bool(keys) and all(key.startswith("bundle_emb.") for key in keys)
 
 
 @torch.no_grad()
