@@ -258,8 +258,8 @@ class WordsConfig:
     """What is taught by words alone."""
 
     changes: list[str] = setting(
-        [], "Changes", "What is asked for -> what comes instead: red -> blue swaps, circle -> erases, and square -> square keeps. "
-        "Where LECO emphasises, a line without an arrow is enough. Of a slider: the low end -> the high end.",
+        [], "Changes", "What is asked for -> what comes instead: red -> blue swaps, circle -> erases, and square -> square "
+        "keeps (iLECO only). Words reach prompts like themselves: write whole prompts too. Where LECO emphasises, a line without an arrow is enough. Of a slider: the low end -> the high end.",
         basic=True, modes=WORDS,
     )  # fmt: skip
     change_strength: float = setting(
