@@ -147,9 +147,10 @@ def kept(pairs: Sequence[tuple[str, str]]) -> list[str]:
 
 OTHER_SHAPES = [(shape, colour) for shape, colour in zip(SHAPES[1:], COLOURS, strict=False)]
 OTHER_COLOURS = [(shape, colour) for shape, colour in zip(SHAPES, list(COLOURS)[1:], strict=False) if colour != "blue"]
-ERASING = [f"{sentence('circle', c, i)} -> {sentence('shape', c, i)}" for i, c in enumerate(COLOURS)] + kept(OTHER_SHAPES)
-SWAPPING = [f"{sentence(s, 'red', i)} -> {sentence(s, 'blue', i)}" for i, s in enumerate(SHAPES)] + kept(OTHER_COLOURS)
-WORDS: dict[str, Any] = {"batch_size": 6, "learning_rate": 2e-3, "timestep_min": 400, "epoch_steps": 150}
+ERASING = ["a circle -> a shape", *(f"{sentence('circle', c, i)} -> {sentence('shape', c, i)}" for i, c in enumerate(COLOURS))]
+SWAPPING = ["a red shape -> a blue shape"] * 2 + [f"{sentence(s, 'red', i)} -> {sentence(s, 'blue', i)}" for i, s in enumerate(SHAPES)]
+SWAPPING += kept(OTHER_COLOURS)
+WORDS: dict[str, Any] = {"batch_size": 4, "learning_rate": 2e-3, "timestep_min": 400, "epoch_steps": 100}
 PICTURES: dict[str, Any] = {"batch_size": 4, "learning_rate": 1e-3, "repeats": 50, "max_steps": 150}
 OUTLINES: dict[str, dict[str, Any]] = {"-1": {"outlined": False}, "1": {"outlined": True}}
 SIZES: dict[str, dict[str, Any]] = {"-1": {"radius": 0.15}, "1": {"radius": 0.28}}
@@ -157,7 +158,7 @@ FOUR_SIZES: dict[str, dict[str, Any]] = {"-2": {"radius": 0.12}, "-1": {"radius"
 
 LESSONS = [
     Lesson("swap", {**WORDS, "mode": "ileco", "changes": SWAPPING}, replaced("red", "blue")),
-    Lesson("erase", {**WORDS, "mode": "ileco", "changes": ERASING, "change_strength": 2.0}, replaced("circle")),
+    Lesson("erase", {**WORDS, "mode": "ileco", "changes": ERASING + kept(OTHER_SHAPES), "change_strength": 2.0}, replaced("circle")),
     Lesson("erase-leco", {**WORDS, "mode": "leco", "changes": ERASING, "drawing_steps": 8}, replaced("circle")),
     Lesson(
         "word-slider",

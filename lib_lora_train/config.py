@@ -279,8 +279,8 @@ class WordsConfig:
     """What is taught by words alone."""
 
     changes: list[str] = setting(
-        [], "Changes", "What is asked for -> what comes instead: red -> blue swaps, circle -> erases, and square -> square keeps. "
-        "Where LECO emphasises, a line without an arrow is enough. Of a slider: the low end -> the high end.",
+        [], "Changes", "What is asked for -> what comes instead: red -> blue swaps, circle -> erases, and square -> square "
+        "keeps (iLECO only). Words reach prompts like themselves: write whole prompts too. Where LECO emphasises, a line without an arrow is enough. Of a slider: the low end -> the high end.",
         basic=True, modes=WORDS,
     )  # fmt: skip
     change_strength: float = setting(
@@ -755,6 +755,10 @@ def _change_problems(config: TrainConfig) -> Iterator[Problem]:
         return
     if config.run.mode == "word_slider" and (bare := [line for line in words.changes if "->" not in line]):
         yield Problem("changes", f"has {bare[0]!r}, which has one end only. Write the low end, an arrow and the high end.")
+    if config.run.mode == "leco" and words.direction == "erase" and not words.positive:
+        parted = ([side.strip() for side in line.split("->", 1)] for line in words.changes)
+        for same in (sides[0] for sides in parted if len(sides) == 2 and sides[0] == sides[1]):
+            yield Problem("changes", f"has {same} -> {same}, which would not be kept but weakened: LECO leads away from it. Leave it out.")
     for name, given in (("positive", words.positive), ("slides", words.slides)):
         if len(given) not in (0, 1, len(words.changes)):
             yield Problem(name, f"has {len(given)} lines for {len(words.changes)} changes. Give one for all, or one for each.")

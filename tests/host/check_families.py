@@ -25,7 +25,9 @@ from tests.host.forge_sizes import ForgeSizes, config_in  # noqa: E402
 from tests.host.webui import WebUI, start_real  # noqa: E402
 
 PROMPTS = ("", "a red circle on a white background", " ".join(["photo of a blue cat on white"] * 14))
-WORDY = "a sks circle beside sks"
+TRIGGER = "q"
+"""One letter, which the small tokenizer and OpenCLIP's own give the same number: A1111 looks words up by the first's."""
+WORDY = f"a {TRIGGER} circle beside {TRIGGER}"
 MOST_DIFFERENT = 1e-4
 VERSIONS = {"sd2": "SD2", "sdxl": "SDXL", "sdxl-v": "SDXL", "sdxl-marked": "SDXL"}
 PREDICTIONS = {"sd2": "v", "sdxl": "epsilon", "sdxl-v": "v", "sdxl-marked": "v"}
@@ -99,7 +101,7 @@ def check_adapter(webui: WebUI, name: str) -> list[str]:
     settings = {
         "name": run, "images": str(DEMO_IMAGES), "resolution": 64, "epochs": 1, "repeats": 1, "max_steps": 4, "rank": 4,
         "conv_rank": 4, "text_encoder": True, "learning_rate": 1e-2, "preview_every": 0, "validate_every": 0,
-        "trigger": "sks", "trigger_vectors": 2, "embedding_learning_rate": 0.1,
+        "trigger": TRIGGER, "trigger_vectors": 2, "embedding_learning_rate": 0.1,
     }  # fmt: skip
     answer = webui.start(**settings)
     job = webui.wait(run, "finished", "failed") if answer.status == 200 else answer.body

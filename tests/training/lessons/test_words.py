@@ -129,9 +129,10 @@ def test_a_plan_counts_the_passes_that_a_goal_and_a_drawing_take(tiny):
         ({"mode": "leco", "positive": ["a", "b", "c"]}, "positive"),
         ({"mode": "word_slider", "slides": ["a", "b", "c"]}, "slides"),
         ({"mode": "word_slider", "changes": ["large"]}, "changes"),
+        ({"mode": "leco", "changes": ["cat ->", "dog -> dog"]}, "changes"),
     ],
 )
-def test_what_is_missing_is_said(settings, field):
+def test_what_is_missing_or_cannot_be_meant_is_said(settings, field):
     config = TrainConfig.from_flat({"name": "x", **SWAPS, **settings})
     assert [problem.field for problem in config.problems()] == [field]
 

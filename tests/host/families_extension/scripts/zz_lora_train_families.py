@@ -1,6 +1,7 @@
 """For check_families.py: our networks beside the WebUI's own, in its process, and how it reads our adapters."""
 
 import logging
+import re
 import sys
 
 import networks
@@ -93,7 +94,8 @@ def matched_by_a1111(name, disk):
         for logger, level in zip((networks.logger, logging.getLogger()), before, strict=True):
             logger.removeHandler(handler)
             logger.setLevel(level)
-    return layers, [text[:300] for text in said if "match" in text]
+    # A1111 names the keys of a word here too, which it has read by then (networks.py:191).
+    return layers, [text[:300] for text in said if "match" in text and not _names_only_a_word(text)]
 
 
 def matched_by_forge(_, disk):
@@ -103,7 +105,12 @@ def matched_by_forge(_, disk):
     text_keys = networks.model_lora_keys_clip(parts.clip.cond_stage_model)
     unet, left = networks.load_lora(networks.load_lora_state_dict(disk.filename), unet_keys)
     text, left = networks.load_lora(left, text_keys)
-    return len(unet) + len(text), list(left)
+    return len(unet) + len(text), [key for key in left if not key.startswith("bundle_emb.")]
+
+
+def _names_only_a_word(text: str) -> bool:
+    keys = re.findall(r"'([^']*)':", text.partition("match keys:")[2])
+    return bool(keys) and all(key.startswith("bundle_emb.") for key in keys)
 
 
 @torch.no_grad()
