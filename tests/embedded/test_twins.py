@@ -15,7 +15,6 @@ from lib_lora_train.embedded.world import caption
 
 WISHES = [("circle", "red", "white"), ("triangle", "blue", "gray"), ("heart", "purple", "black")]
 
-trained = pytest.mark.skipif(not V_CHECKPOINT.exists(), reason="the v-prediction twin's weights are not there")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +22,6 @@ def weights():
     return load_file(V_CHECKPOINT)
 
 
-@trained
 def test_it_says_that_it_predicts_v_on_a_zero_terminal_schedule(weights):
     assert weights["v_pred"].numel() == weights["ztsnr"].numel() == 0
     roots = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2) ** 0.5
@@ -32,7 +30,6 @@ def test_it_says_that_it_predicts_v_on_a_zero_terminal_schedule(weights):
     assert 0 < weights["alphas_cumprod"][-1] < 1e-6, "WebUIs divide by it"
 
 
-@trained
 def test_all_else_than_its_unet_is_the_first_checkpoints(weights):
     first = load_file(CHECKPOINT)
     shared = {key for key in first if key.startswith((VAE, TEXT))}
@@ -44,7 +41,6 @@ def test_all_else_than_its_unet_is_the_first_checkpoints(weights):
     assert {weights[key].dtype for key in weights if key.startswith(UNET)} == {torch.float16}
 
 
-@trained
 def test_the_config_beside_it_is_the_first_ones_with_v(weights):
     found = yaml.safe_load(V_CHECKPOINT.with_suffix(".yaml").read_text())["model"]["params"]
     first = yaml.safe_load(CHECKPOINT.with_suffix(".yaml").read_text())["model"]["params"]
@@ -71,7 +67,6 @@ def test_its_tokenizer_is_the_first_ones():
     assert all((folder / name).read_bytes() == (TOKENIZER / name).read_bytes() for name in names)
 
 
-@trained
 def test_it_draws_what_is_asked_for():
     pictures = load_painter(V_CHECKPOINT, steps=10)([caption(*wish) for wish in WISHES], [0, 1, 2])
     seen = [measure(picture) for picture in pictures]

@@ -23,6 +23,8 @@ from lib_lora_train.objectives.adapted import Adapted, plain_time_ids
 from lib_lora_train.training.learning import make_adapter
 from lib_lora_train.training.session import train
 
+pytestmark = pytest.mark.learning
+
 STEPS = 24
 
 

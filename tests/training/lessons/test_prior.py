@@ -6,7 +6,11 @@ where it is only called a shape, which nobody taught.
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.bench_dreambooth import CLASS, THING, bare_stars, learned_both_ways
+
+pytestmark = pytest.mark.learning
 
 
 def test_what_is_learned_of_the_thing_leaks_into_its_class_less_than_half_as_much_as_without(tmp_path):
