@@ -25,13 +25,11 @@ from lib_lora_train.training.events import (
     DrawingClass,
     Encoding,
     Event,
-    Finished,
     Paused,
     Progress,
     Resumed,
     Saved,
     Started,
-    Stopped,
 )
 from lib_lora_train.training.run_folder import RunFolder, name_taken
 from lib_lora_train.training.session import resume, train
@@ -113,10 +111,6 @@ class Job:
             self.state, self.message = State.TRAINING, ""
         elif isinstance(event, Paused):
             self.state, self.message = State.PAUSED, event.reason
-        elif isinstance(event, Stopped):
-            self.state = State.STOPPED
-        elif isinstance(event, Finished):
-            self.state = State.FINISHED
 
 
 class Jobs:
@@ -297,9 +291,10 @@ class Jobs:
         host = self._make_host(job.config.model)
         try:
             if job.resumed:
-                resume(job.resumed, host, report, job.control, self._txt2img)
+                adapter = resume(job.resumed, host, report, job.control, self._txt2img)
             else:
-                train(job.config, host, report, job.control, self._txt2img)
+                adapter = train(job.config, host, report, job.control, self._txt2img)
+            job.state = State.FINISHED if adapter else State.STOPPED  # not before the checkpoint is given back
         except UserError as error:
             job.message, job.state = str(error), State.FAILED
         except Exception as error:

@@ -185,3 +185,19 @@ def test_a_run_that_goes_on_from_an_earlier_save_is_as_far_as_that(config):
     assert job.step == 4
     job.note(Progress(6, 1, 0.1, 2.0))
     assert job.step == 6
+
+
+def test_a_run_is_over_only_when_the_checkpoint_is_given_back(lent, config):
+    seen = []
+
+    class Watched(LendingHost):
+        @contextlib.contextmanager
+        def lease(self):
+            with super().lease() as given:
+                yield given
+            seen.append(jobs.get("tiny").state)
+
+    jobs = Jobs(lambda model: Watched(lent))
+    assert wait_until_over(jobs.add(config())) == State.FINISHED
+    assert seen == [State.TRAINING]
+    jobs.close()

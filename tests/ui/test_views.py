@@ -153,7 +153,7 @@ def test_a_finished_run_names_its_best_epoch_and_the_tag(tmp_path):
     last = tmp_path / "mycat.safetensors"
     job = job_of(
         Started(0, 30, 3, 5, 1), Validated(0, 0.2), *files, Validated(1, 0.15), Validated(2, 0.1),
-        Saved(str(last), 30, 3), Validated(3, 0.12), Finished(str(last), 30),
+        Saved(str(last), 30, 3), Validated(3, 0.12), Finished(str(last), 30), state=State.FINISHED,
     )  # fmt: skip
     best = recommendation(job)
     assert best is not None
