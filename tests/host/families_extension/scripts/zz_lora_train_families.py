@@ -75,8 +75,15 @@ def matches(name: str = Body("", embed=True)):
     """How the WebUI reads the adapter `name`: its version, the layers that it finds, and what it says that it does not."""
     networks.list_available_networks()
     disk = networks.available_networks[name]
-    layers, unmatched = (matched_by_forge if hasattr(networks, "load_lora_for_models") else matched_by_a1111)(name, disk)
+    layers, unmatched = matching()(name, disk)
     return {"version": disk.sd_version.name, "layers": layers, "unmatched": unmatched}
+
+
+def matching():
+    """How this WebUI looks for an adapter's layers."""
+    if not hasattr(networks, "load_lora_for_models"):
+        return matched_by_a1111
+    return matched_by_forge if hasattr(networks, "model_lora_keys_unet") else matched_by_reforge
 
 
 def matched_by_a1111(name, disk):
@@ -106,6 +113,18 @@ def matched_by_forge(_, disk):
     unet, left = networks.load_lora(networks.load_lora_state_dict(disk.filename), unet_keys)
     text, left = networks.load_lora(left, text_keys)
     return len(unet) + len(text), [key for key in left if not key.startswith("bundle_emb.")]
+
+
+def matched_by_reforge(_, disk):
+    """Layers found, and keys left over, by its own functions (ldm_patched/modules/sd.py, load_lora_for_models)."""
+    from ldm_patched.modules import lora
+
+    parts = sd_models.model_data.sd_model.forge_objects_original
+    keys = lora.model_lora_keys_clip(parts.clip.cond_stage_model, lora.model_lora_keys_unet(parts.unet.model, {}))
+    tensors = networks.load_torch_file(disk.filename, safe_load=True)
+    found = lora.load_lora(tensors, keys)
+    named = {key.rsplit(".lora_", 1)[0].removesuffix(".alpha") for key in tensors if not key.startswith("bundle_emb.")}
+    return len(found), sorted(named - keys.keys())
 
 
 def _names_only_a_word(text: str) -> bool:
