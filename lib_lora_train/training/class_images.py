@@ -43,15 +43,21 @@ class ClassImages:
     @classmethod
     def of(cls, config: TrainConfig, lent: LentCheckpoint) -> ClassImages | None:
         """What is to be drawn on `lent`; None where the run uses no class images, or those of a folder."""
-        data = config.dataset
-        if config.run.mode != "dreambooth" or not data.class_images or data.regularisation.strip():
+        if not cls.wanted(config):
             return None
+        data = config.dataset
         prompts = data.class_prompts or [data.class_word.strip()]
         belongs = "\n".join([lent.name, lent.legacy_hash(), *prompts])
         key = hashlib.blake2b(belongs.encode(), digest_size=4).hexdigest()
         names = "-".join(re.sub(r"[^\w.]+", "_", name)[:40] for name in (data.class_word.strip(), lent.name))
         folder = Path(config.run.runs_dir) / "cache" / "class-images" / f"{names}-{data.resolution}-{key}"
         return cls(folder, prompts, data.class_images, data.resolution)
+
+    @staticmethod
+    def wanted(config: TrainConfig) -> bool:
+        """Whether the run uses images that the checkpoint draws."""
+        data = config.dataset
+        return config.run.mode == "dreambooth" and data.class_images > 0 and not data.regularisation.strip()
 
     @property
     def numbers(self) -> range:

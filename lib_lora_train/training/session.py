@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 from lib_lora_train.adapters.file import adapter_tensors, save_adapter
 from lib_lora_train.adapters.metadata import describe
@@ -78,9 +79,9 @@ def train(
         UserError: for every fault of settings, files and numbers; what was saved until then stays.
     """
     config = config.settled()
-    material_of(config)  # what is wrong with the images is said before anything is drawn
-    with _new_folder(config, host.peek()) as folder:
-        return _run(folder, host, report, control or Control(), txt2img)
+    material = material_of(config)  # what is wrong with the images is said before anything is drawn
+    with _new_folder(config, make_accelerator(host.peek())) as folder:
+        return _run(folder, host, material, report, control or Control(), txt2img)
 
 
 def resume(
@@ -99,21 +100,30 @@ def resume(
     raise_problems(folder.config.problems())
     if folder.is_complete():
         raise UserError(f"The run {folder.config.run.name} is complete: {folder.final_file}. Nothing is left to do.")
-    return _run(folder, host, report, control or Control(), txt2img)
+    return _run(folder, host, material_of(folder.config), report, control or Control(), txt2img)
 
 
-def _run(folder: RunFolder, host: Host, report: Report, control: Control, txt2img: TextToImage | None) -> Path | None:
-    """Images of the class come first: a WebUI draws them itself, which it cannot where the lease takes all its memory."""
-    lent = host.peek()
-    if (images := ClassImages.of(folder.config, lent)) is not None and images.missing():
-        if folder.state_file.is_file():
-            _require_checkpoint(folder.config, lent, states.load_state(folder.state_file, torch.device("cpu"))["origin"])
-        if not _drawn(images, folder.config, host, report, control, txt2img):
-            report(Stopped(0))
-            return None
-    config = images.told_to(folder.config) if images is not None else folder.config
+def _run(
+    folder: RunFolder, host: Host, material: Material, report: Report, control: Control, txt2img: TextToImage | None
+) -> Path | None:
+    """Images of the class come first: a WebUI draws them itself, which it cannot where the lease takes all its memory.
+
+    Nothing that was peeked at is kept meanwhile: its tensors would stay on the device when the host moves its own away.
+    """
+    if ClassImages.wanted(folder.config):
+        images = ClassImages.of(folder.config, host.peek())
+        if images is not None and images.missing():
+            if folder.state_file.is_file():
+                origin = states.load_state(folder.state_file, torch.device("cpu"))["origin"]
+                _require_checkpoint(folder.config, host.peek(), origin)
+            if not _drawn(images, folder.config, host, report, control, txt2img):
+                report(Stopped(0))
+                return None
+        if images is not None:
+            folder = replace(folder, config=images.told_to(folder.config))
+            material = material_of(folder.config)
     with host.lease() as lent:
-        return Session(replace(folder, config=config), host, lent, material_of(config), report, control).run()
+        return Session(folder, host, lent, material, report, control).run()
 
 
 def _drawn(
@@ -440,9 +450,8 @@ def _require_checkpoint(config: TrainConfig, lent: LentCheckpoint, origin: dict[
 
 
 @contextlib.contextmanager
-def _new_folder(config: TrainConfig, lent: LentCheckpoint) -> Iterator[RunFolder]:
+def _new_folder(config: TrainConfig, accelerator: Accelerator) -> Iterator[RunFolder]:
     """A new run's folders; gone again when it fails before it has saved anything, so that its name is free."""
-    accelerator = make_accelerator(lent)
     folder = RunFolder.create(config) if accelerator.is_main_process else RunFolder.at(config)
     accelerator.wait_for_everyone()
     try:
