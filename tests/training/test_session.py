@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import errno
+import gc
 import hashlib
 import json
 import os
 import random
 import struct
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +36,7 @@ from lib_lora_train.training.events import (
 )
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.session import resume, train
-from tests.training.runs import adapter_files, final_weights, of_kind
+from tests.training.runs import LendingHost, adapter_files, final_weights, of_kind
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -549,3 +553,24 @@ def test_strength_0_is_the_base_bit_for_bit(tiny, host):
     with adapter.strength(0):
         assert picture(adapted) == picture(base)
     assert picture(adapted) != picture(base)
+
+
+def test_nothing_that_was_peeked_at_is_held_while_a_run_has_its_lease(lent, tiny):
+    peeked, held = [], []
+
+    class Watched(LendingHost):
+        def peek(self):
+            given = copy.copy(super().peek())
+            peeked.append(weakref.ref(given))
+            return given
+
+        @contextlib.contextmanager
+        def lease(self):
+            gc.collect()
+            held.extend(each() for each in peeked)
+            with super().lease() as given:
+                yield given
+
+    train(tiny(), Watched(lent))
+    assert peeked
+    assert held == [None] * len(peeked)
