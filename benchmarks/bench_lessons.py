@@ -24,7 +24,7 @@ from PIL import Image
 from lib_lora_train.adapters.file import load_adapter
 from lib_lora_train.adapters.inject import Adapter, load_into
 from lib_lora_train.cli.commands import standalone_host
-from lib_lora_train.config import TrainConfig
+from lib_lora_train.config import PAIRS, TrainConfig
 from lib_lora_train.embedded import CHECKPOINT
 from lib_lora_train.embedded.demo import write_levels
 from lib_lora_train.embedded.measure import is_hollow, measure
@@ -34,9 +34,12 @@ from lib_lora_train.training.learning import make_adapter
 from lib_lora_train.training.previews import preview_drawing
 from lib_lora_train.training.session import train
 
-Wish = tuple[str, str, str]
+Wish = tuple[str, str, str | None]
+"""Shape, colour and background; None leaves the background to the network."""
 Figures = dict[str, float]
 ALL: list[Wish] = list(itertools.product(SHAPES, COLOURS, BACKGROUNDS))
+SOME = ALL[::4]
+PLAIN: list[Wish] = [(shape, colour, None) for shape, colour in itertools.product(SHAPES, COLOURS)]
 STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 AT_ONCE = 40
 COMMON: dict[str, Any] = {
@@ -76,7 +79,7 @@ class Lesson:
             write_levels(folder / "images", self.levels, self.count)
             first, *_, last = self.levels
             pairs = {"images": folder / "images" / first, "images_after": folder / "images" / last}
-            images = pairs if self.settings["mode"] == "addift" else {"images": folder / "images"}
+            images = pairs if self.settings["mode"] in PAIRS else {"images": folder / "images"}
         return TrainConfig.from_flat({**COMMON, **places, **images, **self.settings})
 
 
@@ -105,11 +108,10 @@ def right(draw: Pencil, wishes: Sequence[Wish], strength: float) -> Figures:
     return {"shape": share(m.shape == w[0] for w, m in pairs), "colour": share(m.colour == w[1] for w, m in pairs)}
 
 
-def along(read: Callable[[Image.Image], float | None]) -> Callable[[Pencil], Figures]:
-    """The mean of what `read` finds in pictures of everything, at each strength, and whether it rises all the way."""
+def along(read: Callable[[Image.Image], float | None], wishes: Sequence[Wish]) -> Callable[[Pencil], Figures]:
+    """The mean of what `read` finds in pictures of `wishes`, at each strength, and whether it rises all the way."""
 
     def measured(draw: Pencil) -> Figures:
-        wishes = ALL[::2]
         means = []
         for strength in STRENGTHS:
             values = [read(image) for image in draw(wishes, strength)]
@@ -145,32 +147,49 @@ def kept(pairs: Sequence[tuple[str, str]]) -> list[str]:
     return [f"{same} -> {same}" for same in (sentence(shape, colour, i) for i, (shape, colour) in enumerate(pairs))]
 
 
-OTHER_SHAPES = [(shape, colour) for shape, colour in zip(SHAPES[1:], COLOURS, strict=False)]
+OTHER_SHAPES = [(SHAPES[1 + (i + more) % 4], colour) for i, colour in enumerate(COLOURS) for more in (0, 2)]
 OTHER_COLOURS = [(shape, colour) for shape, colour in zip(SHAPES, list(COLOURS)[1:], strict=False) if colour != "blue"]
 ERASING = ["a circle -> a shape", *(f"{sentence('circle', c, i)} -> {sentence('shape', c, i)}" for i, c in enumerate(COLOURS))]
+ERASING += kept(OTHER_SHAPES)
 SWAPPING = ["a red shape -> a blue shape"] * 2 + [f"{sentence(s, 'red', i)} -> {sentence(s, 'blue', i)}" for i, s in enumerate(SHAPES)]
 SWAPPING += kept(OTHER_COLOURS)
-WORDS: dict[str, Any] = {"batch_size": 4, "learning_rate": 2e-3, "timestep_min": 400, "epoch_steps": 100}
-PICTURES: dict[str, Any] = {"batch_size": 4, "learning_rate": 1e-3, "repeats": 50, "max_steps": 150}
+SLIDING = [(shape, colour) for shape, colour in zip(SHAPES, COLOURS, strict=False)]
+WORDS: dict[str, Any] = {"batch_size": 4, "learning_rate": 2e-3}
+PICTURES: dict[str, Any] = {"rank": 8, "conv_rank": 8, "batch_size": 4, "learning_rate": 2e-3, "repeats": 200}
 OUTLINES: dict[str, dict[str, Any]] = {"-1": {"outlined": False}, "1": {"outlined": True}}
 SIZES: dict[str, dict[str, Any]] = {"-1": {"radius": 0.15}, "1": {"radius": 0.28}}
 FOUR_SIZES: dict[str, dict[str, Any]] = {"-2": {"radius": 0.12}, "-1": {"radius": 0.16}, "1": {"radius": 0.24}, "2": {"radius": 0.28}}
 
 LESSONS = [
-    Lesson("swap", {**WORDS, "mode": "ileco", "changes": SWAPPING}, replaced("red", "blue")),
-    Lesson("erase", {**WORDS, "mode": "ileco", "changes": ERASING + kept(OTHER_SHAPES), "change_strength": 2.0}, replaced("circle")),
-    Lesson("erase-leco", {**WORDS, "mode": "leco", "changes": ERASING, "drawing_steps": 8}, replaced("circle")),
+    Lesson("swap", {**WORDS, "mode": "ileco", "changes": SWAPPING, "timestep_min": 400, "epoch_steps": 100}, replaced("red", "blue")),
+    Lesson(
+        "erase",
+        {**WORDS, "mode": "leco", "changes": ERASING, "positive": ["a circle"], "drawing_steps": 8, "epoch_steps": 200},
+        replaced("circle"),
+    ),
+    Lesson(
+        "erase-ileco",
+        {**WORDS, "mode": "ileco", "changes": ERASING, "change_strength": 4.0, "learning_rate": 4e-3, "epoch_steps": 200},
+        replaced("circle"),
+    ),
     Lesson(
         "word-slider",
         {
-            **WORDS, "mode": "word_slider", "changes": ["a shape on a black background -> a shape on a white background"],
-            "slides": ["a shape"], "drawing_steps": 8, "batch_size": 3,
+            **WORDS, "mode": "word_slider", "slides": [caption(*of) for of in SLIDING], "guidance": 2.0,
+            "changes": [f"{caption(*of, 'black')} -> {caption(*of, 'white')}" for of in SLIDING],
+            "drawing_steps": 6, "batch_size": 3, "epoch_steps": 60,
         },
-        along(brightness_around),
+        along(brightness_around, PLAIN),
     ),
-    Lesson("outline", {**PICTURES, "mode": "addift", "pair_strength": 0.5}, along(is_hollow), OUTLINES),
-    Lesson("size", {**PICTURES, "mode": "addift", "pair_strength": 0.5}, along(size_of), SIZES),
-    Lesson("size-slider", {**PICTURES, "mode": "image_slider"}, along(size_of), FOUR_SIZES),
+    Lesson("outline", {**PICTURES, "mode": "addift", "pair_strength": 0.7, "max_steps": 300}, along(is_hollow, SOME), OUTLINES),
+    Lesson("size", {**PICTURES, "mode": "addift", "pair_strength": 0.7, "max_steps": 150}, along(size_of, SOME), SIZES),
+    Lesson(
+        "copier",
+        {**PICTURES, "mode": "difference", "repeats": 50, "epochs": 2, "copier_epochs": 1},
+        along(size_of, SOME),
+        {"-1": {"radius": 0.22}, "1": {"radius": 0.28}},
+    ),
+    Lesson("size-slider", {**PICTURES, "mode": "image_slider", "learning_rate": 1e-3, "max_steps": 150}, along(size_of, SOME), FOUR_SIZES),
 ]  # fmt: skip
 
 

@@ -280,7 +280,7 @@ class WordsConfig:
 
     changes: list[str] = setting(
         [], "Changes", "What is asked for -> what comes instead: red -> blue swaps, circle -> erases, and square -> square "
-        "keeps (iLECO only). Words reach prompts like themselves: write whole prompts too. Where LECO emphasises, a line without an arrow is enough. Of a slider: the low end -> the high end.",
+        "keeps. Words reach prompts like themselves: write whole prompts too. Where LECO emphasises, a line without an arrow is enough. Of a slider: the low end -> the high end.",
         basic=True, modes=WORDS,
     )  # fmt: skip
     change_strength: float = setting(
@@ -293,7 +293,7 @@ class WordsConfig:
     )  # fmt: skip
     positive: list[str] = setting(
         [], "Positive prompts", "What is erased or emphasised in the pictures of each change: one for all, or one for each. "
-        "Empty: what stands before the arrow.", modes=("leco",),
+        "Empty: what stands before the arrow. What is to be kept has none.", modes=("leco",),
     )  # fmt: skip
     slides: list[str] = setting(
         [], "Acts on", "The prompts whose pictures the slider changes: one for all changes, or one for each. Empty: any picture.",
@@ -755,10 +755,6 @@ def _change_problems(config: TrainConfig) -> Iterator[Problem]:
         return
     if config.run.mode == "word_slider" and (bare := [line for line in words.changes if "->" not in line]):
         yield Problem("changes", f"has {bare[0]!r}, which has one end only. Write the low end, an arrow and the high end.")
-    if config.run.mode == "leco" and words.direction == "erase" and not words.positive:
-        parted = ([side.strip() for side in line.split("->", 1)] for line in words.changes)
-        for same in (sides[0] for sides in parted if len(sides) == 2 and sides[0] == sides[1]):
-            yield Problem("changes", f"has {same} -> {same}, which would not be kept but weakened: LECO leads away from it. Leave it out.")
     for name, given in (("positive", words.positive), ("slides", words.slides)):
         if len(given) not in (0, 1, len(words.changes)):
             yield Problem(name, f"has {len(given)} lines for {len(words.changes)} changes. Give one for all, or one for each.")

@@ -100,11 +100,15 @@ class WordsLesson:
 
 
 def changes_of(config: TrainConfig) -> list[Change]:
-    """The lines of `changes`, with their positive prompts."""
+    """The lines of `changes`, with their positive prompts; what becomes itself is kept, unless it is emphasised."""
     words = config.words
-    pairs = [change_of(line, emphasised=config.run.mode == "leco" and words.direction == "emphasise") for line in words.changes]
+    emphasised = config.run.mode == "leco" and words.direction == "emphasise"
+    pairs = [change_of(line, emphasised=emphasised) for line in words.changes]
     positives = one_for_each(words.positive, len(pairs)) or [target for target, _ in pairs]
-    return [Change(target, instead, positive) for (target, instead), positive in zip(pairs, positives, strict=True)]
+    return [
+        Change(target, instead, positive if emphasised or target != instead else "")
+        for (target, instead), positive in zip(pairs, positives, strict=True)
+    ]
 
 
 def ends_of(config: TrainConfig) -> list[Change]:

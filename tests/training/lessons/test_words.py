@@ -45,6 +45,15 @@ class TestALine:
         assert positives("animal") == ["animal", "animal"]
         assert positives("a", "b") == ["a", "b"]
 
+    @pytest.mark.parametrize("positive", [[], ["animal"], ["a", "b"]])
+    def test_that_becomes_itself_is_kept_as_nothing_leads_away_from_it(self, positive):
+        config = TrainConfig.from_flat({"mode": "leco", "changes": ["cat ->", "dog -> dog"], "positive": positive})
+        assert changes_of(config)[1] == Change("dog", "dog", positive="", negative="")
+
+    def test_that_becomes_itself_is_emphasised_where_that_is_the_direction(self):
+        config = TrainConfig.from_flat({"mode": "leco", "direction": "emphasise", "changes": ["dog -> dog"]})
+        assert changes_of(config) == [Change("dog", "dog", positive="dog")]
+
     def test_of_a_slider_has_two_ends_and_what_it_acts_on(self):
         config = TrainConfig.from_flat({**SLIDER, "changes": ["red cat -> blue cat", "red star->"], "slides": ["cat", "star"]})
         assert ends_of(config) == [Change("cat", "cat", "blue cat", "red cat"), Change("star", "star", "", "red star")]
@@ -129,7 +138,6 @@ def test_a_plan_counts_the_passes_that_a_goal_and_a_drawing_take(tiny):
         ({"mode": "leco", "positive": ["a", "b", "c"]}, "positive"),
         ({"mode": "word_slider", "slides": ["a", "b", "c"]}, "slides"),
         ({"mode": "word_slider", "changes": ["large"]}, "changes"),
-        ({"mode": "leco", "changes": ["cat ->", "dog -> dog"]}, "changes"),
     ],
 )
 def test_what_is_missing_or_cannot_be_meant_is_said(settings, field):
