@@ -1,9 +1,10 @@
 """What every way of teaching but images with captions does, on the embedded world, over seeds.
 
-    python -m benchmarks.bench_lessons [--only swap erase ...] [--seeds 0 1 2] [--output FILE]
+    python -m benchmarks.bench_lessons [--only swap erase ...] [--seeds 0 1 2] [--output FILE] [--picture FILE]
 
 For each lesson and seed: trains with the settings below, draws at strength 1 or from -2 to +2, and reads the pictures
-with the measurer. The base is read in the same way.
+with the measurer. The base is read in the same way. The picture is a grid of what the first seed's adapters draw, a
+lesson in each row, at --strengths.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from PIL import Image
 from lib_lora_train.adapters.file import load_adapter
 from lib_lora_train.adapters.inject import Adapter, load_into
 from lib_lora_train.cli.commands import standalone_host
+from lib_lora_train.compare.grid import Grid, draw_grid
 from lib_lora_train.config import PAIRS, TrainConfig
 from lib_lora_train.embedded import CHECKPOINT
 from lib_lora_train.embedded.demo import write_levels
@@ -69,6 +71,8 @@ class Lesson:
     settings: dict[str, Any]
     measured: Callable[[Pencil], Figures]
     levels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    shown: Sequence[Wish] = (("circle", "red", "white"), ("square", "green", "gray"), ("heart", "orange", "black"))
+    """What its row of the picture asks for."""
     count: int = 12
 
     def config(self, folder: Path, seed: int) -> TrainConfig:
@@ -161,11 +165,17 @@ SIZES: dict[str, dict[str, Any]] = {"-1": {"radius": 0.15}, "1": {"radius": 0.28
 FOUR_SIZES: dict[str, dict[str, Any]] = {"-2": {"radius": 0.12}, "-1": {"radius": 0.16}, "1": {"radius": 0.24}, "2": {"radius": 0.28}}
 
 LESSONS = [
-    Lesson("swap", {**WORDS, "mode": "ileco", "changes": SWAPPING, "timestep_min": 400, "epoch_steps": 100}, replaced("red", "blue")),
+    Lesson(
+        "swap",
+        {**WORDS, "mode": "ileco", "changes": SWAPPING, "timestep_min": 400, "epoch_steps": 100},
+        replaced("red", "blue"),
+        shown=[("circle", "red", "white"), ("heart", "red", "black"), ("square", "green", "gray")],
+    ),
     Lesson(
         "erase",
         {**WORDS, "mode": "leco", "changes": ERASING, "positive": ["a circle"], "drawing_steps": 8, "epoch_steps": 200},
         replaced("circle"),
+        shown=[("circle", "red", "white"), ("circle", "blue", "gray"), ("heart", "orange", "black")],
     ),
     Lesson(
         "erase-ileco",
@@ -175,11 +185,12 @@ LESSONS = [
     Lesson(
         "word-slider",
         {
-            **WORDS, "mode": "word_slider", "slides": [caption(*of) for of in SLIDING], "guidance": 2.0,
+            **WORDS, "mode": "word_slider", "slides": [caption(*of) for of in SLIDING], "guidance": 0.25,
             "changes": [f"{caption(*of, 'black')} -> {caption(*of, 'white')}" for of in SLIDING],
-            "drawing_steps": 6, "batch_size": 3, "epoch_steps": 60,
+            "drawing_steps": 6, "batch_size": 3, "epoch_steps": 60, "learning_rate": 1e-3,
         },
         along(brightness_around, PLAIN),
+        shown=PLAIN[::11],
     ),
     Lesson("outline", {**PICTURES, "mode": "addift", "pair_strength": 0.7, "max_steps": 300}, along(is_hollow, SOME), OUTLINES),
     Lesson("size", {**PICTURES, "mode": "addift", "pair_strength": 0.7, "max_steps": 150}, along(size_of, SOME), SIZES),
@@ -193,37 +204,53 @@ LESSONS = [
 ]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Taught:
+    """What came of one run: its figures, how long it took, and the cells of its row of the picture."""
+
+    figures: Figures
+    seconds: float
+    cells: list[list[Image.Image]]
+
+
 def main() -> None:
     """Prints the table, and keeps it in --output."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", nargs="+", choices=[lesson.name for lesson in LESSONS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS)
     values = parser.parse_args()
-    lines = []
-    for line in rows([lesson for lesson in LESSONS if not values.only or lesson.name in values.only], values.seeds):
-        lines.append(line)
-        print(line, flush=True)
+    lines: list[str] = []
+    cells: list[list[list[Image.Image]]] = []
+    lessons = [lesson for lesson in LESSONS if not values.only or lesson.name in values.only]
+    for lesson in lessons:
+        runs: list[Taught] = []
+        for seed in values.seeds:
+            runs.append(taught(lesson, seed, values.strengths if values.picture and not runs else ()))
+            lines.append(f"{lesson.name:14} seed {seed}   {written(runs[-1].figures)}   {runs[-1].seconds:.0f} s to train")
+            print(lines[-1], flush=True)
+        if len(runs) > 1:
+            lines.append(summary(lesson, [run.figures for run in runs]))
+            print(lines[-1], flush=True)
+        cells.append(runs[0].cells)
     if values.output:
         values.output.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    if values.picture:
+        columns = [f"strength {strength:g}" for strength in values.strengths]
+        draw_grid(Grid("", [lesson.name for lesson in lessons], columns, cells)).save(values.picture, optimize=True)
 
 
-def rows(lessons: Sequence[Lesson], seeds: Sequence[int]) -> Iterator[str]:
-    """For each lesson the figures of every seed, then their mean and range."""
-    for lesson in lessons:
-        found = []
-        for seed in seeds:
-            figures, seconds = taught(lesson, seed)
-            found.append(figures)
-            yield f"{lesson.name:14} seed {seed}   {written(figures)}   {seconds:.0f} s to train"
-        if len(found) > 1:
-            mean = {name: statistics.fmean(f[name] for f in found) for name in found[0]}
-            spread = ", ".join(f"{name} {min(f[name] for f in found):.3g}..{max(f[name] for f in found):.3g}" for name in mean)
-            yield f"{lesson.name:14} mean     {written(mean)}   ({spread})"
+def summary(lesson: Lesson, found: Sequence[Figures]) -> str:
+    """Mean and range over the seeds."""
+    mean = {name: statistics.fmean(f[name] for f in found) for name in found[0]}
+    spread = ", ".join(f"{name} {min(f[name] for f in found):.3g}..{max(f[name] for f in found):.3g}" for name in mean)
+    return f"{lesson.name:14} mean     {written(mean)}   ({spread})"
 
 
-def taught(lesson: Lesson, seed: int) -> tuple[Figures, float]:
-    """(figures, seconds of training) of one run."""
+def taught(lesson: Lesson, seed: int, strengths: Sequence[float] = ()) -> Taught:
+    """One run, read, and drawn at `strengths` for the picture."""
     with tempfile.TemporaryDirectory() as folder:
         config = lesson.config(Path(folder), seed)
         host = standalone_host(config.model)
@@ -235,7 +262,8 @@ def taught(lesson: Lesson, seed: int) -> tuple[Figures, float]:
             parts = Parts.of(lent, config.model)
             adapter = make_adapter(parts, config)
             load_into(adapter.layers, {n: (layer.down, layer.up) for n, layer in load_adapter(path).layers.items()})
-            return lesson.measured(Pencil(parts, config, adapter)), seconds
+            draw = Pencil(parts, config, adapter)
+            return Taught(lesson.measured(draw), seconds, [draw(lesson.shown, strength) for strength in strengths])
 
 
 def written(figures: Figures) -> str:

@@ -35,10 +35,13 @@ def write_scenes(folder: Path, scenes: list[Scene]) -> None:
 
 
 def write_levels(folder: Path, levels: Mapping[str, Mapping[str, Any]], count: int, seed: int = 0) -> None:
-    """Writes `count` scenes into a sub-folder for each of `levels`, with the changes that it makes to every scene."""
+    """Writes `count` scenes into a sub-folder for each of `levels`, with the changes that it makes to every scene.
+
+    The scenes go evenly through shapes, colours and backgrounds.
+    """
     rng = np.random.default_rng([seed, 9])
-    wishes = [(str(s), str(c), str(b)) for s, c, b in rng.permutation(list(itertools.product(SHAPES, COLOURS, BACKGROUNDS)))]
-    scenes = [sample_scene(rng, *wish) for wish in wishes[:count]]
+    wishes = zip(itertools.cycle(SHAPES), _pairs(count), strict=False)
+    scenes = [sample_scene(rng, shape, *pair) for shape, pair in wishes]
     for name, changes in levels.items():
         write_scenes(folder / name, [replace(scene, **changes) for scene in scenes])
 

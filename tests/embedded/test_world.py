@@ -112,3 +112,10 @@ def test_levels_are_the_same_scenes_but_for_what_changes(tmp_path):
         assert small.with_suffix(".txt").read_text() == large.with_suffix(".txt").read_text()
         sizes = [measure(Image.open(path)).radius for path in (small, large)]
         assert sizes == pytest.approx([0.12, 0.25], abs=0.02)
+
+
+def test_levels_go_evenly_through_shapes_colours_and_backgrounds(tmp_path):
+    write_levels(tmp_path, {"1": {}}, 30)
+    words = [path.stem.split("_")[1:] for path in (tmp_path / "1").glob("*.png")]
+    for place, names in enumerate((COLOURS, SHAPES, BACKGROUNDS)):
+        assert sorted(word[place] for word in words) == sorted([*names] * (30 // len(names)))
