@@ -293,7 +293,7 @@ class WordsConfig:
     )  # fmt: skip
     positive: list[str] = setting(
         [], "Positive prompts", "What is erased or emphasised in the pictures of each change: one for all, or one for each. "
-        "Empty: what stands before the arrow. What is to be kept has none.", modes=("leco",),
+        "Name only what is to go, so that nothing else goes with it. Empty: what stands before the arrow; what is kept has none.", modes=("leco",),
     )  # fmt: skip
     slides: list[str] = setting(
         [], "Acts on", "The prompts whose pictures the slider changes: one for all changes, or one for each. Empty: any picture.",
