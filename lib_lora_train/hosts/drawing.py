@@ -34,7 +34,7 @@ def draw(wish: Wish) -> Image.Image:
     Raises:
         UserError: when the WebUI was interrupted, or could not draw it.
     """
-    from modules import processing, shared
+    from modules import processing, scripts, shared
 
     sampler, scheduler = SAMPLERS[wish.sampler]
     shared.state.begin(job="lora-train")
@@ -53,6 +53,7 @@ def draw(wish: Wish) -> Image.Image:
             do_not_save_samples=True,
             do_not_save_grid=True,
         )
+        p.scripts = scripts.ScriptRunner()  # without any script; reForge asks it without looking (processing.py:1065)
         with contextlib.closing(p):
             images = processing.process_images(p).images
         if shared.state.interrupted or not images:

@@ -115,11 +115,11 @@ def check(webui: WebUI, page: Page, way: Way, images: Path, screenshots: Path | 
         screenshots.mkdir(parents=True, exist_ok=True)
         page.evaluate("scrollTo(0, 0)")
         page.screenshot(path=str(screenshots / f"{way.mode}.png"))
-    tagged = webui.draw(f"{PROMPT} <lora:{name}:1>")
     found = {
         f"{way.mode}: the weights are not what they were": webui.weights() == weights,
-        f"{way.mode}: the picture does not come back": webui.draw(PROMPT) == picture,
-        f"{way.mode}: its tag changes nothing": tagged != picture,
+        f"{way.mode}: the picture is not what it was": webui.draw(PROMPT) == picture,
+        f"{way.mode}: its tag changes nothing": webui.draw(f"{PROMPT} <lora:{name}:1>") != picture,
+        f"{way.mode}: the picture does not come back after its tag": webui.draw(PROMPT) == picture,
     }
     status = re.sub(r"\s+", " ", page.inner_text("#lora_train_status"))[:150]
     print(f"{way.mode}: {status} Faults: {sum(not fine for fine in found.values())}", flush=True)
