@@ -34,6 +34,10 @@ from safetensors.numpy import save_file
 RUN, EPOCH, STRENGTH = "[LoRA Train] Run", "[LoRA Train] Epoch", "[LoRA Train] Strength"
 SECOND_RUN = "луна (v1.5) x"
 NO_AXIS = ("Nothing", [])
+OPTIONS = (False, True, False, False, False, False, False, 0)
+"""Of a plot: no legend, the single images, no sub-grids, seeds as they are and never varied, no margin."""
+REFORGE_OPTIONS = (False, False, False, 0, *OPTIONS[1:])
+"""The same, and: no labels on single images, a grid, with as many images as there are."""
 Axis = tuple[str, Sequence[str]]
 
 
@@ -78,10 +82,12 @@ class WebUI:
         pictures = [_picture(image) for image in answer["images"]]
         return pictures[1:] if "script_name" in more else pictures
 
-    def axis_labels(self, door: str) -> list[str]:
+    def plot_arguments(self, door: str) -> list[dict[str, Any]]:
         infos = self.call("/sdapi/v1/script-info")
-        plot = next(i for i in infos if i["name"] == "x/y/z plot" and i["is_img2img"] == (door == "img2img"))
-        return plot["args"][0]["choices"]
+        return next(i for i in infos if i["name"] == "x/y/z plot" and i["is_img2img"] == (door == "img2img"))["args"]
+
+    def axis_labels(self, door: str) -> list[str]:
+        return self.plot_arguments(door)[0]["choices"]
 
     def grid(
         self,
@@ -94,11 +100,12 @@ class WebUI:
         **more: Any,
     ) -> list[Picture]:
         """The cells, X fastest and Z slowest."""
-        labels = self.axis_labels(door)
+        arguments = self.plot_arguments(door)
+        labels, reforge = arguments[0]["choices"], len(arguments) == len(REFORGE_OPTIONS) + 10
         axes = [part for axis in (x, y, z) for part in (labels.index(axis[0]), *_slots(axis, csv))]
         plot = {
             "script_name": "x/y/z plot",
-            "script_args": [*axes, False, True, False, False, False, False, False, 0, csv],
+            "script_args": [*axes, *(REFORGE_OPTIONS if reforge else OPTIONS), csv],
         }
         return self.draw(prompt, door, **plot, **more)
 
