@@ -3,8 +3,8 @@
     python -m benchmarks.bench_dreambooth [--seeds 0 1 2] [--output FILE] [--small | --sweep]
 
 The demo's twelve stars are called "a red sks shape on a white background", and the images of the class are drawn from the
-same words without "sks". For each seed and each way the run goes over the same stars; at the end of some epochs every prompt is drawn at strength 1, and the
-pictures are read with the measurer:
+same words without "sks". For each seed and each way the run goes over the same stars; at the end of the last epochs
+every prompt is drawn at strength 1, and the pictures are read with the measurer:
 
     concept   stars among the pictures of "a red sks shape on a white background", in all colours and backgrounds
     class     stars among the pictures of the same prompts without "sks": the leak into the class

@@ -157,7 +157,7 @@ ERASING = ["a circle -> a shape", *(f"{sentence('circle', c, i)} -> {sentence('s
 ERASING += kept(OTHER_SHAPES)
 SWAPPING = ["a red shape -> a blue shape"] * 2 + [f"{sentence(s, 'red', i)} -> {sentence(s, 'blue', i)}" for i, s in enumerate(SHAPES)]
 SWAPPING += kept(OTHER_COLOURS)
-SLIDING = [(shape, colour) for shape, colour in zip(SHAPES, COLOURS, strict=False)]
+SLIDING = list(zip(SHAPES, COLOURS, strict=False))
 WORDS: dict[str, Any] = {"batch_size": 4, "learning_rate": 2e-3}
 PICTURES: dict[str, Any] = {"rank": 8, "conv_rank": 8, "batch_size": 4, "learning_rate": 2e-3, "repeats": 200}
 OUTLINES: dict[str, dict[str, Any]] = {"-1": {"outlined": False}, "1": {"outlined": True}}
