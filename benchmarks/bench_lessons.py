@@ -1,245 +1,84 @@
 """What every way of teaching but images with captions does, on the embedded world, over seeds.
 
-    python -m benchmarks.bench_lessons [--only swap erase ...] [--seeds 0 1 2] [--output FILE] [--picture FILE]
+    python -m benchmarks.bench_lessons [--only swap erase ...] [--seeds 0 1 2] [--sweep] [--output FILE] [--picture FILE]
 
-For each lesson and seed: trains with the settings below, draws at strength 1 or from -2 to +2, and reads the pictures
-with the measurer. The base is read in the same way. The picture is a grid of what the first seed's adapters draw, a
-lesson in each row, at --strengths.
+For each lesson (benchmarks/lessons.py) and seed: trains, draws at strength 1 or from -2 to +2, and reads the pictures
+with the measurer. The base is read in the same way. With --sweep, each lesson is run with one setting changed at a
+time, which is the evidence for the presets. The picture is a grid of what the first seed's adapters draw, a lesson in
+each row, at --strengths.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import statistics
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from lib_lora_train.adapters.file import load_adapter
-from lib_lora_train.adapters.inject import Adapter, load_into
-from lib_lora_train.cli.commands import standalone_host
+from benchmarks.lessons import LESSONS, STRENGTHS, Figures, Lesson, Taught, taught
 from lib_lora_train.compare.grid import Grid, draw_grid
-from lib_lora_train.config import PAIRS, TrainConfig
-from lib_lora_train.embedded import CHECKPOINT
-from lib_lora_train.embedded.demo import write_levels
-from lib_lora_train.embedded.measure import is_hollow, measure
-from lib_lora_train.embedded.world import BACKGROUNDS, COLOURS, SHAPES, caption
-from lib_lora_train.model.parts import Parts
-from lib_lora_train.training.learning import make_adapter
-from lib_lora_train.training.previews import preview_drawing
-from lib_lora_train.training.session import train
-
-Wish = tuple[str, str, str | None]
-"""Shape, colour and background; None leaves the background to the network."""
-Figures = dict[str, float]
-ALL: list[Wish] = list(itertools.product(SHAPES, COLOURS, BACKGROUNDS))
-SOME = ALL[::4]
-PLAIN: list[Wish] = [(shape, colour, None) for shape, colour in itertools.product(SHAPES, COLOURS)]
-STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
-AT_ONCE = 40
-COMMON: dict[str, Any] = {
-    "checkpoint": str(CHECKPOINT), "resolution": 64, "rank": 4, "epochs": 1, "preview_every": 0, "preview_guidance": 5.0,
-}  # fmt: skip
-
-
-@dataclass
-class Pencil:
-    """Draws with an adapter at any strength; wish i from seed i."""
-
-    parts: Parts
-    config: TrainConfig
-    adapter: Adapter
-
-    def __call__(self, wishes: Sequence[Wish], strength: float = 1.0) -> list[Image.Image]:
-        drawing = preview_drawing(self.config, self.parts.lent)
-        with self.adapter.strength(strength):
-            return self.parts.draw([caption(*w) for w in wishes], "", range(len(wishes)), drawing, AT_ONCE)
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """One lesson: its settings, what it is taught with, and how what it taught is measured."""
-
-    name: str
-    settings: dict[str, Any]
-    measured: Callable[[Pencil], Figures]
-    levels: dict[str, dict[str, Any]] = field(default_factory=dict)
-    shown: Sequence[Wish] = (("circle", "red", "white"), ("square", "green", "gray"), ("heart", "orange", "black"))
-    """What its row of the picture asks for."""
-    count: int = 12
-
-    def config(self, folder: Path, seed: int) -> TrainConfig:
-        """The run's settings; writes its images."""
-        places = {"lora_dir": folder / "Lora", "runs_dir": folder / "runs", "name": "lesson", "seed": seed}
-        images: dict[str, Any] = {}
-        if self.levels:
-            write_levels(folder / "images", self.levels, self.count)
-            first, *_, last = self.levels
-            pairs = {"images": folder / "images" / first, "images_after": folder / "images" / last}
-            images = pairs if self.settings["mode"] in PAIRS else {"images": folder / "images"}
-        return TrainConfig.from_flat({**COMMON, **places, **images, **self.settings})
-
-
-def replaced(word: str, by: str | None = None) -> Callable[[Pencil], Figures]:
-    """How often `word` has gone (and `by` has come) where it is asked for, and how often all else is as asked."""
-    place = 0 if word in SHAPES else 1
-
-    def measured(draw: Pencil) -> Figures:
-        asked = [wish for wish in ALL if wish[place] == word]
-        others = [wish for wish in ALL if wish[place] != word]
-        seen = [measure(image) for image in draw(asked)]
-        found = [(m.shape, m.colour)[place] for m in seen]
-        kept, base = right(draw, others, 1.0), right(draw, others, 0.0)
-        figures = {"gone": share(f != word for f in found)}
-        if by:
-            figures["come"] = share(f == by for f in found)
-        return figures | {f"others' {name}": kept[name] for name in kept} | {f"base's {name}": base[name] for name in base}
-
-    return measured
-
-
-def right(draw: Pencil, wishes: Sequence[Wish], strength: float) -> Figures:
-    """How often shape and colour are as asked."""
-    seen = [measure(image) for image in draw(wishes, strength)]
-    pairs = list(zip(wishes, seen, strict=True))
-    return {"shape": share(m.shape == w[0] for w, m in pairs), "colour": share(m.colour == w[1] for w, m in pairs)}
-
-
-def along(read: Callable[[Image.Image], float | None], wishes: Sequence[Wish]) -> Callable[[Pencil], Figures]:
-    """The mean of what `read` finds in pictures of `wishes`, at each strength, and whether it rises all the way."""
-
-    def measured(draw: Pencil) -> Figures:
-        means = []
-        for strength in STRENGTHS:
-            values = [read(image) for image in draw(wishes, strength)]
-            means.append(statistics.fmean(value for value in values if value is not None))
-        rises = all(low < high for low, high in itertools.pairwise(means))
-        return {f"{s:+g}": mean for s, mean in zip(STRENGTHS, means, strict=True)} | {"rises": float(rises)}
-
-    return measured
-
-
-def size_of(image: Image.Image) -> float | None:
-    return measure(image).radius or None
-
-
-def brightness_around(image: Image.Image) -> float:
-    pixels = np.asarray(image.convert("L"), float) / 255
-    return float(np.median(np.concatenate([pixels[:2].ravel(), pixels[-2:].ravel()])))
-
-
-def share(facts: Any) -> float:
-    """Of truths among `facts`."""
-    listed = list(facts)
-    return sum(map(bool, listed)) / len(listed)
-
-
-def sentence(shape: str, colour: str, place: int) -> str:
-    """A caption, on a background that goes round."""
-    return caption(shape, colour, list(BACKGROUNDS)[place % len(BACKGROUNDS)])
-
-
-def kept(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Changes that change nothing, so that what is near stays as it is."""
-    return [f"{same} -> {same}" for same in (sentence(shape, colour, i) for i, (shape, colour) in enumerate(pairs))]
-
-
-OTHER_SHAPES = [(SHAPES[1 + (i + more) % 4], colour) for i, colour in enumerate(COLOURS) for more in (0, 2)]
-OTHER_COLOURS = [(shape, colour) for shape, colour in zip(SHAPES, list(COLOURS)[1:], strict=False) if colour != "blue"]
-ERASING = ["a circle -> a shape", *(f"{sentence('circle', c, i)} -> {sentence('shape', c, i)}" for i, c in enumerate(COLOURS))]
-ERASING += kept(OTHER_SHAPES)
-SWAPPING = ["a red shape -> a blue shape"] * 2 + [f"{sentence(s, 'red', i)} -> {sentence(s, 'blue', i)}" for i, s in enumerate(SHAPES)]
-SWAPPING += kept(OTHER_COLOURS)
-SLIDING = list(zip(SHAPES, COLOURS, strict=False))
-WORDS: dict[str, Any] = {"batch_size": 4, "learning_rate": 2e-3}
-PICTURES: dict[str, Any] = {"rank": 8, "conv_rank": 8, "batch_size": 4, "learning_rate": 2e-3, "repeats": 200}
-OUTLINES: dict[str, dict[str, Any]] = {"-1": {"outlined": False}, "1": {"outlined": True}}
-SIZES: dict[str, dict[str, Any]] = {"-1": {"radius": 0.15}, "1": {"radius": 0.28}}
-FOUR_SIZES: dict[str, dict[str, Any]] = {"-2": {"radius": 0.12}, "-1": {"radius": 0.16}, "1": {"radius": 0.24}, "2": {"radius": 0.28}}
-
-LESSONS = [
-    Lesson(
-        "swap",
-        {**WORDS, "mode": "ileco", "changes": SWAPPING, "timestep_min": 400, "epoch_steps": 100},
-        replaced("red", "blue"),
-        shown=[("circle", "red", "white"), ("heart", "red", "black"), ("square", "green", "gray")],
-    ),
-    Lesson(
-        "erase",
-        {**WORDS, "mode": "leco", "changes": ERASING, "positive": ["a circle"], "drawing_steps": 8, "epoch_steps": 200},
-        replaced("circle"),
-        shown=[("circle", "red", "white"), ("circle", "blue", "gray"), ("heart", "orange", "black")],
-    ),
-    Lesson(
-        "erase-ileco",
-        {**WORDS, "mode": "ileco", "changes": ERASING, "change_strength": 4.0, "learning_rate": 4e-3, "epoch_steps": 200},
-        replaced("circle"),
-    ),
-    Lesson(
-        "word-slider",
-        {
-            **WORDS, "mode": "word_slider", "slides": [caption(*of) for of in SLIDING], "guidance": 0.25,
-            "changes": [f"{caption(*of, 'black')} -> {caption(*of, 'white')}" for of in SLIDING],
-            "drawing_steps": 6, "batch_size": 3, "epoch_steps": 60, "learning_rate": 1e-3,
-        },
-        along(brightness_around, PLAIN),
-        shown=PLAIN[::11],
-    ),
-    Lesson("outline", {**PICTURES, "mode": "addift", "pair_strength": 0.7, "max_steps": 300}, along(is_hollow, SOME), OUTLINES),
-    Lesson("size", {**PICTURES, "mode": "addift", "pair_strength": 0.7, "max_steps": 150}, along(size_of, SOME), SIZES),
-    Lesson(
-        "copier",
-        {**PICTURES, "mode": "difference", "repeats": 50, "epochs": 2, "copier_epochs": 1},
-        along(size_of, SOME),
-        {"-1": {"radius": 0.22}, "1": {"radius": 0.28}},
-    ),
-    Lesson("size-slider", {**PICTURES, "mode": "image_slider", "learning_rate": 1e-3, "max_steps": 150}, along(size_of, SOME), FOUR_SIZES),
-]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Taught:
-    """What came of one run: its figures, how long it took, and the cells of its row of the picture."""
-
-    figures: Figures
-    seconds: float
-    cells: list[list[Image.Image]]
 
 
 def main() -> None:
     """Prints the table, and keeps it in --output."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--only", nargs="+", choices=[lesson.name for lesson in LESSONS])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--picture", type=Path)
-    parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS)
-    values = parser.parse_args()
-    lines: list[str] = []
-    cells: list[list[list[Image.Image]]] = []
+    values = arguments()
     lessons = [lesson for lesson in LESSONS if not values.only or lesson.name in values.only]
+    rows: list[list[list[Image.Image]]] = []
+    lines: list[str] = []
     for lesson in lessons:
-        runs: list[Taught] = []
-        for seed in values.seeds:
-            runs.append(taught(lesson, seed, values.strengths if values.picture and not runs else ()))
-            lines.append(f"{lesson.name:14} seed {seed}   {written(runs[-1].figures)}   {runs[-1].seconds:.0f} s to train")
-            print(lines[-1], flush=True)
-        if len(runs) > 1:
-            lines.append(summary(lesson, [run.figures for run in runs]))
-            print(lines[-1], flush=True)
-        cells.append(runs[0].cells)
+        table = swept(lesson, values.seeds) if values.sweep else over_seeds(lesson, values.seeds, picture_strengths(values), rows)
+        for line in table:
+            lines.append(line)
+            print(line, flush=True)
     if values.output:
         values.output.write_text("\n".join([*lines, ""]), encoding="utf-8")
     if values.picture:
         columns = [f"strength {strength:g}" for strength in values.strengths]
-        draw_grid(Grid("", [lesson.name for lesson in lessons], columns, cells)).save(values.picture, optimize=True)
+        draw_grid(Grid("", [lesson.name for lesson in lessons], columns, rows)).save(values.picture, optimize=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", nargs="+", choices=[lesson.name for lesson in LESSONS])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--sweep", action="store_true", help="change one setting at a time")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS, help="the picture's columns")
+    values = parser.parse_args()
+    if values.sweep and values.picture:
+        parser.error("--picture shows the lessons as they are, not a sweep. Leave one of the two out.")
+    return values
+
+
+def picture_strengths(values: argparse.Namespace) -> Sequence[float]:
+    return values.strengths if values.picture else ()
+
+
+def over_seeds(
+    lesson: Lesson, seeds: Sequence[int], strengths: Sequence[float], rows: list[list[list[Image.Image]]]
+) -> Iterator[str]:
+    """A line for each seed, then one for all; the first seed's pictures are added to `rows`."""
+    runs: list[Taught] = []
+    for seed in seeds:
+        runs.append(taught(lesson, seed, () if runs else strengths))
+        yield line(f"{lesson.name:14} seed {seed}", runs[-1])
+    rows.append(runs[0].cells)
+    if len(runs) > 1:
+        yield summary(lesson, [run.figures for run in runs])
+
+
+def swept(lesson: Lesson, seeds: Sequence[int]) -> Iterator[str]:
+    """A line for each variant and seed, beside the lesson as it is."""
+    for name, settings in {"as it is": {}, **lesson.variants}.items():
+        for seed in seeds:
+            yield line(f"{lesson.name:14} {name:20} seed {seed}", taught(lesson.varied(settings), seed))
+
+
+def line(what: str, run: Taught) -> str:
+    return f"{what}   {written(run.figures)}   {run.seconds:.0f} s to train"
 
 
 def summary(lesson: Lesson, found: Sequence[Figures]) -> str:
@@ -247,23 +86,6 @@ def summary(lesson: Lesson, found: Sequence[Figures]) -> str:
     mean = {name: statistics.fmean(f[name] for f in found) for name in found[0]}
     spread = ", ".join(f"{name} {min(f[name] for f in found):.3g}..{max(f[name] for f in found):.3g}" for name in mean)
     return f"{lesson.name:14} mean     {written(mean)}   ({spread})"
-
-
-def taught(lesson: Lesson, seed: int, strengths: Sequence[float] = ()) -> Taught:
-    """One run, read, and drawn at `strengths` for the picture."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = lesson.config(Path(folder), seed)
-        host = standalone_host(config.model)
-        started = time.perf_counter()
-        path = train(config, host)
-        seconds = time.perf_counter() - started
-        assert path is not None
-        with host.lease() as lent:
-            parts = Parts.of(lent, config.model)
-            adapter = make_adapter(parts, config)
-            load_into(adapter.layers, {n: (layer.down, layer.up) for n, layer in load_adapter(path).layers.items()})
-            draw = Pencil(parts, config, adapter)
-            return Taught(lesson.measured(draw), seconds, [draw(lesson.shown, strength) for strength in strengths])
 
 
 def written(figures: Figures) -> str:

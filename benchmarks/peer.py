@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import statistics
@@ -180,13 +181,24 @@ def has_torchvision() -> bool:
 def write_diffusers_layout(workload: Workload, folder: Path) -> Path:
     """The workload's checkpoint as a folder that diffusers reads, in the number format of the checkpoint's file."""
     with workload.host().lease() as lent:
-        parts = Parts.of(lent, CheckpointConfig())
         stored = torch.float16 if workload.stored_in_half() else torch.float32
-        for name, module in (("unet", parts.unet), ("vae", parts.vae), ("text_encoder", parts.text_encoders)):
-            module.to(stored).save_pretrained(folder / name)
-        lent.tokenizer.save_pretrained(folder / "tokenizer")
-    schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
-    DDPMScheduler(**schedule).save_pretrained(folder / "scheduler")
+        return write_diffusers_layout_of(Parts.of(lent, CheckpointConfig()), folder, stored)
+
+
+def write_diffusers_layout_of(parts: Parts, folder: Path, stored: torch.dtype = torch.float32) -> Path:
+    """The parts of a checkpoint of Stable Diffusion 1's kind as a folder that diffusers reads."""
+    named = {"unet": parts.unet, "vae": parts.vae, "text_encoder": parts.text_encoders[0]}
+    parts.unet.register_to_config(sample_size=64)  # Stable Diffusion 1.5's; its pipeline wants one
+    for name, module in named.items():
+        module.to(stored).save_pretrained(folder / name)
+    schedule = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)
+    named |= {"tokenizer": parts.lent.tokenizer, "scheduler": schedule}
+    for name in ("tokenizer", "scheduler"):
+        named[name].save_pretrained(folder / name)
+    libraries = {"text_encoder": "transformers", "tokenizer": "transformers"}
+    index: dict[str, Any] = {name: [libraries.get(name, "diffusers"), type(part).__name__] for name, part in named.items()}
+    index |= {"_class_name": "StableDiffusionPipeline", "safety_checker": [None, None], "feature_extractor": [None, None]}
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     return folder
 
 
