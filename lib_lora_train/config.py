@@ -245,7 +245,7 @@ class DatasetConfig:
         unit="tags", minimum=0, maximum=100, modes=CAPTIONED,
     )  # fmt: skip
     caption_dropout: float = setting(
-        0.0, "Caption dropout", "Share of the time an image is shown with an empty caption.", minimum=0.0, maximum=1.0, modes=CAPTIONED
+        0.0, "Caption dropout", "Share of the time an image is shown without its caption.", minimum=0.0, maximum=1.0, modes=CAPTIONED
     )
     flip: bool = setting(False, "Mirror", "Show each image mirrored half of the time. Not for faces, text or logos.", modes=IMAGES)
     random_crop: bool = setting(

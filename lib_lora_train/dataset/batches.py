@@ -38,7 +38,7 @@ class Batch:
 
     Attributes:
         examples: what is shown.
-        captions: as they are shown this time.
+        captions: as they are shown this time; None without any text.
         weights: float32 [B]; how much each one's loss counts.
         original_sizes: int64 [B, 2]; (height, width) of the image file in pixels.
         crops: int64 [B, 2]; (top, left) of the cut in the scaled image, in pixels.
@@ -49,7 +49,7 @@ class Batch:
     """
 
     examples: list[Example]
-    captions: list[str]
+    captions: list[str | None]
     weights: torch.Tensor
     original_sizes: torch.Tensor
     crops: torch.Tensor
@@ -85,7 +85,7 @@ class _Shown:
     """One row of a batch."""
 
     example: Example
-    caption: str
+    caption: str | None
     placement: Placement
     crop: tuple[int, int]
     moments: torch.Tensor | None
@@ -173,7 +173,7 @@ class BatchLoader:
     def _unvaried(self, example: Example) -> _Shown:
         return self._from_cache(example, example.caption, self.plan.placement(example), flip=False)
 
-    def _from_cache(self, example: Example, caption: str, placement: Placement, flip: bool) -> _Shown:
+    def _from_cache(self, example: Example, caption: str | None, placement: Placement, flip: bool) -> _Shown:
         entry = self._cache.entry(example, placement, flip)
         crop = placement.mirrored_crop if flip else placement.crop
         return _Shown(example, caption, placement, crop, entry.moments, None, entry.mask)

@@ -9,15 +9,15 @@ import numpy as np
 from lib_lora_train.config import DatasetConfig
 
 
-def vary(caption: str, config: DatasetConfig, rng: np.random.Generator) -> str:
-    """The caption for one showing: empty with probability `config.caption_dropout`, else with its tags in a new order.
+def vary(caption: str, config: DatasetConfig, rng: np.random.Generator) -> str | None:
+    """The caption for one showing: None, no text at all, with probability `config.caption_dropout`, else with its tags in a new order.
 
     With `config.shuffle_caption` the comma-separated tags after the first `config.keep_tokens` are shuffled; without
     it the caption is returned as it is.
     """
     dropped = rng.random() < config.caption_dropout
     if dropped:
-        return ""
+        return None
     if not config.shuffle_caption:
         return caption
     tags = [tag.strip() for tag in caption.split(",") if tag.strip()]

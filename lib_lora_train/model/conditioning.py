@@ -38,13 +38,16 @@ class Conditioning:
         """The same for images of these sizes; a UNet without pooled text is not told them."""
         return self if self.pooled is None else replace(self, time_ids=time_ids)
 
-    def zeros(self) -> Conditioning:
-        """Zeros instead of the text: how SDXL was shown images without any."""
-        return replace(
-            self,
-            context=torch.zeros_like(self.context),
-            pooled=None if self.pooled is None else torch.zeros_like(self.pooled),
-        )
+    def without_text(self, rows: Sequence[bool]) -> Conditioning:
+        """SDXL's text as zeros where `rows` says so [B], as it was shown images without any; others keep their features.
+
+        sgm/modules/encoders/modules.py, GeneralConditioner.forward: ucg_rate. Stable Diffusion 1 and 2 were shown the
+        features of an empty text.
+        """
+        if self.pooled is None or not any(rows):
+            return self
+        kept = torch.tensor([not row for row in rows], dtype=self.pooled.dtype).to(self.pooled.device, non_blocking=True)
+        return replace(self, context=self.context * kept[:, None, None].to(self.context.dtype), pooled=self.pooled * kept[:, None])
 
     @staticmethod
     def joined(parts: Sequence[Conditioning]) -> Conditioning:

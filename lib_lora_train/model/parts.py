@@ -85,9 +85,7 @@ class Parts:
 
     def _told(self, negative: str, prompt: str, drawing: Drawing) -> Conditioning:
         """Negative prompt and prompt, as the WebUIs tell them to the UNet: SDXL's empty negative is all zeros."""
-        both = self.text.encode([negative, prompt])
-        if both.pooled is not None and not negative:
-            both = Conditioning.joined([both[:1].zeros(), both[1:]])
+        both = self.text.encode([negative, prompt]).without_text([not negative, False])
         size = (drawing.height, drawing.width)
         return both.with_sizes(torch.tensor([(*size, 0, 0, *size)] * 2, device=both.context.device))
 

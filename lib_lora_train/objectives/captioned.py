@@ -26,7 +26,7 @@ class Captioned:
     """The equation above, with the model's parts as plain callables."""
 
     unet: Callable[..., Any]
-    encode_text: Callable[[Sequence[str]], Conditioning]
+    encode_text: Callable[[Sequence[str | None]], Conditioning]
     encode_pixels: Callable[[torch.Tensor], torch.Tensor]
     """[B, 3, H, W] in -1..1 to moments [B, 8, h, w]; used where batches carry pixels."""
     schedule: NoiseSchedule
@@ -60,7 +60,7 @@ class Captioned:
     def predict(
         self,
         latents: torch.Tensor,
-        captions: Sequence[str],
+        captions: Sequence[str | None],
         noise: torch.Tensor,
         timesteps: torch.Tensor,
         time_ids: torch.Tensor,

@@ -175,8 +175,11 @@ class TextSource:
         """What has stopped to learn no longer asks for gradients."""
         return any(parameter.requires_grad for parameter in self.learning)
 
-    def encode(self, captions: Sequence[str]) -> Conditioning:
-        return self.parts.text.encode(captions) if self.learns else self.cache.encode(captions)
+    def encode(self, captions: Sequence[str | None]) -> Conditioning:
+        """Of each caption; None is no text at all, which is not the same as an empty one to SDXL."""
+        texts = [caption or "" for caption in captions]
+        told = self.parts.text.encode(texts) if self.learns else self.cache.encode(texts)
+        return told.without_text([caption is None for caption in captions])
 
     def prepare(self, captions: Sequence[str], vary: bool, stack: contextlib.ExitStack) -> None:
         """Encodes all captions now, or keeps the encoder on the device where that cannot be enough."""

@@ -15,7 +15,7 @@ from lib_lora_train.dataset.batches import Batch
 from lib_lora_train.randomness import Randomness
 
 Predict = Callable[
-    [torch.Tensor, Sequence[str], torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]
+    [torch.Tensor, Sequence[str | None], torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]
 ]
 TIMESTEP_COUNT = 8
 ROWS = 4

@@ -12,7 +12,9 @@ from lib_lora_train.hosts.standalone import StandaloneHost
 from lib_lora_train.model.conditioning import Conditioning, predict
 from lib_lora_train.model.parts import Parts
 from lib_lora_train.model.sampling import Drawing
+from lib_lora_train.model.text import TextCache
 from lib_lora_train.model.view import text_encoder_view, unet_view, vae_view
+from lib_lora_train.training.learning import TextSource
 from tests.families import UNETS, open_clip_by_hand, write_family
 from tests.miniature import VAE
 from tests.model.test_text import by_hand as clip_by_hand
@@ -206,3 +208,23 @@ class TestPrompts:
         parts = parts_of("sd2")
         _, uncond = self.draw_and_listen(parts, monkeypatch, "")
         torch.testing.assert_close(uncond.context[:1], parts.text.encode([""]).context)
+
+
+@pytest.mark.parametrize("learns", [False, True])
+class TestACaptionThatIsLeftOut:
+    """None in place of a caption; "" is a caption that says nothing."""
+
+    def told(self, parts, learns):
+        weight = torch.nn.Parameter(torch.zeros(1), requires_grad=learns)
+        return TextSource(parts, [weight], TextCache(parts.text)).encode([None, "a red cat", ""])
+
+    def test_is_zeros_for_sdxl(self, parts_of, learns):
+        parts = parts_of("sdxl")
+        told, encoded = self.told(parts, learns), parts.text.encode(["a red cat", ""])
+        assert told.context[0].abs().max() == told.pooled[0].abs().max() == 0
+        torch.testing.assert_close((told.context[1:], told.pooled[1:]), (encoded.context, encoded.pooled))
+
+    def test_is_an_empty_text_for_sd2(self, parts_of, learns):
+        told = self.told(parts_of("sd2"), learns)
+        assert torch.equal(told.context[0], told.context[2])
+        assert told.context[0].abs().max() > 0
