@@ -20,7 +20,7 @@ from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.config import PAIRS, TrainConfig
 from lib_lora_train.embedded import CHECKPOINT
 from lib_lora_train.embedded.demo import write_levels
-from lib_lora_train.embedded.measure import is_hollow, measure
+from lib_lora_train.embedded.measure import is_outlined, measure
 from lib_lora_train.embedded.world import BACKGROUNDS, COLOURS, SHAPES, caption
 from lib_lora_train.model.parts import Parts
 from lib_lora_train.training.learning import make_adapter
@@ -212,7 +212,7 @@ LESSONS = [
     Lesson(
         "outline",
         {**PICTURES, "mode": "addift", "pair_strength": 0.7, "max_steps": 300},
-        along(is_hollow, SOME),
+        along(is_outlined, SOME),
         OUTLINES,
         variants={
             "pair strength 1": {"pair_strength": 1.0},

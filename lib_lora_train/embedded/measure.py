@@ -20,6 +20,7 @@ MAX_COLOUR_DISTANCE = 90.0
 """Farther than this in RGB from every named colour, a colour has no name."""
 
 _MIN_CONTRAST = 40.0
+_DIRECTIONS = 24
 _MIN_RADIUS, _MAX_RADIUS = 0.08, 0.45
 _MAX_TURN = 36.0
 _ANGLES, _RADII = 90, np.linspace(0.06, 2.0, 33)
@@ -46,14 +47,11 @@ class Measurement:
 
 def measure(image: Image.Image) -> Measurement:
     """Reads one picture of any size."""
-    pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), np.float64)
-    below = np.median(_border(pixels), axis=0)
-    background = _nearest(below, BACKGROUNDS)
-    contrast = np.linalg.norm(pixels - below, axis=2)
-    if np.percentile(contrast, 98) < _MIN_CONTRAST:
+    pixels = _pixels(image)
+    background = _nearest(_below(pixels), BACKGROUNDS)
+    mask = _mask(pixels)
+    if mask is None:
         return Measurement(None, None, background, 0.0, {})
-    above = np.median(pixels[contrast > 0.7 * np.percentile(contrast, 98)], axis=0)
-    mask = _mask(pixels, below, above)
     core = pixels[mask > 0.9]
     colour = _nearest(np.median(core, axis=0), COLOURS) if len(core) else None
     radius = float(np.sqrt(mask.mean() / np.pi))
@@ -64,28 +62,46 @@ def measure(image: Image.Image) -> Measurement:
     return Measurement(best if likeness[best] >= MIN_LIKENESS else None, colour, background, radius, likeness)
 
 
-def is_hollow(image: Image.Image) -> bool | None:
-    """Whether the middle of what is drawn is background, as of an outline; None where nothing is drawn."""
-    pixels = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), np.float64)
-    below = np.median(_border(pixels), axis=0)
-    contrast = np.linalg.norm(pixels - below, axis=2)
-    if np.percentile(contrast, 98) < _MIN_CONTRAST:
+def is_outlined(image: Image.Image) -> bool | None:
+    """Whether a line goes around an empty middle, with gaps in a quarter of all directions at most.
+
+    None where nothing is drawn.
+    """
+    mask = _mask(_pixels(image))
+    if mask is None:
         return None
-    above = np.median(pixels[contrast > 0.7 * np.percentile(contrast, 98)], axis=0)
-    mask = _mask(pixels, below, above)
-    rows, columns = np.nonzero(mask > 0.5)
+    drawn = mask > 0.5
+    rows, columns = np.nonzero(drawn)
     row, column = (rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2
-    return bool(mask[row - 2 : row + 3, column - 2 : column + 3].mean() < 0.5)
+    hollow = drawn[row - 2 : row + 3, column - 2 : column + 3].mean() < 0.5
+    turns = np.arctan2(rows - row, columns - column) / (2 * np.pi)
+    directions = np.unique(np.floor(turns * _DIRECTIONS) % _DIRECTIONS)
+    return bool(hollow and len(directions) >= 0.75 * _DIRECTIONS)
 
 
-def _border(pixels: np.ndarray, width: int = 2) -> np.ndarray:
-    """The pixels along the four sides: (count, 3)."""
+def _pixels(image: Image.Image) -> np.ndarray:
+    """(64, 64, 3), 0..255."""
+    return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), np.float64)
+
+
+def _below(pixels: np.ndarray, width: int = 2) -> np.ndarray:
+    """The background's colour: the median of the pixels along the four sides."""
     inside = np.zeros(pixels.shape[:2], bool)
     inside[width:-width, width:-width] = True
-    return pixels[~inside]
+    return np.median(pixels[~inside], axis=0)
 
 
-def _mask(pixels: np.ndarray, below: np.ndarray, above: np.ndarray) -> np.ndarray:
+def _mask(pixels: np.ndarray) -> np.ndarray | None:
+    """What is drawn, 0..1; None where nothing stands out."""
+    below = _below(pixels)
+    contrast = np.linalg.norm(pixels - below, axis=2)
+    most = np.percentile(contrast, 98)
+    if most < _MIN_CONTRAST:
+        return None
+    return _way(pixels, below, np.median(pixels[contrast > 0.7 * most], axis=0))
+
+
+def _way(pixels: np.ndarray, below: np.ndarray, above: np.ndarray) -> np.ndarray:
     """How far each pixel lies on the way from background to foreground, 0..1; faint smudges are dropped."""
     way = above - below
     share = (pixels - below) @ way / (way @ way)
@@ -136,7 +152,7 @@ def _templates() -> np.ndarray:
 
 def _template(shape: str) -> np.ndarray:
     pixels = np.asarray(render(Scene(shape, "red", "white")), np.float64)
-    return _polar(_mask(pixels, pixels[0, 0], pixels[SIDE // 2, SIDE // 2]))
+    return _polar(_way(pixels, pixels[0, 0], pixels[SIDE // 2, SIDE // 2]))
 
 
 def _standardised(polar: np.ndarray) -> np.ndarray:

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
-from lib_lora_train.embedded.measure import is_hollow, measure
+from lib_lora_train.embedded.measure import is_outlined, measure
 from lib_lora_train.embedded.practice import practice_picture
 from lib_lora_train.embedded.world import (
     ALL_SHAPES,
@@ -121,8 +121,18 @@ def test_a_clutter_is_seldom_taken_for_a_shape_it_does_not_hold():
     assert np.mean(stars) < 0.08
 
 
-def test_an_outline_is_hollow_and_a_filled_shape_is_not():
+def test_an_outline_is_told_from_a_filled_shape_and_from_nothing():
     every = scenes(7, each=1)
-    assert not any(is_hollow(render(scene)) for scene in every)
-    assert all(is_hollow(render(replace(scene, outlined=True))) for scene in every)
-    assert is_hollow(Image.new("RGB", (64, 64), "white")) is None
+    assert not any(is_outlined(render(scene)) for scene in every)
+    assert all(is_outlined(render(replace(scene, outlined=True))) for scene in every)
+    assert is_outlined(Image.new("RGB", (64, 64), "white")) is None
+
+
+@pytest.mark.parametrize(("missing", "outlined"), [(60, True), (150, False)])
+def test_an_outline_may_lack_a_quarter_of_its_line_and_no_more(missing, outlined):
+    image = Image.new("RGB", (64, 64), "white")
+    draw = ImageDraw.Draw(image)
+    draw.arc((14, 14, 50, 50), missing, 360, "red", width=5)
+    # Where the middle is looked for must not depend on the gap.
+    draw.point([(14, 14), (50, 50), (14, 50), (50, 14)], "red")
+    assert is_outlined(image) is outlined
