@@ -1,6 +1,6 @@
 """What prior preservation is worth: a star taught as a `shape`, with images of other shapes beside it and without.
 
-    python -m benchmarks.bench_dreambooth [--seeds 0 1 2] [--output FILE] [--small | --sweep]
+    python -m benchmarks.bench_dreambooth [--seeds 0 1 2] [--output FILE] [--picture FILE] [--small | --sweep]
 
 The demo's twelve stars are called "a red sks shape on a white background", and the images of the class are drawn from the
 same words without "sks". For each seed and each way the run goes over the same stars; at the end of the last epochs
@@ -12,7 +12,7 @@ every prompt is drawn at strength 1, and the pictures are read with the measurer
     right     how many of those show the shape, colour and background that was asked for
 
 The last lines set the leak of both ways side by side at equal concept rate: of every way the epoch whose rate is nearest
-to the rate that all runs reach.
+to the rate that all runs reach. The picture shows some of what the first seed's last epochs draw.
 
 --small takes half a minute for each seed and draws nothing to be read: shorter runs, and for what is learned and what
 leaks the fall of the loss on the stars, always with the same noise, where they are called "sks shape" and where "shape".
@@ -35,6 +35,7 @@ from PIL import Image
 from benchmarks.bench_learning import painter
 from lib_lora_train.adapters.file import load_adapter, take_over
 from lib_lora_train.cli.commands import standalone_host
+from lib_lora_train.compare.grid import Grid, draw_grid
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.embedded import CHECKPOINT, DEMO_IMAGES
 from lib_lora_train.embedded.measure import measure
@@ -74,28 +75,38 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--picture", type=Path, help="a grid of pictures, without --small and --sweep")
     parser.add_argument("--small", action="store_true", help="losses of short runs instead of pictures")
     parser.add_argument("--sweep", nargs="*", help="the same for other settings: all of SWEEP, or those named")
     values = parser.parse_args()
-    way = in_losses if values.small else in_pictures
+    shown: dict[str, Drawn] = {}
+    if values.sweep is not None:
+        found = swept(values.seeds, values.sweep or SWEEP)
+    else:
+        found = in_losses(values.seeds) if values.small else in_pictures(values.seeds, shown)
     lines: list[str] = []
-    for line in way(values.seeds) if values.sweep is None else swept(values.seeds, values.sweep or SWEEP):
+    for line in found:
         lines.append(line)
         print(line, flush=True)
     if values.output:
         values.output.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    if values.picture:
+        cells = [[drawn.asked[::5], drawn.of_class[::5], drawn.others[1::4]] for drawn in shown.values()]
+        draw_grid(Grid("", list(shown), ["sks shape", "shape", "other words"], cells)).save(values.picture, optimize=True)
 
 
-def in_pictures(seeds: Sequence[int]) -> Iterator[str]:
-    """The table's lines, as they are found."""
+def in_pictures(seeds: Sequence[int], shown: dict[str, Drawn]) -> Iterator[str]:
+    """The table's lines, as they are found; what the first seed's last epochs draw is put into `shown`, by way."""
     rows: list[Row] = []
     yield HEADER
     with tempfile.TemporaryDirectory() as folder:
         stars = named_stars(Path(folder) / "stars")
         for seed in seeds:
             for way, prior in WAYS.items():
-                for row in rows_of(way, seed, star_config(Path(folder), stars, seed, prior=prior)):
+                for row, drawn in rows_of(way, seed, star_config(Path(folder), stars, seed, prior=prior)):
                     rows.append(row)
+                    if seed == seeds[0]:
+                        shown[way] = drawn
                     yield str(row)
     yield from at_equal_concept(rows)
 
@@ -152,26 +163,44 @@ def star_config(folder: Path, stars: Path, seed: int = 0, *, prior: bool = True,
     )
 
 
-def rows_of(way: str, seed: int, config: TrainConfig) -> Iterator[Row]:
+def rows_of(way: str, seed: int, config: TrainConfig) -> Iterator[tuple[Row, Drawn]]:
     """Trains, and scores the last epochs."""
     train(config, standalone_host(config.model))
-    points = RunFolder.at(config).points()
-    for point in points[4:]:
-        yield score(way, seed, config, point)
+    for point in RunFolder.at(config).points()[4:]:
+        drawn = drawn_with(config, point)
+        yield score(way, seed, point.epoch, drawn), drawn
 
 
-def score(way: str, seed: int, config: TrainConfig, point: AdapterPoint) -> Row:
-    """Draws all prompts with an epoch's adapter, and reads the pictures."""
+@dataclass(frozen=True)
+class Drawn:
+    """The pictures of every prompt."""
+
+    asked: list[Image.Image]
+    of_class: list[Image.Image]
+    others: list[Image.Image]
+
+
+KNOWN = [(shape, colour, back) for i, shape in enumerate(SHAPES) for colour, back in WISHES[i % 3 :: 6]]
+"""What `others` ask for."""
+
+
+def drawn_with(config: TrainConfig, point: AdapterPoint) -> Drawn:
+    """Draws all prompts with an epoch's adapter."""
     with standalone_host(config.model).lease() as lent:
         parts = Parts.of(lent, config.model)
         take_over(make_adapter(parts, config), load_adapter(point.path))
         draw = painter(parts, config, lent)
-        known = [(shape, colour, back) for i, shape in enumerate(SHAPES) for colour, back in WISHES[i % 3 :: 6]]
-        asked = draw([caption("sks shape", *wish) for wish in WISHES], range(len(WISHES)))
-        of_class = draw([caption("shape", *wish) for wish in WISHES], range(len(WISHES)))
-        others = draw([caption(*wish) for wish in known], range(len(known)))
-    right = sum(measure(image).shows(*wish) for image, wish in zip(others, known, strict=True)) / len(known)
-    return Row(way, seed, point.epoch, stars_among(asked), stars_among(of_class), stars_among(others), right)
+        return Drawn(
+            draw([caption("sks shape", *wish) for wish in WISHES], range(len(WISHES))),
+            draw([caption("shape", *wish) for wish in WISHES], range(len(WISHES))),
+            draw([caption(*wish) for wish in KNOWN], range(len(KNOWN))),
+        )
+
+
+def score(way: str, seed: int, epoch: int, drawn: Drawn) -> Row:
+    """Reads the pictures."""
+    right = sum(measure(image).shows(*wish) for image, wish in zip(drawn.others, KNOWN, strict=True)) / len(KNOWN)
+    return Row(way, seed, epoch, *map(stars_among, (drawn.asked, drawn.of_class, drawn.others)), right)
 
 
 def stars_among(images: Sequence[Image.Image]) -> float:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_learning [--seeds 0 1 2] [--checkpoint FILE] [--output FILE]
 
-FILE may be one of the embedded checkpoint's twins (lib_lora_train/embedded/*.safetensors).
+FILE may be one of the embedded checkpoint's twins (lib_lora_train/embedded/*.safetensors), which has settings of its own.
 
-For each seed, with and without regularisation images: trains, takes the epoch that the run itself recommends, draws
+For each seed, with regularisation images and, on the first checkpoint, without: trains, takes the epoch that the run itself recommends, draws
 every prompt at strength 1, and reads the pictures with the measurer. The base alone is read in the same way, and at
 strength 0 the pictures are compared with the base's bit for bit.
 """
@@ -77,7 +77,7 @@ def main() -> None:
     values = parser.parse_args()
     lines = [f"{'run':34} epoch   {'concept':>9}   {'leak':>9}   {'colour':>9}   {'backgr.':>9}"]
     print(lines[0], flush=True)
-    for line in measured_rows(values.seeds, values.checkpoint):
+    for line in measured_rows(values.seeds, values.checkpoint.resolve()):
         lines.append(line)
         print(line, flush=True)
     if values.output:
@@ -86,14 +86,11 @@ def main() -> None:
 
 def measured_rows(seeds: Sequence[int], checkpoint: Path):
     """The table's lines, as they are found."""
-    base = demo_config(Path())
-    base.model.checkpoint = str(checkpoint)
-    yield str(score_base(base))
-    for regularised in (True, False):
+    yield str(score_base(demo_config(Path(), checkpoint=checkpoint)))
+    for regularised in (True, False) if checkpoint == CHECKPOINT else (True,):
         for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:
-                config = demo_config(Path(folder), seed)
-                config.model.checkpoint = str(checkpoint)
+                config = demo_config(Path(folder), seed, checkpoint)
                 if not regularised:
                     config.dataset.regularisation = ""
                     config.dataset.repeats *= 2  # the same number of steps

@@ -22,7 +22,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from benchmarks.bench_dreambooth import WISHES, bare_stars, named_stars, score, star_config
+from benchmarks.bench_dreambooth import HEADER, WISHES, bare_stars, drawn_with, named_stars, score, star_config
 from benchmarks.bench_learning import painter
 from benchmarks.bench_lessons import written
 from benchmarks.lessons import COMMON, LESSONS, Lesson, pencil, taught
@@ -181,7 +181,8 @@ def dreambooth_lines(script: Path, seed: int, rates: list[float]) -> Iterator[st
         config = star_config(folder, named_stars(folder / "stars"), seed)
         train(config, standalone_host(config.model))
         last = RunFolder.at(config).points()[-1]
-        yield f"{'dreambooth':20} {'ours':22} {score('', seed, config, last)}"
+        yield f"{'':43} {HEADER}"
+        yield f"{'dreambooth':20} {'ours':22} {score('', seed, last.epoch, drawn_with(config, last))}"
         stars, drawn = bare_stars(folder / "bare"), folder / "class"
         drawn.mkdir()
         with standalone_host(config.model).lease() as lent:
@@ -195,7 +196,7 @@ def dreambooth_lines(script: Path, seed: int, rates: list[float]) -> Iterator[st
             run(dreambooth_command(script, model, stars, drawn, out, seed, rate))
             adapter = kohya_named(out / "pytorch_lora_weights.safetensors", out / "peer.safetensors")
             told = TrainConfig.from_flat({**config.to_flat(), "continue_from": str(adapter)})
-            row = score("", seed, told, replace(last, path=adapter))
+            row = score("", seed, last.epoch, drawn_with(told, replace(last, path=adapter)))
             yield f"{'dreambooth':20} {f'diffusers, rate {rate:g}':22} {row}"
 
 

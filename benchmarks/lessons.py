@@ -211,15 +211,16 @@ LESSONS = [
     ),
     Lesson(
         "outline",
-        {**PICTURES, "mode": "addift", "pair_strength": 0.7, "max_steps": 300},
+        {**PICTURES, "mode": "addift", "rank": 16, "conv_rank": 16, "batch_size": 8, "pair_strength": 0.85, "max_steps": 500},
         along(is_outlined, SOME),
         OUTLINES,
         variants={
             "pair strength 1": {"pair_strength": 1.0},
-            "rank 4, no conv_rank": {"rank": 4, "conv_rank": 0},
+            "rank 8, conv_rank 8": {"rank": 8, "conv_rank": 8},
+            "150 steps": {"max_steps": 150},
             "timesteps from 500": {"timestep_min": 500},
-            "rate 5e-4": {"learning_rate": 5e-4},
         },
+        count=18,
     ),
     Lesson("size", {**PICTURES, "mode": "addift", "pair_strength": 0.7, "max_steps": 150}, along(size_of, SOME), SIZES),
     Lesson(

@@ -31,7 +31,7 @@ from tests.host.webui import WebUI, start_real  # noqa: E402
 SIDE, GUIDANCE, STEPS = 64, 5, 20
 DEMO = (
     "images", "regularisation", "resolution", "batch_size", "repeats", "prior_weight", "epochs", "flip", "caption_dropout",
-    "weighting", "rank", "conv_rank", "learning_rate", "warmup_steps",
+    "weighting", "rank", "conv_rank", "learning_rate", "warmup_steps", "held_out_images",
 )  # fmt: skip
 """The settings that are the demo's."""
 LEAST_RIGHT = 0.8
@@ -89,7 +89,7 @@ def check(webui: WebUI, twin: Twin) -> list[str]:
     drawn = right(webui, known)
     before = webui.draw(caption(*known[0]))
     run = f"star on {name}"
-    settings = demo_config(Path()).to_flat()
+    settings = demo_config(Path(), checkpoint=twin.file).to_flat()
     settings = {name: settings[name] for name in DEMO} | {"name": run, "preview_every": 0}
     answer = webui.start(**settings)
     job = webui.wait(run, "finished", "failed") if answer.status == 200 else answer.body
