@@ -34,6 +34,8 @@ DEMO = (
     "weighting", "rank", "conv_rank", "learning_rate", "warmup_steps", "held_out_images",
 )  # fmt: skip
 """The settings that are the demo's."""
+LONGEST = 3600
+"""Seconds that a run may take: a thousand steps, each beside what the WebUI does."""
 LEAST_RIGHT = 0.8
 """Of the 15 shapes and of the 18 stars drawn: a few only, so less than is asked of 360."""
 
@@ -92,7 +94,7 @@ def check(webui: WebUI, twin: Twin) -> list[str]:
     settings = demo_config(Path(), checkpoint=twin.file).to_flat()
     settings = {name: settings[name] for name in DEMO} | {"name": run, "preview_every": 0}
     answer = webui.start(**settings)
-    job = webui.wait(run, "finished", "failed") if answer.status == 200 else answer.body
+    job = webui.wait(run, "finished", "failed", seconds=LONGEST) if answer.status == 200 else answer.body
     if job.get("state") != "finished":
         return [f"{name}: {job}"]
     after = webui.draw(caption(*known[0]))

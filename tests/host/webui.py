@@ -124,11 +124,11 @@ class WebUI:
     def act(self, name: str, action: str) -> Answer:
         return self.call("POST", f"/lora-train/v1/runs/{name}/{action}")
 
-    def wait(self, name: str, *states: str) -> dict[str, Any]:
+    def wait(self, name: str, *states: str, seconds: float = RUN_SECONDS) -> dict[str, Any]:
         """The job, when it has come to one of `states`."""
-        deadline = time.monotonic() + RUN_SECONDS
+        deadline = time.monotonic() + seconds
         while (job := self.job(name)).get("state") not in states:
-            assert time.monotonic() < deadline, f"{name} stays {job}"
+            assert time.monotonic() < deadline, f"{name} is {job.get('state')} at step {job.get('step')} after {seconds} s"
             time.sleep(0.05)
         return job
 
