@@ -152,7 +152,7 @@ def kept(pairs: Sequence[tuple[str, str]]) -> list[str]:
 
 OTHER_SHAPES = list(itertools.product(SHAPES[1:], COLOURS))
 OTHER_COLOURS = [(shape, colour) for shape, colour in zip(SHAPES, list(COLOURS)[1:], strict=False) if colour != "blue"]
-ERASING = ["a circle -> a shape", *(f"{sentence('circle', c, i)} -> {sentence('shape', c, i)}" for i, c in enumerate(COLOURS))] * 2
+ERASING = ["a circle -> a shape", *(f"{sentence('circle', c, i)} -> {sentence('shape', c, i)}" for i, c in enumerate(COLOURS))]
 SWAPPING = ["a red shape -> a blue shape"] * 2 + [f"{sentence(s, 'red', i)} -> {sentence(s, 'blue', i)}" for i, s in enumerate(SHAPES)]
 SLIDING = list(zip(SHAPES, COLOURS, strict=False))
 WORDS: dict[str, Any] = {"batch_size": 4, "learning_rate": 2e-3}
