@@ -19,7 +19,7 @@ def teach_forge(file):
     sizes = json.loads(file.read_text(encoding="utf-8"))
     like = getattr(model_list, sizes["like"])
     folder = Path(paths.models_path) / "sizes-for-forge" / file.name.removesuffix(".forge.json")
-    shutil.copytree(Path(next(iter(backend.__path__))) / "huggingface" / like.huggingface_repo, folder)
+    shutil.copytree(Path(next(iter(backend.__path__))) / "huggingface" / like.huggingface_repo, folder, dirs_exist_ok=True)
     for part, tokenizer in sizes["tokenizers"].items():
         shutil.copytree(tokenizer, folder / part, dirs_exist_ok=True)
     for part, facts in sizes["configs"].items():
