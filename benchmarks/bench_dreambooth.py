@@ -33,6 +33,7 @@ import torch
 from PIL import Image
 
 from benchmarks.bench_learning import painter
+from benchmarks.table import print_table
 from lib_lora_train.adapters.file import load_adapter, take_over
 from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.compare.grid import Grid, draw_grid
@@ -79,17 +80,14 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="losses of short runs instead of pictures")
     parser.add_argument("--sweep", nargs="*", help="the same for other settings: all of SWEEP, or those named")
     values = parser.parse_args()
+    if values.picture and (values.small or values.sweep is not None):
+        parser.error("--picture shows pictures, which --small and --sweep do not draw. Leave one of them out.")
     shown: dict[str, Drawn] = {}
     if values.sweep is not None:
         found = swept(values.seeds, values.sweep or SWEEP)
     else:
         found = in_losses(values.seeds) if values.small else in_pictures(values.seeds, shown)
-    lines: list[str] = []
-    for line in found:
-        lines.append(line)
-        print(line, flush=True)
-    if values.output:
-        values.output.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    print_table(found, values.output)
     if values.picture:
         cells = [[drawn.asked[::5], drawn.of_class[::5], drawn.others[1::4]] for drawn in shown.values()]
         draw_grid(Grid("", list(shown), ["sks shape", "shape", "other words"], cells)).save(values.picture, optimize=True)

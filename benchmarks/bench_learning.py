@@ -4,9 +4,9 @@
 
 FILE may be one of the embedded checkpoint's twins (lib_lora_train/embedded/*.safetensors), which has settings of its own.
 
-For each seed, with regularisation images and, on the first checkpoint, without: trains, takes the epoch that the run itself recommends, draws
-every prompt at strength 1, and reads the pictures with the measurer. The base alone is read in the same way, and at
-strength 0 the pictures are compared with the base's bit for bit.
+For each seed, with regularisation images and, on the first checkpoint, without: trains, takes the epoch that the run
+itself recommends, draws every prompt at strength 1, and reads the pictures with the measurer. The base alone is read in
+the same way, and at strength 0 the pictures are compared with the base's bit for bit.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.table import print_table
 from lib_lora_train.adapters.file import load_adapter, take_over
 from lib_lora_train.adapters.inject import Adapter
 from lib_lora_train.cli.commands import standalone_host
@@ -75,17 +76,12 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--output", type=Path)
     values = parser.parse_args()
-    lines = [f"{'run':34} epoch   {'concept':>9}   {'leak':>9}   {'colour':>9}   {'backgr.':>9}"]
-    print(lines[0], flush=True)
-    for line in measured_rows(values.seeds, values.checkpoint.resolve()):
-        lines.append(line)
-        print(line, flush=True)
-    if values.output:
-        values.output.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    print_table(measured_rows(values.seeds, values.checkpoint.resolve()), values.output)
 
 
 def measured_rows(seeds: Sequence[int], checkpoint: Path):
     """The table's lines, as they are found."""
+    yield f"{'run':34} epoch   {'concept':>9}   {'leak':>9}   {'colour':>9}   {'backgr.':>9}"
     yield str(score_base(demo_config(Path(), checkpoint=checkpoint)))
     for regularised in (True, False) if checkpoint == CHECKPOINT else (True,):
         for seed in seeds:

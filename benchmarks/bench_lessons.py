@@ -11,6 +11,7 @@ each row, at --strengths.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.lessons import LESSONS, STRENGTHS, Figures, Lesson, Taught, taught
+from benchmarks.table import print_table
 from lib_lora_train.compare.grid import Grid, draw_grid
 
 
@@ -26,14 +28,11 @@ def main() -> None:
     values = arguments()
     lessons = [lesson for lesson in LESSONS if not values.only or lesson.name in values.only]
     rows: list[list[list[Image.Image]]] = []
-    lines: list[str] = []
-    for lesson in lessons:
-        table = swept(lesson, values.seeds) if values.sweep else over_seeds(lesson, values.seeds, picture_strengths(values), rows)
-        for line in table:
-            lines.append(line)
-            print(line, flush=True)
-    if values.output:
-        values.output.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    strengths = values.strengths if values.picture else ()
+    tables = (
+        swept(lesson, values.seeds) if values.sweep else over_seeds(lesson, values.seeds, strengths, rows) for lesson in lessons
+    )
+    print_table(itertools.chain.from_iterable(tables), values.output)
     if values.picture:
         columns = [f"strength {strength:g}" for strength in values.strengths]
         draw_grid(Grid("", [lesson.name for lesson in lessons], columns, rows)).save(values.picture, optimize=True)
@@ -51,10 +50,6 @@ def arguments() -> argparse.Namespace:
     if values.sweep and values.picture:
         parser.error("--picture shows the lessons as they are, not a sweep. Leave one of the two out.")
     return values
-
-
-def picture_strengths(values: argparse.Namespace) -> Sequence[float]:
-    return values.strengths if values.picture else ()
 
 
 def over_seeds(

@@ -27,6 +27,7 @@ from benchmarks.bench_learning import painter
 from benchmarks.bench_lessons import written
 from benchmarks.lessons import COMMON, LESSONS, Lesson, pencil, taught
 from benchmarks.peer import ROOT, environment, write_diffusers_layout_of
+from benchmarks.table import print_table
 from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.embedded.world import caption
@@ -125,12 +126,7 @@ FOLDERS = {"leco": "", "sliders": "trainscripts/textsliders", "traintrain": ""}
 def main() -> None:
     """Prints the table, and keeps it in --output."""
     values = arguments()
-    lines: list[str] = []
-    for line in table(values):
-        lines.append(line)
-        print(line, flush=True)
-    if values.output:
-        values.output.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    print_table(table(values), values.output)
 
 
 def arguments() -> argparse.Namespace:

@@ -1,0 +1,16 @@
+"""What a benchmark prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def print_table(found: Iterable[str], output: Path | None) -> None:
+    """Prints each line as soon as it is found; in the end all of them go to `output`, where there is one."""
+    lines: list[str] = []
+    for line in found:
+        lines.append(line)
+        print(line, flush=True)
+    if output:
+        output.write_text("\n".join([*lines, ""]), encoding="utf-8")
