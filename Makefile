@@ -34,12 +34,12 @@ docs: $(READY)
 
 # Trains the embedded checkpoint again from its seed; about two hours on one core.
 checkpoint: $(READY)
-	$(RUN) -m lib_lora_train.embedded.make_checkpoint --seed 0 --out build/shapes-v1.safetensors
+	$(RUN) -m tools.checkpoints.make_checkpoint --seed 0 --out build/shapes-v1.safetensors
 
 # Trains its two twins from the committed checkpoint; about half an hour each on one core.
 twins: $(READY)
-	$(RUN) -m lib_lora_train.embedded.make_checkpoint --twin v --seed 0 --out build/shapes-v-v1.safetensors
-	$(RUN) -m lib_lora_train.embedded.make_checkpoint --twin xl --seed 0 --out build/xl-v1.safetensors
+	$(RUN) -m tools.checkpoints.make_checkpoint --twin v --seed 0 --out build/shapes-v-v1.safetensors
+	$(RUN) -m tools.checkpoints.make_checkpoint --twin xl --seed 0 --out build/xl-v1.safetensors
 
 $(READY): requirements/$(STACK).txt requirements/dev.txt
 	$(PYTHON) -m venv $(VENV)

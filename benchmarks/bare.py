@@ -43,7 +43,7 @@ class BareLoop:
             self.parameters,
             lr=self.config.learning_rate,
             weight_decay=self.config.weight_decay,
-            fused=has_fused_adamw(session.lent.device),
+            fused=has_fused_adamw(session.checkpoint.device),
         )
         self.batches = [prepared(session, index) for index in range(DIFFERENT_BATCHES)]
 
@@ -67,14 +67,14 @@ class BareLoop:
 
 def prepared(session: Session, index: int) -> Prepared:
     """Batch `index` of the run, with the very draws that the run makes for it."""
-    objective, device = session.objective, session.lent.device
+    objective, device = session.objective, session.checkpoint.device
     batch = next(session.loop.batches(index)).to(device)
     latents = objective.latents(batch, index)
     return Prepared(
         latents=latents,
         features=objective.encode_text(batch.captions).context,
-        noise=objective.draws.noise(latents.shape, index).to(device),
-        timesteps=objective.draws.timesteps(len(latents), index).to(device),
+        noise=objective.noise_sampler.noise(latents.shape, index).to(device),
+        timesteps=objective.noise_sampler.timesteps(len(latents), index).to(device),
     )
 
 
@@ -82,9 +82,9 @@ def prepared(session: Session, index: int) -> Prepared:
 def ready_session(workload: Workload, folder: Path) -> Iterator[Session]:
     """A session just before its first step."""
     host, config = workload.host(), workload.config(folder, steps=1_000_000)
-    with host.lease() as lent:
+    with host.lease() as checkpoint:
         dataset = read_dataset(config.dataset, config.run.seed)
-        session = Session(RunFolder.create(config), host, lent, dataset, lambda event: None, lambda: False)
+        session = Session(RunFolder.create(config), host, checkpoint, dataset, lambda event: None, lambda: False)
         with session._stack:
             session._prepare()
             yield session
@@ -96,14 +96,14 @@ def compare_loops(workload: Workload, folder: Path, seconds: float, turns: int) 
         loop, bare = session.loop, BareLoop(session)
         check_equal(session, bare)
         runs = {"loop": lambda steps: loop.run_until(loop.step + steps), "bare": bare.run}
-        warm = Pace.of(lambda: [run(2) for run in runs.values()], steps=4)
+        warm = SliceTimer.of(lambda: [run(2) for run in runs.values()], steps=4)
         steps = max(1, round(seconds / warm.wall))
-        paces: dict[str, list[Pace]] = {name: [] for name in runs}
+        paces: dict[str, list[SliceTimer]] = {name: [] for name in runs}
         for turn in range(turns):
             for name in sorted(runs, reverse=turn % 2 == 0):
-                paces[name].append(Pace.of(lambda name=name: runs[name](steps), steps))
-    wall = {name: statistics.median(pace.wall for pace in each) for name, each in paces.items()}
-    busy = {name: statistics.median(pace.busy for pace in each) for name, each in paces.items()}
+                paces[name].append(SliceTimer.of(lambda name=name: runs[name](steps), steps))
+    wall = {name: statistics.median(slice_timer.wall for slice_timer in each) for name, each in paces.items()}
+    busy = {name: statistics.median(slice_timer.busy for slice_timer in each) for name, each in paces.items()}
     return {
         "steps_per_second": 1 / wall["loop"],
         "bare_steps_per_second": 1 / wall["bare"],
@@ -114,14 +114,14 @@ def compare_loops(workload: Workload, folder: Path, seconds: float, turns: int) 
 
 
 @dataclass(frozen=True)
-class Pace:
+class SliceTimer:
     """What a step takes: seconds, and processor seconds, which other programs on the machine disturb less."""
 
     wall: float
     busy: float
 
     @classmethod
-    def of(cls, run: Callable[[], Any], steps: int) -> Pace:
+    def of(cls, run: Callable[[], Any], steps: int) -> SliceTimer:
         started, busy = time.perf_counter(), time.process_time()
         run()
         return cls((time.perf_counter() - started) / steps, (time.process_time() - busy) / steps)
@@ -130,6 +130,5 @@ class Pace:
 def check_equal(session: Session, bare: BareLoop) -> None:
     """Both must compute the same thing, or the comparison means nothing."""
     with session.accelerator.autocast():
-        ours = session.objective.loss(next(session.loop.batches(0)).to(session.lent.device), 0)
+        ours = session.objective.loss(next(session.loop.batches(0)).to(session.checkpoint.device), 0)
     torch.testing.assert_close(ours, bare.loss(bare.batches[0]), rtol=1e-4, atol=1e-5)
-

@@ -24,7 +24,7 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lib_lora_train.compare.axes import _options
+from lib_lora_train.evaluation.xyz_axes import _options
 
 EPOCHS = 10
 SUBJECTS = 40

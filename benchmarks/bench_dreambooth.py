@@ -32,23 +32,23 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.bench_learning import painter
+from benchmarks.bench_learning import generator
 from benchmarks.table import print_table
-from lib_lora_train.adapters.file import load_adapter, take_over
+from lib_lora_train.adapters.file import load_adapter, load_weights
 from lib_lora_train.cli.commands import standalone_host
-from lib_lora_train.compare.grid import Grid, draw_grid
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.embedded import CHECKPOINT, DEMO_IMAGES
-from lib_lora_train.embedded.measure import measure
-from lib_lora_train.embedded.world import BACKGROUNDS, COLOURS, NEW_SHAPE, SHAPES, caption
+from lib_lora_train.embedded.evaluator import measure
+from lib_lora_train.embedded.synthetic import BACKGROUNDS, COLORS, NEW_SHAPE, SHAPES, caption
+from lib_lora_train.evaluation.grid import Grid, draw_grid
 from lib_lora_train.model.conditioning import predict
 from lib_lora_train.model.parts import Parts
-from lib_lora_train.training.learning import make_adapter
 from lib_lora_train.training.run_folder import AdapterPoint, RunFolder
 from lib_lora_train.training.session import train
+from lib_lora_train.training.setup import make_adapter
 
 WAYS = {"without prior": False, "with prior": True}
-WISHES = [(colour, back) for colour in COLOURS for back in BACKGROUNDS]
+WISHES = [(color, back) for color in COLORS for back in BACKGROUNDS]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ def main() -> None:
     print_table(found, values.output)
     if values.picture:
         cells = [[drawn.asked[::5], drawn.of_class[::5], drawn.others[1::4]] for drawn in shown.values()]
-        draw_grid(Grid("", list(shown), ["sks shape", "shape", "other words"], cells)).save(values.picture, optimize=True)
+        draw_grid(Grid("", list(shown), ["sks shape", "shape", "other words"], cells)).save(
+            values.picture, optimize=True
+        )
 
 
 def in_pictures(seeds: Sequence[int], shown: dict[str, Drawn]) -> Iterator[str]:
@@ -113,7 +115,9 @@ def named_stars(folder: Path) -> Path:
     """The demo's stars, called shapes of a new name."""
     bare_stars(folder)
     for text in DEMO_IMAGES.glob("*.txt"):
-        (folder / text.name).write_text(text.read_text(encoding="utf-8").replace(NEW_SHAPE, "sks shape"), encoding="utf-8")
+        (folder / text.name).write_text(
+            text.read_text(encoding="utf-8").replace(NEW_SHAPE, "sks shape"), encoding="utf-8"
+        )
     return folder
 
 
@@ -129,33 +133,33 @@ def star_config(folder: Path, stars: Path, seed: int = 0, *, prior: bool = True,
     """Both ways show each star equally often in an epoch; with prior as many images of the class come in between."""
     return TrainConfig.from_flat(
         {
-            "mode": "dreambooth",
+            "training_method": "dreambooth",
             "name": f"star-{seed}-{'prior' if prior else 'plain'}",
             "lora_dir": folder / "Lora",
             "runs_dir": folder / "runs",
             "seed": seed,
             "checkpoint": CHECKPOINT,
-            "images": stars,
-            "trigger": "sks",
+            "dataset_folder": stars,
+            "trigger_word": "sks",
             "class_word": "shape",
-            "class_images": 54 if prior else 0,
-            "class_prompts": [caption("shape", colour, back) for colour, back in WISHES],
-            "prior_weight": 0.4,
+            "num_class_images": 54 if prior else 0,
+            "class_prompts": [caption("shape", color, back) for color, back in WISHES],
+            "prior_loss_weight": 0.4,
             "resolution": 64,
             "batch_size": 16,
             "repeats": 24,
             "epochs": 6,
             "flip": True,
-            "weighting": "min_snr",
+            "loss_weighting": "min_snr",
             "rank": 16,
             "conv_rank": 8,
             "learning_rate": 2.5e-3,
-            "warmup_steps": 10,
-            "held_out_images": 0,
-            "validate_every": 0,
-            "preview_every": 0,
-            "preview_guidance": 5.0,
-            "preview_steps": 10,
+            "lr_warmup_steps": 10,
+            "validation_images": 0,
+            "validate_every_n_epochs": 0,
+            "sample_every_n_epochs": 0,
+            "sample_cfg_scale": 5.0,
+            "sample_steps": 10,
             **others,
         }
     )
@@ -178,26 +182,26 @@ class Drawn:
     others: list[Image.Image]
 
 
-KNOWN = [(shape, colour, back) for i, shape in enumerate(SHAPES) for colour, back in WISHES[i % 3 :: 6]]
+KNOWN = [(shape, color, back) for i, shape in enumerate(SHAPES) for color, back in WISHES[i % 3 :: 6]]
 """What `others` ask for."""
 
 
 def drawn_with(config: TrainConfig, point: AdapterPoint) -> Drawn:
     """Draws all prompts with an epoch's adapter."""
-    with standalone_host(config.model).lease() as lent:
-        parts = Parts.of(lent, config.model)
-        take_over(make_adapter(parts, config), load_adapter(point.path))
-        draw = painter(parts, config, lent)
+    with standalone_host(config.model).lease() as checkpoint:
+        parts = Parts.of(checkpoint, config.model)
+        load_weights(make_adapter(parts, config), load_adapter(point.path))
+        draw = generator(parts, config, checkpoint)
         return Drawn(
-            draw([caption("sks shape", *wish) for wish in WISHES], range(len(WISHES))),
-            draw([caption("shape", *wish) for wish in WISHES], range(len(WISHES))),
-            draw([caption(*wish) for wish in KNOWN], range(len(KNOWN))),
+            draw([caption("sks shape", *prompt) for prompt in WISHES], range(len(WISHES))),
+            draw([caption("shape", *prompt) for prompt in WISHES], range(len(WISHES))),
+            draw([caption(*prompt) for prompt in KNOWN], range(len(KNOWN))),
         )
 
 
 def score(way: str, seed: int, epoch: int, drawn: Drawn) -> Row:
     """Reads the pictures."""
-    right = sum(measure(image).shows(*wish) for image, wish in zip(drawn.others, KNOWN, strict=True)) / len(KNOWN)
+    right = sum(measure(image).shows(*prompt) for image, prompt in zip(drawn.others, KNOWN, strict=True)) / len(KNOWN)
     return Row(way, seed, epoch, *map(stars_among, (drawn.asked, drawn.of_class, drawn.others)), right)
 
 
@@ -218,17 +222,17 @@ def at_equal_concept(rows: Sequence[Row]) -> Iterator[str]:
 
 
 SMALL = {
-    "prior_weight": 1.0,
+    "prior_loss_weight": 1.0,
     "batch_size": 4,
     "repeats": 4,
     "epochs": 2,
     "rank": 8,
     "conv_rank": 0,
     "text_encoder": False,
-    "class_images": 4,
+    "num_class_images": 4,
     "class_prompts": ["shape"],
-    "preview_steps": 6,
-    "lr_schedule": "constant",
+    "sample_steps": 6,
+    "lr_scheduler": "constant",
 }
 """Short runs: without prior one epoch of this, which learns about as much of the star as two epochs with it."""
 THING, CLASS = "sks shape", "shape"
@@ -236,10 +240,10 @@ TIMESTEPS, STARS = (300, 600, 850), 6
 
 
 SWEEP: dict[str, dict[str, object]] = {
-    "prior weight 0.5": {"prior_weight": 0.5},
+    "prior weight 0.5": {"prior_loss_weight": 0.5},
     "prior weight 1": {},
-    "prior weight 2": {"prior_weight": 2.0},
-    "prior weight 1 to 0.2": {"prior_weight_end": 0.2},
+    "prior weight 2": {"prior_loss_weight": 2.0},
+    "prior weight 1 to 0.2": {"prior_loss_weight_end": 0.2},
     "1 vector, rate 1.25e-3": {"trigger_vectors": 1, "embedding_learning_rate": 1.25e-3},
     "1 vector, rate 1.25e-2": {"trigger_vectors": 1, "embedding_learning_rate": 1.25e-2},
     "1 vector, rate 5e-2": {"trigger_vectors": 1, "embedding_learning_rate": 5e-2},
@@ -275,7 +279,7 @@ def in_losses(seeds: Sequence[int]) -> Iterator[str]:
 
 def learned_both_ways(stars: Path, seed: int = 0) -> dict[str, dict[str, float]]:
     """Way -> name -> how much the loss on the stars falls, at about equal falls under the name that is taught."""
-    one_epoch = {**SMALL, "epochs": 1, "class_images": 0}
+    one_epoch = {**SMALL, "epochs": 1, "num_class_images": 0}
     plain = star_config(stars.parent, stars, seed, prior=False, **one_epoch)
     prior = star_config(stars.parent, stars, seed, **SMALL)
     return dict(zip(WAYS, map(learned, (plain, prior)), strict=True))
@@ -284,10 +288,10 @@ def learned_both_ways(stars: Path, seed: int = 0) -> dict[str, dict[str, float]]
 def learned(config: TrainConfig) -> dict[str, float]:
     """Trains; by how much the loss on the stars falls under each name, from strength 0 to strength 1."""
     train(config, standalone_host(config.model))
-    with standalone_host(config.model).lease() as lent:
-        parts = Parts.of(lent, config.model)
+    with standalone_host(config.model).lease() as checkpoint:
+        parts = Parts.of(checkpoint, config.model)
         adapter = make_adapter(parts, config)
-        take_over(adapter, load_adapter(RunFolder.at(config).final_file))
+        load_weights(adapter, load_adapter(RunFolder.at(config).final_file))
         with adapter.strength(0):
             before = star_losses(parts, config)
         after = star_losses(parts, config)
@@ -297,20 +301,22 @@ def learned(config: TrainConfig) -> dict[str, float]:
 @torch.no_grad()
 def star_losses(parts: Parts, config: TrainConfig) -> dict[str, float]:
     """Mean squared error on some stars at some timesteps, under each name."""
-    images = sorted(Path(config.dataset.images).glob("*.png"))[:STARS]
+    images = sorted(Path(config.dataset.dataset_folder).glob("*.png"))[:STARS]
     arrays = [np.asarray(Image.open(image).convert("RGB"), np.float32) for image in images]
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1
-    with parts.lent.brought(parts.vae), parts.lent.brought(parts.text_encoders):
-        latents = parts.encode_pixels(pixels).chunk(2, dim=1)[0] * parts.lent.family.latent_scale
-        return {name: statistics.fmean(noise_loss(parts, latents, name, t) for t in TIMESTEPS) for name in (THING, CLASS)}
+    with parts.checkpoint.on_device(parts.vae), parts.checkpoint.on_device(parts.text_encoders):
+        latents = parts.encode_pixels(pixels).chunk(2, dim=1)[0] * parts.checkpoint.family.latent_scale
+        return {
+            name: statistics.fmean(noise_loss(parts, latents, name, t) for t in TIMESTEPS) for name in (THING, CLASS)
+        }
 
 
 def noise_loss(parts: Parts, latents: torch.Tensor, name: str, t: int) -> float:
     """At timestep t, with noise that depends on t alone."""
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(t))
     steps = torch.full((len(latents),), t)
-    told = parts.text.encode([name] * len(latents))
-    guess = predict(parts.unet, parts.schedule.add_noise(latents, noise, steps), steps, told)
+    conditioning = parts.text.encode([name] * len(latents))
+    guess = predict(parts.unet, parts.schedule.add_noise(latents, noise, steps), steps, conditioning)
     return float((guess - noise).square().mean())
 
 

@@ -1,6 +1,6 @@
 """What install.py adds to a start of the WebUI where nothing is missing: its time against Python's own start.
 
-    python benchmarks/bench_install.py [--times 15]
+python benchmarks/bench_install.py [--times 15]
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def main() -> None:
             times[name].append(seconds(command))
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     print(f"python -c pass   {medians['bare'] * 1000:6.0f} ms")
-    print(f"install.py       {medians['install'] * 1000:6.0f} ms, {medians['install'] / medians['bare']:.1f} times as long")
+    print(
+        f"install.py       {medians['install'] * 1000:6.0f} ms, {medians['install'] / medians['bare']:.1f} times as long"
+    )
     print(f"  its own part   {(medians['install'] - medians['bare']) * 1000:6.0f} ms")
     print(f"import torch     {medians['torch'] * 1000:6.0f} ms, for comparison")
 

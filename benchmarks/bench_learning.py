@@ -20,21 +20,21 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.table import print_table
-from lib_lora_train.adapters.file import load_adapter, take_over
+from lib_lora_train.adapters.file import load_adapter, load_weights
 from lib_lora_train.adapters.inject import Adapter
 from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.cli.demo import demo_config
-from lib_lora_train.compare.best import recommend
-from lib_lora_train.compare.comparison import validations
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.embedded import CHECKPOINT
-from lib_lora_train.embedded.evaluate import Score, evaluate_new_shape
-from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.evaluation.best_epoch import recommend
+from lib_lora_train.evaluation.comparison import validations
 from lib_lora_train.model.parts import Parts
-from lib_lora_train.training.learning import make_adapter
-from lib_lora_train.training.previews import preview_drawing
+from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
 from lib_lora_train.training.run_folder import RunFolder
+from lib_lora_train.training.samples import sampling_options
 from lib_lora_train.training.session import train
+from lib_lora_train.training.setup import make_adapter
+from tools.checkpoints.evaluate import Score, evaluate_new_shape
 
 SEEDS_PER_PROMPT = range(4)
 AT_ONCE = 40
@@ -48,7 +48,7 @@ class Row:
     epoch: int
     concept: float
     leak: float
-    colour: float
+    color: float
     background: float
 
     @classmethod
@@ -60,12 +60,12 @@ class Row:
             epoch,
             asked.shape,
             others.leaked,
-            (asked.colour * asked.pictures + others.colour * others.pictures) / total,
+            (asked.color * asked.pictures + others.color * others.pictures) / total,
             (asked.background * asked.pictures + others.background * others.pictures) / total,
         )
 
     def __str__(self) -> str:
-        shares = (self.concept, self.leak, self.colour, self.background)
+        shares = (self.concept, self.leak, self.color, self.background)
         return f"{self.what:34} {self.epoch:5}   " + "   ".join(f"{share:9.1%}" for share in shares)
 
 
@@ -88,7 +88,7 @@ def measured_rows(seeds: Sequence[int], checkpoint: Path):
             with tempfile.TemporaryDirectory() as folder:
                 config = demo_config(Path(folder), seed, checkpoint)
                 if not regularised:
-                    config.dataset.regularisation = ""
+                    config.dataset.regularization = ""
                     config.dataset.repeats *= 2  # the same number of steps
                 name = f"seed {seed}, {'with' if regularised else 'without'} regularisation"
                 yield from train_and_score(config, name)
@@ -96,46 +96,50 @@ def measured_rows(seeds: Sequence[int], checkpoint: Path):
 
 def score_base(config: TrainConfig) -> Row:
     """The checkpoint alone."""
-    with standalone_host(config.model).lease() as lent:
-        return Row.of("the base alone", 0, *evaluate_new_shape(painter(Parts.of(lent, config.model), config, lent), SEEDS_PER_PROMPT))
+    with standalone_host(config.model).lease() as checkpoint:
+        return Row.of(
+            "the base alone",
+            0,
+            *evaluate_new_shape(generator(Parts.of(checkpoint, config.model), config, checkpoint), SEEDS_PER_PROMPT),
+        )
 
 
 def train_and_score(config: TrainConfig, name: str) -> list[str]:
     """One run's row, and whether strength 0 is the base."""
-    config.preview.preview_every = 0
+    config.preview.sample_every_n_epochs = 0
     host = standalone_host(config.model)
     train(config, host)
     folder = RunFolder.at(config)
     points = folder.points()
     epoch = recommend(validations(folder), [point.epoch for point in points]).epoch
     path = next(point.path for point in points if point.epoch == epoch)
-    with host.lease() as lent:
-        base = Parts.of(lent, config.model)
-        parts = Parts.of(lent, config.model)
+    with host.lease() as checkpoint:
+        base = Parts.of(checkpoint, config.model)
+        parts = Parts.of(checkpoint, config.model)
         adapter = make_adapter(parts, config)
-        take_over(adapter, load_adapter(path))
-        row = Row.of(name, epoch, *evaluate_new_shape(painter(parts, config, lent), SEEDS_PER_PROMPT))
-        same = strength_zero_is_base(base, parts, adapter, config, lent)
+        load_weights(adapter, load_adapter(path))
+        row = Row.of(name, epoch, *evaluate_new_shape(generator(parts, config, checkpoint), SEEDS_PER_PROMPT))
+        same = strength_zero_is_base(base, parts, adapter, config, checkpoint)
     return [f"{row}   strength 0 {'is the base, bit for bit' if same else 'DIFFERS from the base'}"]
 
 
 def strength_zero_is_base(
-    base: Parts, parts: Parts, adapter: Adapter, config: TrainConfig, lent: LentCheckpoint
+    base: Parts, parts: Parts, adapter: Adapter, config: TrainConfig, checkpoint: SharedCheckpoint
 ) -> bool:
     """Whether 16 pictures at strength 0 equal those of views without an adapter."""
     prompts = ["a red star on a white background", "a blue circle on a black background"] * 8
     with adapter.strength(0):
-        ours = painter(parts, config, lent)(prompts, range(16))
-    theirs = painter(base, config, lent)(prompts, range(16))
+        ours = generator(parts, config, checkpoint)(prompts, range(16))
+    theirs = generator(base, config, checkpoint)(prompts, range(16))
     return all(a.tobytes() == b.tobytes() for a, b in zip(ours, theirs, strict=True))
 
 
-def painter(parts: Parts, config: TrainConfig, lent: LentCheckpoint):
+def generator(parts: Parts, config: TrainConfig, checkpoint: SharedCheckpoint):
     """(prompts, seeds) to pictures, drawn as the run's previews are."""
-    drawing = preview_drawing(config, lent)
+    drawing = sampling_options(config, checkpoint)
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        return parts.draw(prompts, config.preview.preview_negative, seeds, drawing, AT_ONCE)
+        return parts.draw(prompts, config.preview.sample_negative_prompt, seeds, drawing, AT_ONCE)
 
     return draw
 

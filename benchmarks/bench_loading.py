@@ -1,6 +1,6 @@
 """Does loading hold training up? Time per batch with a simulated training step, against the step alone.
 
-    python benchmarks/bench_loading.py [--step 0.02] [--images 32] [--batch-size 4]
+    python benchmarks/bench_loading.py [--step 0.02] [--dataset-folder 32] [--batch-size 4]
 
 A step is a sleep, as the processor's part in a step on a GPU is small. A ratio of 1.00 means that loading costs
 nothing; "pixels" is what random crop and colour jitter cost, which read and decode each image at each step.
@@ -68,14 +68,19 @@ def seconds_per_batch(batches: Iterator[Batch], step: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--step", type=float, default=0.02, help="seconds a training step takes")
-    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--dataset-folder", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=4)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         images = Path(temporary, "images")
         images.mkdir()
         write_images(images, arguments.images)
-        common = {"images": str(images), "batch_size": arguments.batch_size, "flip": True, "shuffle_caption": True}
+        common = {
+            "dataset_folder": str(images),
+            "batch_size": arguments.batch_size,
+            "flip": True,
+            "shuffle_caption": True,
+        }
         cases = {
             "memory": ({}, None),
             "disk": ({}, Path(temporary, "latents")),

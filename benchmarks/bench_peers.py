@@ -23,19 +23,19 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from benchmarks.bench_dreambooth import HEADER, WISHES, bare_stars, drawn_with, named_stars, score, star_config
-from benchmarks.bench_learning import painter
-from benchmarks.bench_lessons import written
-from benchmarks.lessons import COMMON, LESSONS, Lesson, pencil, taught
+from benchmarks.bench_learning import generator
+from benchmarks.bench_tasks import written
 from benchmarks.peer import ROOT, environment, write_diffusers_layout_of
 from benchmarks.table import print_table
+from benchmarks.tasks import COMMON, LESSONS, Task, pencil, trained
 from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.config import TrainConfig
-from lib_lora_train.embedded.world import caption
+from lib_lora_train.embedded.synthetic import caption
 from lib_lora_train.model.parts import Parts
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.session import train
 
-BY_NAME = {lesson.name: lesson for lesson in LESSONS}
+BY_NAME = {task.name: task for task in LESSONS}
 Settings = dict[str, Any]
 
 
@@ -45,66 +45,76 @@ class Trial:
 
     peer: str
     program: str
-    lesson: Lesson
+    task: Task
     what: str
-    settings: Callable[[Lesson, Path], Settings]
+    settings: Callable[[Task, Path], Settings]
     """What the peer's program is told, of the lesson and its folder of images."""
     units: tuple[float, ...] = (1.0,)
     """What is taken for strength 1: TrainTrain learns pairs at a quarter of it."""
 
 
-def erasing(lesson: Lesson, folder: Path) -> Settings:
+def erasing(task: Task, folder: Path) -> Settings:
     """LECO's prompt file. A line that keeps is one whose positive prompt is the unconditional one."""
-    lines = [line.split(" -> ") for line in lesson.settings["changes"]]
+    lines = [line.split(" -> ") for line in task.settings["changes"]]
     prompts = [
-        {"target": what, "neutral": into, "positive": "" if what == into else "a circle", "action": "erase"}
+        {"target": what, "neutral": into, "positive_prompts": "" if what == into else "a circle", "action": "erase"}
         for what, into in lines
     ]
-    return _words(lesson, prompts)
+    return _words(task, prompts)
 
 
-def sliding(lesson: Lesson, folder: Path) -> Settings:
+def text_slider(task: Task, folder: Path) -> Settings:
     """The text sliders' prompt file."""
-    lines = [line.split(" -> ") for line in lesson.settings["changes"]]
+    lines = [line.split(" -> ") for line in task.settings["changes"]]
     prompts = [
-        {"target": what, "neutral": what, "unconditional": low, "positive": high, "action": "enhance"}
-        for what, (low, high) in zip(lesson.settings["slides"], lines, strict=True)
+        {"target": what, "neutral": what, "unconditional": low, "positive_prompts": high, "action": "enhance"}
+        for what, (low, high) in zip(task.settings["slides"], lines, strict=True)
     ]
-    return _words(lesson, prompts)
+    return _words(task, prompts)
 
 
-def _words(lesson: Lesson, prompts: list[dict[str, Any]]) -> Settings:
-    told = _all_settings(lesson)
-    common = {"unconditional": "", "guidance_scale": told["guidance"], "resolution": 64, "batch_size": told["batch_size"]}
+def _words(task: Task, prompts: list[dict[str, Any]]) -> Settings:
+    conditioning = _all_settings(task)
+    common = {
+        "unconditional": "",
+        "guidance_scale": conditioning["guidance"],
+        "resolution": 64,
+        "batch_size": conditioning["batch_size"],
+    }
     return {
         "prompts": [{**common, **prompt} for prompt in prompts],
-        "rank": told["rank"],
-        "steps": told["epoch_steps"],
-        "drawing_steps": told["drawing_steps"],
+        "rank": conditioning["rank"],
+        "steps": conditioning["steps_per_epoch"],
+        "denoising_steps": conditioning["denoising_steps"],
     }
 
 
-def swapping(lesson: Lesson, folder: Path) -> Settings:
+def swapping(task: Task, folder: Path) -> Settings:
     """TrainTrain's iLECO takes one pair of prompts."""
-    return {"mode": "iLECO", "changes": lesson.settings["changes"][0].split(" -> "), "conv": False, **_run(lesson)}
+    return {
+        "training_method": "iLECO",
+        "prompt_pairs": task.settings["changes"][0].split(" -> "),
+        "conv": False,
+        **_run(task),
+    }
 
 
-def pairing(lesson: Lesson, folder: Path) -> Settings:
+def pairing(task: Task, folder: Path) -> Settings:
     """TrainTrain's Multi-ADDifT."""
-    first, *_, last = lesson.levels
+    first, *_, last = task.levels
     before = sorted((folder / first).glob("*.png"))
     pairs = [[str(image), str(folder / last / image.name)] for image in before]
-    return {"mode": "ADDifT", "pairs": pairs, "conv": True, **_run(lesson)}
+    return {"training_method": "ADDifT", "pairs": pairs, "conv": True, **_run(task)}
 
 
-def _run(lesson: Lesson) -> Settings:
-    told = _all_settings(lesson)
-    same = {name: told[name] for name in ("rank", "batch_size", "timestep_min", "timestep_max")}
-    return {**same, "steps": told["max_steps"] or told["epoch_steps"]}
+def _run(task: Task) -> Settings:
+    conditioning = _all_settings(task)
+    same = {name: conditioning[name] for name in ("rank", "batch_size", "min_timestep", "max_timestep")}
+    return {**same, "steps": conditioning["max_steps"] or conditioning["steps_per_epoch"]}
 
 
-def _all_settings(lesson: Lesson) -> Settings:
-    return TrainConfig.from_flat({**COMMON, **lesson.settings}).to_flat()
+def _all_settings(task: Task) -> Settings:
+    return TrainConfig.from_flat({**COMMON, **task.settings}).to_flat()
 
 
 def trials() -> list[Trial]:
@@ -112,7 +122,7 @@ def trials() -> list[Trial]:
     return [
         Trial("leco", "leco", erase.varied(erase.variants["nothing kept"]), "erase, nothing kept", erasing),
         Trial("leco", "leco", erase, "erase", erasing),
-        Trial("sliders", "leco", BY_NAME["word-slider"], "word-slider", sliding),
+        Trial("sliders", "leco", BY_NAME["word-slider"], "word-slider", text_slider),
         Trial("traintrain", "traintrain", BY_NAME["swap"], "swap", swapping),
         Trial("traintrain", "traintrain", BY_NAME["outline"], "outline", pairing, (1.0, 0.25)),
         Trial("traintrain", "traintrain", BY_NAME["size"], "size", pairing, (1.0, 0.25)),
@@ -146,7 +156,7 @@ def table(values: argparse.Namespace) -> Iterator[str]:
         clone = getattr(values, trial.peer)
         if clone:
             for seed in values.seeds:
-                yield f"{trial.what:20} {'ours':22} seed {seed}   {written(taught(trial.lesson, seed).figures)}"
+                yield f"{trial.what:20} {'ours':22} seed {seed}   {written(trained(trial.task, seed).figures)}"
                 for rate in values.rates:
                     yield from peer_lines(trial, clone.resolve() / FOLDERS[trial.peer], seed, rate)
     if values.dreambooth:
@@ -158,14 +168,19 @@ def peer_lines(trial: Trial, clone: Path, seed: int, rate: float) -> Iterator[st
     """Runs the peer, and reads what its adapter draws."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        config = trial.lesson.config(folder, seed)
-        out, told = folder / "peer.safetensors", folder / "settings.json"
-        settings = {**trial.settings(trial.lesson, folder / "images"), "learning_rate": rate, "seed": seed, "out": str(out)}
-        told.write_text(json.dumps(settings), encoding="utf-8")
-        run([sys.executable, "-m", f"benchmarks.peers.{trial.program}", str(clone), str(told)])
+        config = trial.task.config(folder, seed)
+        out, conditioning = folder / "peer.safetensors", folder / "settings.json"
+        settings = {
+            **trial.settings(trial.task, folder / "images"),
+            "learning_rate": rate,
+            "seed": seed,
+            "out": str(out),
+        }
+        conditioning.write_text(json.dumps(settings), encoding="utf-8")
+        run([sys.executable, "-m", f"benchmarks.peers.{trial.program}", str(clone), str(conditioning)])
         for unit in trial.units:
             with pencil(config, out, unit) as draw:
-                figures = trial.lesson.measured(draw)
+                figures = trial.task.measured(draw)
             name = f"{trial.peer}, rate {rate:g}" + (f", x {unit:g}" if unit != 1 else "")
             yield f"{trial.what:20} {name:22} seed {seed}   {written(figures)}"
 
@@ -181,9 +196,11 @@ def dreambooth_lines(script: Path, seed: int, rates: list[float]) -> Iterator[st
         yield f"{'dreambooth':20} {'ours':22} {score('', seed, last.epoch, drawn_with(config, last))}"
         stars, drawn = bare_stars(folder / "bare"), folder / "class"
         drawn.mkdir()
-        with standalone_host(config.model).lease() as lent:
-            parts = Parts.of(lent, config.model)
-            images = painter(parts, config, lent)([caption("shape", *wish) for wish in WISHES], range(len(WISHES)))
+        with standalone_host(config.model).lease() as checkpoint:
+            parts = Parts.of(checkpoint, config.model)
+            images = generator(parts, config, checkpoint)(
+                [caption("shape", *prompt) for prompt in WISHES], range(len(WISHES))
+            )
             model = write_diffusers_layout_of(parts, folder / "diffusers")
         for number, image in enumerate(images):
             image.save(drawn / f"{number}.png")
@@ -191,20 +208,41 @@ def dreambooth_lines(script: Path, seed: int, rates: list[float]) -> Iterator[st
             out = folder / f"peer-{rate:g}"
             run(dreambooth_command(script, model, stars, drawn, out, seed, rate))
             adapter = kohya_named(out / "pytorch_lora_weights.safetensors", out / "peer.safetensors")
-            told = TrainConfig.from_flat({**config.to_flat(), "continue_from": str(adapter)})
-            row = score("", seed, last.epoch, drawn_with(told, replace(last, path=adapter)))
+            conditioning = TrainConfig.from_flat({**config.to_flat(), "continue_from": str(adapter)})
+            row = score("", seed, last.epoch, drawn_with(conditioning, replace(last, path=adapter)))
             yield f"{'dreambooth':20} {f'diffusers, rate {rate:g}':22} {row}"
 
 
-def dreambooth_command(script: Path, model: Path, stars: Path, drawn: Path, out: Path, seed: int, rate: float) -> list[str]:
+def dreambooth_command(
+    script: Path, model: Path, stars: Path, drawn: Path, out: Path, seed: int, rate: float
+) -> list[str]:
     """The script takes one prompt for all images, and one for all of the class."""
     flags = {
-        "pretrained_model_name_or_path": model, "instance_data_dir": stars, "class_data_dir": drawn, "output_dir": out,
-        "instance_prompt": "a sks shape", "class_prompt": "a shape", "num_class_images": len(WISHES), "prior_loss_weight": 0.4,
-        "resolution": 64, "train_batch_size": 8, "max_train_steps": 216, "rank": 16, "learning_rate": rate, "seed": seed,
-        "lr_scheduler": "cosine", "lr_warmup_steps": 10, "checkpointing_steps": 10**6, "mixed_precision": "no",
-    }  # fmt: skip
-    return [sys.executable, str(script), "--with_prior_preservation", *(f"--{name}={value}" for name, value in flags.items())]
+        "pretrained_model_name_or_path": model,
+        "instance_data_dir": stars,
+        "class_data_dir": drawn,
+        "output_dir": out,
+        "instance_prompt": "a sks shape",
+        "class_prompt": "a shape",
+        "num_class_images": len(WISHES),
+        "prior_loss_weight": 0.4,
+        "resolution": 64,
+        "train_batch_size": 8,
+        "max_train_steps": 216,
+        "rank": 16,
+        "learning_rate": rate,
+        "seed": seed,
+        "lr_scheduler": "cosine",
+        "lr_warmup_steps": 10,
+        "checkpointing_steps": 10**6,
+        "mixed_precision": "no",
+    }
+    return [
+        sys.executable,
+        str(script),
+        "--with_prior_preservation",
+        *(f"--{name}={value}" for name, value in flags.items()),
+    ]
 
 
 def kohya_named(theirs: Path, out: Path) -> Path:
@@ -226,7 +264,9 @@ def run(command: list[str]) -> None:
     Raises:
         RuntimeError: when it fails; with the end of what it printed.
     """
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-4000:]}")
 

@@ -56,7 +56,9 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """The command line's values."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", type=Path, help="diffusers' train_text_to_image_lora.py, of the release installed here")
+    parser.add_argument(
+        "--peer", type=Path, help="diffusers' train_text_to_image_lora.py, of the release installed here"
+    )
     parser.add_argument("--full-size", action="store_true", help="also at Stable Diffusion 1.5's size, at 256 px")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
     parser.add_argument("--checkpoint", type=Path, help="measure the small case on this checkpoint instead")

@@ -1,6 +1,6 @@
 """A checkpoint as large as Stable Diffusion 1.5, with random weights: what a step costs does not depend on their values.
 
-    python -m benchmarks.full_size FOLDER [--half]
+python -m benchmarks.full_size FOLDER [--half]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lib_lora_train.hosts.recognise import TEXT, UNET, VAE
+from lib_lora_train.checkpoints.detect import TEXT, UNET, VAE
 from lib_lora_train.model.names import UNetShape, inverted, renamed, unet_modules, vae_modules
 from tests.miniature import random_weights, write_tokenizer
 

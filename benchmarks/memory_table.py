@@ -20,8 +20,8 @@ from lib_lora_train.config import TrainConfig
 from lib_lora_train.dataset.images import Size
 from lib_lora_train.hosts.standalone import PRECISIONS, default_device
 from lib_lora_train.model.family import SD1, SDXL, Family
-from lib_lora_train.model.lent import LentCheckpoint
 from lib_lora_train.model.names import UNetShape, inverted, renamed, unet_modules
+from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
 from lib_lora_train.training.memory import MemoryEstimate, estimate_memory
 from lib_lora_train.training.plan import megabytes
 
@@ -48,7 +48,13 @@ UNETS = {
     SD1: ({"cross_attention_dim": 768}, UNetShape((320, 640, 1280, 1280), 2, (1, 1, 1, 0))),
     SDXL: (SDXL_UNET, UNetShape((320, 640, 1280), 2, (0, 2, 10))),
 }
-CLIP_L = {"vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+CLIP_L = {
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
 BIG_G = {"width": 1280, "layers": 32, "projection": 1280}
 
 
@@ -57,32 +63,45 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), default="bf16")
     parser.add_argument("--batch-size", type=int, default=1)
     chosen = parser.parse_args()
-    print(f"Batch size {chosen.batch_size}, {chosen.precision}, {default_device().type}. Without the VAE, which works before.\n")
+    print(
+        f"Batch size {chosen.batch_size}, {chosen.precision}, {default_device().type}. Without the VAE, which works before.\n"
+    )
     print("| checkpoint | settings | rank | UNet | adapter and optimizer | activations | text encoders | together |")
     print("|---|---|---|---|---|---|---|---|")
     for family in UNETS:
-        lent = published(family, PRECISIONS[chosen.precision])
-        for name, rank, estimate in estimates(lent, chosen.batch_size):
+        checkpoint = published(family, PRECISIONS[chosen.precision])
+        for name, rank, estimate in estimates(checkpoint, chosen.batch_size):
             parts = (estimate.base, estimate.adapter, estimate.activations, estimate.text, estimate.total)
             what = f"{family.title}, {family.resolution} px"
-            print(f"| {what} | {name} | {rank} | {' | '.join(megabytes(part) if part else '-' for part in parts)} |", flush=True)
+            print(
+                f"| {what} | {name} | {rank} | {' | '.join(megabytes(part) if part else '-' for part in parts)} |",
+                flush=True,
+            )
 
 
-def estimates(lent: LentCheckpoint, batch_size: int) -> Iterator[tuple[str, int, MemoryEstimate]]:
+def estimates(checkpoint: SharedCheckpoint, batch_size: int) -> Iterator[tuple[str, int, MemoryEstimate]]:
     """(settings, rank, estimate), for all of `SETTINGS` and `RANKS`."""
-    size = Size(lent.family.resolution, lent.family.resolution)
+    size = Size(checkpoint.family.resolution, checkpoint.family.resolution)
     for name, settings in SETTINGS.items():
         for rank in RANKS:
-            yield name, rank, estimate_memory(lent, TrainConfig.from_flat({"rank": rank, "batch_size": batch_size, **settings}), size)
+            yield (
+                name,
+                rank,
+                estimate_memory(
+                    checkpoint, TrainConfig.from_flat({"rank": rank, "batch_size": batch_size, **settings}), size
+                ),
+            )
 
 
-def published(family: Family, precision: torch.dtype) -> LentCheckpoint:
+def published(family: Family, precision: torch.dtype) -> SharedCheckpoint:
     """A checkpoint of the published sizes, whose tensors have shapes and no numbers."""
     config, shape = UNETS[family]
     with torch.device("meta"):
         unet, text = UNet2DConditionModel(**config), CLIPTextModel(CLIPTextConfig(**CLIP_L))
-    names = {key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in text.state_dict().items()}
-    lent = LentCheckpoint(
+    names = {
+        key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in text.state_dict().items()
+    }
+    checkpoint = SharedCheckpoint(
         name=family.name,
         family=family,
         unet=renamed(unet.state_dict(), inverted(unet_modules(shape))),
@@ -92,20 +111,32 @@ def published(family: Family, precision: torch.dtype) -> LentCheckpoint:
         device=default_device(),
         precision=precision,
     )
-    return replace(lent, text_encoder_2=open_clip(**BIG_G)) if family is SDXL else lent
+    return replace(checkpoint, text_encoder_2=open_clip(**BIG_G)) if family is SDXL else checkpoint
 
 
 def open_clip(width: int, layers: int, projection: int) -> dict[str, torch.Tensor]:
     """An OpenCLIP text encoder's tensors."""
     shapes: dict[str, tuple[int, ...]] = {
-        "token_embedding.weight": (49408, width), "positional_embedding": (77, width), "ln_final.weight": (width,),
-        "ln_final.bias": (width,), "text_projection": (width, projection),
-    }  # fmt: skip
+        "token_embedding.weight": (49408, width),
+        "positional_embedding": (77, width),
+        "ln_final.weight": (width,),
+        "ln_final.bias": (width,),
+        "text_projection": (width, projection),
+    }
     block = {
-        "attn.in_proj_weight": (3 * width, width), "attn.in_proj_bias": (3 * width,), "attn.out_proj.weight": (width, width),
-        "attn.out_proj.bias": (width,), "ln_1.weight": (width,), "ln_1.bias": (width,), "ln_2.weight": (width,), "ln_2.bias": (width,),
-        "mlp.c_fc.weight": (4 * width, width), "mlp.c_fc.bias": (4 * width,), "mlp.c_proj.weight": (width, 4 * width), "mlp.c_proj.bias": (width,),
-    }  # fmt: skip
+        "attn.in_proj_weight": (3 * width, width),
+        "attn.in_proj_bias": (3 * width,),
+        "attn.out_proj.weight": (width, width),
+        "attn.out_proj.bias": (width,),
+        "ln_1.weight": (width,),
+        "ln_1.bias": (width,),
+        "ln_2.weight": (width,),
+        "ln_2.bias": (width,),
+        "mlp.c_fc.weight": (4 * width, width),
+        "mlp.c_fc.bias": (4 * width,),
+        "mlp.c_proj.weight": (width, 4 * width),
+        "mlp.c_proj.bias": (width,),
+    }
     for i in range(layers):
         shapes |= {f"transformer.resblocks.{i}.{name}": shape for name, shape in block.items()}
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}

@@ -180,9 +180,9 @@ def has_torchvision() -> bool:
 
 def write_diffusers_layout(workload: Workload, folder: Path) -> Path:
     """The workload's checkpoint as a folder that diffusers reads, in the number format of the checkpoint's file."""
-    with workload.host().lease() as lent:
+    with workload.host().lease() as checkpoint:
         stored = torch.float16 if workload.stored_in_half() else torch.float32
-        return write_diffusers_layout_of(Parts.of(lent, CheckpointConfig()), folder, stored)
+        return write_diffusers_layout_of(Parts.of(checkpoint, CheckpointConfig()), folder, stored)
 
 
 def write_diffusers_layout_of(parts: Parts, folder: Path, stored: torch.dtype = torch.float32) -> Path:
@@ -192,12 +192,18 @@ def write_diffusers_layout_of(parts: Parts, folder: Path, stored: torch.dtype = 
     for name, module in named.items():
         module.to(stored).save_pretrained(folder / name)
     schedule = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)
-    named |= {"tokenizer": parts.lent.tokenizer, "scheduler": schedule}
+    named |= {"tokenizer": parts.checkpoint.tokenizer, "scheduler": schedule}
     for name in ("tokenizer", "scheduler"):
         named[name].save_pretrained(folder / name)
     libraries = {"text_encoder": "transformers", "tokenizer": "transformers"}
-    index: dict[str, Any] = {name: [libraries.get(name, "diffusers"), type(part).__name__] for name, part in named.items()}
-    index |= {"_class_name": "StableDiffusionPipeline", "safety_checker": [None, None], "feature_extractor": [None, None]}
+    index: dict[str, Any] = {
+        name: [libraries.get(name, "diffusers"), type(part).__name__] for name, part in named.items()
+    }
+    index |= {
+        "_class_name": "StableDiffusionPipeline",
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+    }
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     return folder
 

@@ -42,7 +42,7 @@ class Workload:
         return {
             "name": "bench",
             "checkpoint": str(self.checkpoint),
-            "images": str(self.images),
+            "dataset_folder": str(self.images),
             "runs_dir": str(folder / "runs"),
             "lora_dir": str(folder / "loras"),
             "resolution": self.resolution,
@@ -50,14 +50,14 @@ class Workload:
             "rank": self.rank,
             "precision": self.precision,
             "targets": "attention",
-            "lr_schedule": "constant",
+            "lr_scheduler": "constant",
             "max_steps": steps,
             "repeats": EPOCH_REPEATS,
-            "held_out_images": 0,
+            "validation_images": 0,
             "buckets": False,
-            "save_every_epochs": 0,
-            "preview_every": 0,
-            "validate_every": 0,
+            "save_every_n_epochs": 0,
+            "sample_every_n_epochs": 0,
+            "validate_every_n_epochs": 0,
         }
 
     def stored_in_half(self) -> bool:

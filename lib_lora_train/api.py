@@ -25,14 +25,14 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from lib_lora_train.config import CompareConfig, Problem, raise_problems
 from lib_lora_train.errors import UserError
-from lib_lora_train.jobs import Job, State
-from lib_lora_train.workshop import Run, Workshop, problems_in
+from lib_lora_train.queue import Job, State
+from lib_lora_train.service import Run, TrainingService, problems_in
 
 PREFIX = "/lora-train/v1"
 FAULT, NOT_FOUND = 422, 404
 
 
-def add_routes(app: Any, workshop: Workshop, credentials: str = "") -> None:
+def add_routes(app: Any, service: TrainingService, credentials: str = "") -> None:
     """Adds the API to a FastAPI `app`; `credentials` as --api-auth has them: name:password,name:password."""
     guard = [Depends(_login(credentials))] if credentials else []
 
@@ -40,22 +40,22 @@ def add_routes(app: Any, workshop: Workshop, credentials: str = "") -> None:
         app.add_api_route(f"{PREFIX}/{path}", answer, methods=[method], dependencies=guard)
 
     def plan(settings: dict[str, Any] = Body()) -> Any:
-        return _answered(lambda: _plan_json(workshop, settings))
+        return _answered(lambda: _plan_json(service, settings))
 
     def start(settings: dict[str, Any] = Body()) -> Any:
-        return _answered(lambda: _job_json(workshop.start(settings)))
+        return _answered(lambda: _job_json(service.start(settings)))
 
     def runs() -> Any:
-        return _answered(lambda: _all_json(workshop))
+        return _answered(lambda: _all_json(service))
 
     def run(name: str, since: int = 0) -> Any:
-        return _answered(lambda: _one_json(workshop, name, since), NOT_FOUND)
+        return _answered(lambda: _one_json(service, name, since), NOT_FOUND)
 
     def compare(name: str, options: dict[str, Any] = Body(default={})) -> Any:
-        return _answered(lambda: _compare_json(workshop, name, options))
+        return _answered(lambda: _compare_json(service, name, options))
 
     def act(name: str, action: str) -> Any:
-        return _answered(lambda: _act(workshop, name, action))
+        return _answered(lambda: _act(service, name, action))
 
     route("POST", "plan", plan)
     route("POST", "runs", start)
@@ -74,26 +74,31 @@ def _answered(work: Callable[[], Any], status: int = FAULT) -> Any:
         return JSONResponse({"problems": problems}, status_code=status)
 
 
-def _plan_json(workshop: Workshop, settings: dict[str, Any]) -> dict[str, Any]:
+def _plan_json(service: TrainingService, settings: dict[str, Any]) -> dict[str, Any]:
     timed = bool(settings.pop("timed", False))
-    plan = workshop.plan(settings, timed=timed)
+    plan = service.plan(settings, timed=timed)
     buckets = [{"width": size.width, "height": size.height, "shown": count} for size, count in plan.buckets.items()]
     memory = {**dataclasses.asdict(plan.memory), "total": plan.memory.total}
-    return {**dataclasses.asdict(dataclasses.replace(plan, buckets={})), "buckets": buckets, "memory": memory, "text": str(plan)}
+    return {
+        **dataclasses.asdict(dataclasses.replace(plan, buckets={})),
+        "buckets": buckets,
+        "memory": memory,
+        "text": str(plan),
+    }
 
 
-def _all_json(workshop: Workshop) -> list[dict[str, Any]]:
+def _all_json(service: TrainingService) -> list[dict[str, Any]]:
     """The queue's jobs and the runs on disk, each once."""
-    jobs = {job.name: job for job in workshop.jobs.all()}
-    runs = {run.name: run for run in workshop.runs()}
-    return [_run_json(name, runs.get(name), jobs.get(name)) for name in dict.fromkeys([*jobs, *runs])]
+    queue = {job.name: job for job in service.queue.all()}
+    runs = {run.name: run for run in service.runs()}
+    return [_run_json(name, runs.get(name), queue.get(name)) for name in dict.fromkeys([*queue, *runs])]
 
 
-def _one_json(workshop: Workshop, name: str, since: int) -> dict[str, Any]:
+def _one_json(service: TrainingService, name: str, since: int) -> dict[str, Any]:
     """A run by name; one that waits in line has no folder yet."""
-    job = next((job for job in workshop.jobs.all() if job.name == name), None)
+    job = next((job for job in service.queue.all() if job.name == name), None)
     try:
-        return _run_json(name, workshop.run(name), job, since)
+        return _run_json(name, service.run(name), job, since)
     except UserError:
         if job is None:
             raise
@@ -135,9 +140,9 @@ def _event_json(event: Any) -> dict[str, Any]:
     return {"event": type(event).__name__.lower(), **dataclasses.asdict(event)}
 
 
-def _compare_json(workshop: Workshop, name: str, values: dict[str, Any]) -> dict[str, Any]:
+def _compare_json(service: TrainingService, name: str, values: dict[str, Any]) -> dict[str, Any]:
     """The grid as the WebUI's API gives pictures, a PNG in base64."""
-    drawn = workshop.compare(name, _compare_options(values))
+    drawn = service.compare(name, _compare_options(values))
     picture = base64.b64encode(drawn.grid.read_bytes()).decode()
     best = dataclasses.asdict(drawn.recommendation)
     return {"name": name, "recommended": best, "file": drawn.recommended_file.name, "grid": picture}
@@ -148,12 +153,17 @@ def _compare_options(values: dict[str, Any]) -> CompareConfig:
     kinds: dict[str, tuple[Callable[[Any], bool], str]] = {
         "strengths": (lambda value: _list_of((int, float), value) and bool(value), "must be a list of numbers."),
         "prompts": (lambda value: _list_of(str, value), "must be a list of texts."),
-        "seed": (lambda value: isinstance(value, int) and 0 <= value < 2**32, "must be a whole number, 0 to 4294967295."),
+        "seed": (
+            lambda value: isinstance(value, int) and 0 <= value < 2**32,
+            "must be a whole number, 0 to 4294967295.",
+        ),
     }
     problems = []
     for name, value in values.items():
         if name not in kinds:
-            problems.append(Problem("", f"{name}: there is no such setting of a comparison. There is: {', '.join(kinds)}."))
+            problems.append(
+                Problem("", f"{name}: there is no such setting of a comparison. There is: {', '.join(kinds)}.")
+            )
         elif not kinds[name][0](value):
             problems.append(Problem("", f"{name} is {value!r} but {kinds[name][1]}"))
     raise_problems(problems)
@@ -164,18 +174,18 @@ def _list_of(kind: Any, value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, kind) and not isinstance(item, bool) for item in value)
 
 
-def _act(workshop: Workshop, name: str, action: str) -> Any:
+def _act(service: TrainingService, name: str, action: str) -> Any:
     actions: dict[str, Callable[[str], Any]] = {
-        "pause": workshop.jobs.pause,
-        "continue": workshop.jobs.go_on,
-        "stop": workshop.jobs.stop,
-        "discard": workshop.jobs.discard,
-        "resume": workshop.resume,
+        "pause": service.queue.pause,
+        "continue": service.queue.unpause,
+        "stop": service.queue.stop,
+        "discard": service.queue.discard,
+        "resume": service.resume,
     }
     if action not in actions:
         raise UserError(f"There is no action {action!r}. There is: {', '.join(actions)}.")
     actions[action](name)
-    left = next((job for job in workshop.jobs.all() if job.name == name), None)
+    left = next((job for job in service.queue.all() if job.name == name), None)
     return _job_json(left) if left else {"name": name, "state": "discarded"}
 
 

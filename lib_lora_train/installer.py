@@ -109,7 +109,11 @@ def _install(launch: ModuleType | None, packages: list[str], constraints: Path) 
 def _run_pip(command: str) -> None:
     """As the WebUI's `launch.run_pip`, for a start outside of one."""
     result = subprocess.run(
-        f'"{sys.executable}" -m pip {command} --prefer-binary', shell=True, capture_output=True, text=True, errors="replace"
+        f'"{sys.executable}" -m pip {command} --prefer-binary',
+        shell=True,
+        capture_output=True,
+        text=True,
+        errors="replace",
     )
     if result.returncode != 0:
         raise RuntimeError(result.stdout + result.stderr)

@@ -24,12 +24,33 @@ from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_text
 
 SHIPPED = Path(__file__).resolve().parent.parent / "presets"
-ORDER = ("character", "style", "object", "dreambooth", "swap", "erase", "word-slider", "before-after", "copier", "image-slider")
+ORDER = (
+    "character",
+    "style",
+    "object",
+    "dreambooth",
+    "swap",
+    "erase",
+    "text-slider",
+    "before-after",
+    "difference",
+    "image-slider",
+)
 """In which the shipped ones are offered."""
 
-ONE_RUN = frozenset(
-    ("name", "lora_dir", "runs_dir", "checkpoint", "tokenizer", "continue_from")
-) | {"images", "images_after", "regularisation", "trigger", "class_word", "class_prompts", "changes", "positive", "slides", "preview_prompts", "preview_negative"}
+ONE_RUN = frozenset(("name", "lora_dir", "runs_dir", "checkpoint", "tokenizer", "continue_from")) | {
+    "dataset_folder",
+    "after_folder",
+    "regularization_folder",
+    "trigger_word",
+    "class_word",
+    "class_prompts",
+    "prompt_pairs",
+    "positive_prompts",
+    "target_prompts",
+    "sample_prompts",
+    "sample_negative_prompt",
+}
 """Settings that belong to one run and are in no preset."""
 
 
@@ -50,8 +71,12 @@ class Preset:
 
 def list_presets(own: Path) -> list[Preset]:
     """The shipped presets, then the user's in the folder `own`, by name. A file that cannot be read has no `about`."""
-    shipped = sorted(SHIPPED.glob("*.toml"), key=lambda path: (path.stem not in ORDER, [*ORDER, path.stem].index(path.stem)))
-    users = sorted((path for path in own.glob("*.toml") if _may_be_own(path.stem)), key=lambda path: path.stem.casefold())
+    shipped = sorted(
+        SHIPPED.glob("*.toml"), key=lambda path: (path.stem not in ORDER, [*ORDER, path.stem].index(path.stem))
+    )
+    users = sorted(
+        (path for path in own.glob("*.toml") if _may_be_own(path.stem)), key=lambda path: path.stem.casefold()
+    )
     return [Preset(path.stem, _about(path), path in shipped) for path in (*shipped, *users)]
 
 
@@ -150,7 +175,12 @@ def _may_be_own(name: str) -> bool:
 
 def _is_name(name: str) -> bool:
     stem = name.lower().split(".")[0]
-    return bool(NAME_PATTERN.fullmatch(name)) and ".." not in name and stem not in RESERVED_NAMES and len(name.encode()) <= 200
+    return (
+        bool(NAME_PATTERN.fullmatch(name))
+        and ".." not in name
+        and stem not in RESERVED_NAMES
+        and len(name.encode()) <= 200
+    )
 
 
 def _about(path: Path) -> str:

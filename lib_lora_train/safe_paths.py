@@ -25,7 +25,9 @@ LONGEST_NAME = 120
 HARMLESS_MARKS = frozenset(" ._+-(),")
 """Besides letters, digits and accents of every script, what no shell, page, tag or file system takes for more."""
 
-RESERVED_ON_WINDOWS = frozenset(("con", "prn", "aux", "nul")) | {f"{d}{i}" for d in ("com", "lpt") for i in "0123456789¹²³"}
+RESERVED_ON_WINDOWS = frozenset(("con", "prn", "aux", "nul")) | {
+    f"{d}{i}" for d in ("com", "lpt") for i in "0123456789¹²³"
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def policy_of(
     return PathPolicy(allow_any=not reachable or _has_login(options, api), roots=[dataset_root])
 
 
-def readable_folder(text: str, policy: PathPolicy, what: str = "images") -> Path:
+def readable_folder(text: str, policy: PathPolicy, what: str = "dataset_folder") -> Path:
     """The folder that a user named for the setting `what`, with links followed.
 
     A relative path is one of the dataset folder, else of the server's working folder.

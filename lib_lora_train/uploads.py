@@ -76,7 +76,9 @@ def store_uploads(uploads: Iterable[Upload], dataset_root: Path, name: str) -> P
         for stem, group in _groups(uploads):
             shelf.add(stem, group)
     except OSError as error:
-        raise UserError(f"{folder} could not take the files ({error.strerror}). Free some space or check the rights.") from None
+        raise UserError(
+            f"{folder} could not take the files ({error.strerror}). Free some space or check the rights."
+        ) from None
     return folder
 
 

@@ -18,8 +18,8 @@ from typing import Any
 from lib_lora_train.requirements_check import missing_message
 
 if typing.TYPE_CHECKING:
-    from lib_lora_train.hosts.place import Place
-    from lib_lora_train.workshop import Workshop
+    from lib_lora_train.hosts.environment import Environment
+    from lib_lora_train.service import TrainingService
 
 TITLE = "LoRA Train"
 TAB = "lora_train"
@@ -33,16 +33,16 @@ def tabs() -> list[tuple[Any, str, str]]:
         return [(message_page(problem), TITLE, TAB)]
     from lib_lora_train.ui.tab import build_tab
 
-    return [(build_tab(workshop()), TITLE, TAB)]
+    return [(build_tab(service()), TITLE, TAB)]
 
 
 def add_axes() -> None:
     """The axes in the X/Y/Z plot, for on_before_ui."""
     if missing_message():
         return
-    from lib_lora_train.compare.axes import register
+    from lib_lora_train.evaluation.xyz_axes import register
 
-    register(lambda: workshop().place.lora_dir)
+    register(lambda: service().environment.lora_dir)
 
 
 def add_api(app: Any) -> None:
@@ -53,19 +53,19 @@ def add_api(app: Any) -> None:
         return
     from lib_lora_train.api import add_routes
 
-    add_routes(app, workshop(api=True), shared.cmd_opts.api_auth or "")
+    add_routes(app, service(api=True), shared.cmd_opts.api_auth or "")
 
 
 @functools.cache
-def workshop(api: bool = False) -> Workshop:
+def service(api: bool = False) -> TrainingService:
     """The one of this process. The API's is the same but for what its callers may read."""
-    from lib_lora_train.workshop import Workshop
+    from lib_lora_train.service import TrainingService
 
     if api:
-        return Workshop(_place(api=True), workshop().jobs)
-    made = Workshop(_place(api=False))
-    atexit.register(made.jobs.close)
-    before_a_signal_ends_it(made.jobs.close)
+        return TrainingService(_environment(api=True), service().queue)
+    made = TrainingService(_environment(api=False))
+    atexit.register(made.queue.close)
+    before_a_signal_ends_it(made.queue.close)
     return made
 
 
@@ -90,27 +90,27 @@ def _closing(close: Callable[[], None], former: Any) -> Callable[[int, Any], Non
     return handle
 
 
-def _place(api: bool) -> Place:
+def _environment(api: bool) -> Environment:
     from modules import paths, shared
 
-    from lib_lora_train.hosts.describers import describers
-    from lib_lora_train.hosts.drawing import refresh_loras
-    from lib_lora_train.hosts.place import Place
-    from lib_lora_train.hosts.queue import under_the_lock
-    from lib_lora_train.hosts.running import running_webui
+    from lib_lora_train.hosts.environment import Environment
+    from lib_lora_train.hosts.webui.captioners import captioners
+    from lib_lora_train.hosts.webui.detect import detect_webui
+    from lib_lora_train.hosts.webui.queue_lock import under_the_lock
+    from lib_lora_train.hosts.webui.txt2img import refresh_loras
     from lib_lora_train.safe_paths import policy_of, readable_folder
 
-    webui = running_webui()
+    webui = detect_webui()
     data = Path(paths.data_path) / "lora-train"
     policy = policy_of(shared.cmd_opts, data / "datasets", api=api)
-    return Place(
+    return Environment(
         title=webui.title,
         make_host=webui.make_host,
         lora_dir=Path(shared.cmd_opts.lora_dir),
         data_dir=data,
-        lends_checkpoint=True,
+        shares_checkpoint=True,
         readable=lambda text: readable_folder(text, policy),
         adapters_changed=refresh_loras,
         txt2img=webui.txt2img,
-        describers={name: functools.partial(under_the_lock, load) for name, load in describers().items()},
+        captioners={name: functools.partial(under_the_lock, load) for name, load in captioners().items()},
     )

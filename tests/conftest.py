@@ -15,7 +15,7 @@ import torch
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.standalone import StandaloneHost
-from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
 from tests.miniature import write_checkpoint
 
 torch.set_num_threads(1)
@@ -33,7 +33,7 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def lent(miniature: Path) -> Iterator[LentCheckpoint]:
+def checkpoint(miniature: Path) -> Iterator[SharedCheckpoint]:
     """The miniature, lent by the standalone host."""
     with StandaloneHost(CheckpointConfig(checkpoint=str(miniature)), torch.device("cpu")).lease() as checkpoint:
         yield checkpoint

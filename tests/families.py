@@ -64,10 +64,19 @@ def open_clip_weights(sizes: OpenClip, seed: int) -> dict[str, torch.Tensor]:
     }
     for i in range(sizes.layers):
         block = {
-            "attn.in_proj_weight": (3 * width, width), "attn.in_proj_bias": (3 * width,), "attn.out_proj.weight": (width, width),
-            "attn.out_proj.bias": (width,), "ln_1.weight": (width,), "ln_1.bias": (width,), "ln_2.weight": (width,), "ln_2.bias": (width,),
-            "mlp.c_fc.weight": (4 * width, width), "mlp.c_fc.bias": (4 * width,), "mlp.c_proj.weight": (width, 4 * width), "mlp.c_proj.bias": (width,),
-        }  # fmt: skip
+            "attn.in_proj_weight": (3 * width, width),
+            "attn.in_proj_bias": (3 * width,),
+            "attn.out_proj.weight": (width, width),
+            "attn.out_proj.bias": (width,),
+            "ln_1.weight": (width,),
+            "ln_1.bias": (width,),
+            "ln_2.weight": (width,),
+            "ln_2.bias": (width,),
+            "mlp.c_fc.weight": (4 * width, width),
+            "mlp.c_fc.bias": (4 * width,),
+            "mlp.c_proj.weight": (width, 4 * width),
+            "mlp.c_proj.bias": (width,),
+        }
         shapes |= {f"transformer.resblocks.{i}.{name}": shape for name, shape in block.items()}
     generator = torch.Generator().manual_seed(seed)
     weights = {}
@@ -98,8 +107,12 @@ def open_clip_by_hand(weights: dict[str, torch.Tensor], ids: torch.Tensor, heads
         attention.load_state_dict({k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)})
         h = norm(x, f"{block}.ln_1")
         x = x + attention(h, h, h, attn_mask=mask, need_weights=False)[0]
-        h = nn.functional.linear(norm(x, f"{block}.ln_2"), weights[f"{block}.mlp.c_fc.weight"], weights[f"{block}.mlp.c_fc.bias"])
-        x = x + nn.functional.linear(nn.functional.gelu(h), weights[f"{block}.mlp.c_proj.weight"], weights[f"{block}.mlp.c_proj.bias"])
+        h = nn.functional.linear(
+            norm(x, f"{block}.ln_2"), weights[f"{block}.mlp.c_fc.weight"], weights[f"{block}.mlp.c_fc.bias"]
+        )
+        x = x + nn.functional.linear(
+            nn.functional.gelu(h), weights[f"{block}.mlp.c_proj.weight"], weights[f"{block}.mlp.c_proj.bias"]
+        )
     pooled = norm(x, "ln_final")[torch.arange(len(ids)), ids.argmax(1)] @ weights["text_projection"]
     return penultimate, x, pooled
 
@@ -107,10 +120,17 @@ def open_clip_by_hand(weights: dict[str, torch.Tensor], ids: torch.Tensor, heads
 def clip_config(vocabulary: int) -> CLIPTextConfig:
     """SDXL's first text encoder."""
     return CLIPTextConfig(
-        vocab_size=vocabulary, hidden_size=32, intermediate_size=64, projection_dim=32, num_hidden_layers=4,
-        num_attention_heads=2, max_position_embeddings=77, bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1,
+        vocab_size=vocabulary,
+        hidden_size=32,
+        intermediate_size=64,
+        projection_dim=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,
         pad_token_id=vocabulary - 1,
-    )  # fmt: skip
+    )
 
 
 def write_family(

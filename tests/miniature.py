@@ -55,18 +55,32 @@ def write_tokenizer(folder: Path) -> int:
     (folder / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(merge) for merge in merges), ""]
     (folder / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
-    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **special}))
+    special = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    }
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **special})
+    )
     (folder / "special_tokens_map.json").write_text(json.dumps(special))
     return len(ids)
 
 
 def text_config(vocabulary_size: int) -> CLIPTextConfig:
     return CLIPTextConfig(
-        vocab_size=vocabulary_size, hidden_size=16, intermediate_size=32, projection_dim=16, num_hidden_layers=3,
-        num_attention_heads=2, max_position_embeddings=77, bos_token_id=vocabulary_size - 2,
-        eos_token_id=vocabulary_size - 1, pad_token_id=vocabulary_size - 1,
-    )  # fmt: skip
+        vocab_size=vocabulary_size,
+        hidden_size=16,
+        intermediate_size=32,
+        projection_dim=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        bos_token_id=vocabulary_size - 2,
+        eos_token_id=vocabulary_size - 1,
+        pad_token_id=vocabulary_size - 1,
+    )
 
 
 def random_weights(module: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:

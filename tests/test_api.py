@@ -12,46 +12,54 @@ from fastapi.testclient import TestClient  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from lib_lora_train.api import PREFIX, add_routes  # noqa: E402
-from lib_lora_train.hosts.place import Place  # noqa: E402
-from lib_lora_train.jobs import wait_until_over  # noqa: E402
+from lib_lora_train.hosts.environment import Environment  # noqa: E402
+from lib_lora_train.queue import wait_until_over  # noqa: E402
 from lib_lora_train.safe_paths import PathPolicy, readable_folder  # noqa: E402
-from lib_lora_train.workshop import Workshop  # noqa: E402
-from tests.training.runs import LendingHost, photos  # noqa: E402
+from lib_lora_train.service import TrainingService  # noqa: E402
+from tests.training.runs import SharingHost, photos  # noqa: E402
 
 
 @pytest.fixture
-def workshop(lent, tmp_path):
+def service(checkpoint, tmp_path):
     policy = PathPolicy(allow_any=False, roots=[tmp_path / "data" / "datasets"])
-    place = Place(
+    environment = Environment(
         title="test",
-        make_host=lambda model: LendingHost(lent),
+        make_host=lambda model: SharingHost(checkpoint),
         lora_dir=tmp_path / "Lora",
         data_dir=tmp_path / "data",
-        lends_checkpoint=True,
+        shares_checkpoint=True,
         readable=lambda text: readable_folder(text, policy),
     )
-    photos(place.datasets_dir / "cats")
-    made = Workshop(place)
+    photos(environment.datasets_dir / "cats")
+    made = TrainingService(environment)
     yield made
-    made.jobs.close()
+    made.queue.close()
 
 
 @pytest.fixture
-def client(workshop):
+def client(service):
     app = fastapi.FastAPI()
-    add_routes(app, workshop)
+    add_routes(app, service)
     return TestClient(app)
 
 
-SETTINGS = {"name": "cat", "images": "cats", "resolution": 64, "rank": 2, "repeats": 1, "epochs": 1, "preview_every": 0}
+SETTINGS = {
+    "name": "cat",
+    "dataset_folder": "cats",
+    "resolution": 64,
+    "rank": 2,
+    "repeats": 1,
+    "epochs": 1,
+    "sample_every_n_epochs": 0,
+}
 
 
-def test_a_plan_says_what_would_happen_and_changes_nothing(client, workshop):
+def test_a_plan_says_what_would_happen_and_changes_nothing(client, service):
     plan = client.post(f"{PREFIX}/plan", json=SETTINGS).json()
     assert plan["steps"] == plan["shown_per_epoch"] == 4
     assert plan["seconds_per_step"] is None
     assert plan["memory"]["total"] > 0
-    assert not workshop.place.runs_dir.exists()
+    assert not service.environment.runs_dir.exists()
 
 
 def test_a_time_that_was_measured_is_remembered(client):
@@ -75,14 +83,14 @@ def test_an_unknown_setting_gets_the_nearest_known_one(client):
 def test_a_folder_outside_is_not_read(client, tmp_path):
     photos(tmp_path / "private")
     for outside in (str(tmp_path / "private"), "../../private", "/etc"):
-        problems = client.post(f"{PREFIX}/plan", json={**SETTINGS, "images": outside}).json()["problems"]
+        problems = client.post(f"{PREFIX}/plan", json={**SETTINGS, "dataset_folder": outside}).json()["problems"]
         assert problems[0]["field"] == "images"
         assert str(tmp_path) not in problems[0]["message"]
 
 
-def test_a_run_is_started_followed_and_listed(client, workshop):
+def test_a_run_is_started_followed_and_listed(client, service):
     assert client.post(f"{PREFIX}/runs", json=SETTINGS).json()["name"] == "cat"
-    wait_until_over(workshop.jobs.get("cat"))
+    wait_until_over(service.queue.get("cat"))
     run = client.get(f"{PREFIX}/runs/cat").json()
     assert run["complete"]
     assert run["job"]["state"] == "finished"
@@ -94,22 +102,26 @@ def test_a_run_is_started_followed_and_listed(client, workshop):
     assert [run["name"] for run in client.get(f"{PREFIX}/runs").json()] == ["cat"]
 
 
-def test_a_run_is_discarded(client, workshop):
+def test_a_run_is_discarded(client, service):
     client.post(f"{PREFIX}/runs", json=SETTINGS)
-    wait_until_over(workshop.jobs.get("cat"))
+    wait_until_over(service.queue.get("cat"))
     assert client.post(f"{PREFIX}/runs/cat/discard").json()["state"] == "discarded"
     assert client.get(f"{PREFIX}/runs").json() == []
 
 
-def test_a_comparison_answers_with_the_grid_and_the_best_epoch(client, workshop):
-    client.post(f"{PREFIX}/runs", json={**SETTINGS, "preview_steps": 1})
-    wait_until_over(workshop.jobs.get("cat"))
-    answer = client.post(f"{PREFIX}/runs/cat/compare", json={"strengths": [0, 1], "prompts": ["a cat"], "seed": 3}).json()
+def test_a_comparison_answers_with_the_grid_and_the_best_epoch(client, service):
+    client.post(f"{PREFIX}/runs", json={**SETTINGS, "sample_steps": 1})
+    wait_until_over(service.queue.get("cat"))
+    answer = client.post(
+        f"{PREFIX}/runs/cat/compare", json={"strengths": [0, 1], "prompts": ["a cat"], "seed": 3}
+    ).json()
     assert (answer["name"], answer["file"], answer["recommended"]["epoch"]) == ("cat", "cat.safetensors", 1)
     assert base64.b64decode(answer["grid"]).startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("options", [{"strengths": "1"}, {"strengths": []}, {"prompts": [1]}, {"seed": -1}, {"output": "/tmp/x.png"}])
+@pytest.mark.parametrize(
+    "options", [{"strengths": "1"}, {"strengths": []}, {"prompts": [1]}, {"seed": -1}, {"output": "/tmp/x.png"}]
+)
 def test_a_comparison_that_cannot_be_is_refused_by_name(client, options):
     answer = client.post(f"{PREFIX}/runs/cat/compare", json=options)
     assert answer.status_code == 422
@@ -127,9 +139,9 @@ def test_an_unknown_action_names_the_known_ones(client):
     assert "pause, continue" in answer.json()["problems"][0]["message"]
 
 
-def test_with_a_login_nothing_is_answered_without_it(workshop):
+def test_with_a_login_nothing_is_answered_without_it(service):
     app = fastapi.FastAPI()
-    add_routes(app, workshop, "ann:secret,bob:word")
+    add_routes(app, service, "ann:secret,bob:word")
     client = TestClient(app)
     for path in ("runs", "runs/cat"):
         assert client.get(f"{PREFIX}/{path}").status_code == 401
@@ -139,21 +151,24 @@ def test_with_a_login_nothing_is_answered_without_it(workshop):
     assert client.get(f"{PREFIX}/runs", auth=("bob", "word")).status_code == 200
 
 
-def test_images_of_the_class_are_drawn_by_the_webui_and_the_api_tells_how_far_it_is(lent, workshop, client):
-    told = []
+def test_images_of_the_class_are_drawn_by_the_webui_and_the_api_tells_how_far_it_is(checkpoint, service, client):
+    conditioning = []
 
-    def txt2img(wish):
-        told.append(client.get(f"{PREFIX}/runs/cat").json()["job"])
-        return Image.new("RGB", (wish.width, wish.height))
+    def txt2img(request):
+        conditioning.append(client.get(f"{PREFIX}/runs/cat").json()["job"])
+        return Image.new("RGB", (request.width, request.height))
 
-    workshop.jobs._txt2img = txt2img
-    dreambooth = {"mode": "dreambooth", "trigger": "sks", "class_word": "cat", "class_images": 2}
+    service.queue._txt2img = txt2img
+    dreambooth = {"training_method": "dreambooth", "trigger_word": "sks", "class_word": "cat", "num_class_images": 2}
     client.post(f"{PREFIX}/runs", json={**SETTINGS, **dreambooth})
-    wait_until_over(workshop.jobs.get("cat"))
-    assert [(job["state"], job["preparing"]["event"], job["preparing"]["done"]) for job in told] == [
-        ("preparing", "drawingclass", 0), ("preparing", "drawingclass", 1),
-    ]  # fmt: skip
-    assert told[0]["preparing"]["images"] == 2
-    assert told[0]["preparing"]["folder"].startswith(str(workshop.place.runs_dir / "cache" / "class-images"))
+    wait_until_over(service.queue.get("cat"))
+    assert [(job["state"], job["preparing"]["event"], job["preparing"]["done"]) for job in conditioning] == [
+        ("preparing", "drawingclass", 0),
+        ("preparing", "drawingclass", 1),
+    ]
+    assert conditioning[0]["preparing"]["images"] == 2
+    assert conditioning[0]["preparing"]["folder"].startswith(
+        str(service.environment.runs_dir / "cache" / "class-images")
+    )
     after = client.get(f"{PREFIX}/runs/cat").json()["job"]
     assert (after["state"], after["preparing"]) == ("finished", None)

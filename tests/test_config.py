@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lib_lora_train.config import MODES, CompareConfig, TrainConfig, fields_of, settings
+from lib_lora_train.config import TRAINING_METHODS, CompareConfig, TrainConfig, fields_of, settings
 from lib_lora_train.errors import UserError
 
 ALL = [*settings(), *fields_of(CompareConfig)]
@@ -17,21 +17,21 @@ def faulty_fields(**values: object) -> list[str]:
 @pytest.mark.parametrize("entry", ALL, ids=[entry.name for entry in ALL])
 class TestEveryField:
     def test_has_a_label(self, entry):
-        assert entry.facts.label.strip()
+        assert entry.info.label.strip()
 
     def test_has_a_default_inside_its_own_range(self, entry):
-        default, facts = entry.default, entry.facts
-        if facts.choices:
-            assert default in facts.choices
-        if facts.minimum is not None:
-            assert default >= facts.minimum
-        if facts.maximum is not None:
-            assert default <= facts.maximum
+        default, info = entry.default, entry.info
+        if info.choices:
+            assert default in info.choices
+        if info.minimum is not None:
+            assert default >= info.minimum
+        if info.maximum is not None:
+            assert default <= info.maximum
 
 
-@pytest.mark.parametrize("entry", [entry for entry in ALL if entry.facts.modes], ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", [entry for entry in ALL if entry.info.methods], ids=lambda entry: entry.name)
 def test_a_setting_belongs_to_modes_that_exist(entry):
-    assert set(entry.facts.modes) <= set(MODES)
+    assert set(entry.info.methods) <= set(TRAINING_METHODS)
 
 
 def test_names_are_unique_over_all_groups():
@@ -46,18 +46,18 @@ def test_the_defaults_lack_only_a_name():
 
 def test_two_configurations_do_not_share_a_list():
     first = TrainConfig()
-    first.preview.preview_prompts.append("a cat")
-    assert TrainConfig().preview.preview_prompts == []
+    first.preview.sample_prompts.append("a cat")
+    assert TrainConfig().preview.sample_prompts == []
 
 
 class TestFlatForm:
     def test_puts_each_value_in_its_group(self):
-        config = TrainConfig.from_flat({"name": "mycat", "rank": 8, "learning_rate": 2e-4, "buckets": False})
+        config = TrainConfig.from_flat({"name": "mycat", "rank": 8, "learning_rate": 2e-4, "enable_bucket": False})
         assert (config.run.name, config.adapter.rank, config.optimizer.learning_rate) == ("mycat", 8, 2e-4)
         assert config.dataset.buckets is False
 
     def test_comes_back_as_it_went_in(self):
-        config = TrainConfig.from_flat({"name": "mycat", "rank": 8, "preview_prompts": ["a", "b"]})
+        config = TrainConfig.from_flat({"name": "mycat", "rank": 8, "sample_prompts": ["a", "b"]})
         assert TrainConfig.from_flat(config.to_flat()) == config
 
     def test_takes_whole_floats_as_ints_and_ints_as_floats(self):
@@ -67,11 +67,20 @@ class TestFlatForm:
     @pytest.mark.parametrize(
         ("name", "value"),
         [
-            ("rank", "8"), ("rank", 8.5), ("rank", True), ("rank", math.nan), ("rank", math.inf), ("rank", None),
-            ("alpha", "1"), ("flip", 1), ("flip", "true"), ("name", 5), ("preview_prompts", "a cat"),
-            ("preview_prompts", [1]),
+            ("rank", "8"),
+            ("rank", 8.5),
+            ("rank", True),
+            ("rank", math.nan),
+            ("rank", math.inf),
+            ("rank", None),
+            ("alpha", "1"),
+            ("flip_horizontally", 1),
+            ("flip_horizontally", "true"),
+            ("name", 5),
+            ("sample_prompts", "a cat"),
+            ("sample_prompts", [1]),
         ],
-    )  # fmt: skip
+    )
     def test_refuses_the_wrong_kind_of_value(self, name, value):
         with pytest.raises(UserError, match=f"^{name}: is "):
             TrainConfig.from_flat({name: value})
@@ -94,12 +103,20 @@ class TestToml:
     @pytest.mark.parametrize(
         "text",
         [
-            'a "quoted" word', r"C:\new\table", "it's", "кошка, 猫, 🐈", "two\nlines\tand a tab", "", "# no comment",
-            "[not a table]", "\x7f \x00 \x1f", "a = 1",
+            'a "quoted" word',
+            r"C:\new\table",
+            "it's",
+            "кошка, 猫, 🐈",
+            "two\nlines\tand a tab",
+            "",
+            "# no comment",
+            "[not a table]",
+            "\x7f \x00 \x1f",
+            "a = 1",
         ],
-    )  # fmt: skip
+    )
     def test_brings_back_any_text(self, text):
-        config = TrainConfig.from_flat({"trigger": text, "preview_prompts": [text, "other"]})
+        config = TrainConfig.from_flat({"trigger_word": text, "sample_prompts": [text, "other"]})
         assert TrainConfig.from_toml(config.to_toml()) == config
 
     @pytest.mark.parametrize("number", [1e-4, 1e-16, 0.1 + 0.2, 1.0, 0.0])
@@ -108,7 +125,9 @@ class TestToml:
         assert TrainConfig.from_toml(config.to_toml()).optimizer.learning_rate == number
 
     def test_may_lack_group_headings_and_settings(self):
-        assert TrainConfig.from_toml('name = "mycat"\nrank = 4\n') == TrainConfig.from_flat({"name": "mycat", "rank": 4})
+        assert TrainConfig.from_toml('name = "mycat"\nrank = 4\n') == TrainConfig.from_flat(
+            {"name": "mycat", "rank": 4}
+        )
 
     def test_refuses_what_is_not_toml(self):
         with pytest.raises(UserError, match="not valid TOML"):
@@ -129,29 +148,29 @@ class TestProblems:
         [
             ({"rank": 0}, ["rank"]),
             ({"rank": 513}, ["rank"]),
-            ({"caption_dropout": 1.1}, ["caption_dropout"]),
+            ({"caption_dropout_rate": 1.1}, ["caption_dropout_rate"]),
             ({"alpha": math.inf}, ["alpha"]),
             ({"noise_offset": math.nan}, ["noise_offset"]),
-            ({"loss": "l1"}, ["loss"]),
+            ({"loss_type": "l1"}, ["loss_type"]),
             ({"max_tokens": 100}, ["max_tokens"]),
-            ({"timestep_min": 500, "timestep_max": 500}, ["timestep_min"]),
+            ({"min_timestep": 500, "max_timestep": 500}, ["min_timestep"]),
             ({"learning_rate": 0}, ["learning_rate"]),
             ({"learning_rate": 0.5}, ["learning_rate"]),
-            ({"resolution": 516, "buckets": False}, ["resolution"]),
-            ({"bucket_min": 1024}, ["bucket_min"]),
-            ({"bucket_max": 256}, ["bucket_max"]),
-            ({"bucket_step": 20}, ["bucket_step"]),
-            ({"prior_weight": 0, "regularisation": "classes"}, ["prior_weight"]),
+            ({"resolution": 516, "enable_bucket": False}, ["resolution"]),
+            ({"min_bucket_reso": 1024}, ["min_bucket_reso"]),
+            ({"max_bucket_reso": 256}, ["max_bucket_reso"]),
+            ({"bucket_reso_steps": 20}, ["bucket_reso_steps"]),
+            ({"prior_loss_weight": 0, "regularization_folder": "classes"}, ["prior_loss_weight"]),
         ],
     )
     def test_names_the_field_at_fault(self, values, fields):
         assert faulty_fields(**values) == fields
 
     def test_accepts_a_zero_rate_where_the_text_encoder_has_its_own(self):
-        assert faulty_fields(learning_rate=0, text_encoder=True, text_encoder_learning_rate=1e-5) == []
+        assert faulty_fields(learning_rate=0, train_text_encoder=True, text_encoder_learning_rate=1e-5) == []
 
     def test_reports_all_faults_at_once(self):
-        assert set(faulty_fields(rank=0, loss="l1", epochs=0, name="")) == {"rank", "loss", "epochs", "name"}
+        assert set(faulty_fields(rank=0, loss_type="l1", epochs=0, name="")) == {"rank", "loss_type", "epochs", "name"}
 
     def test_says_what_to_do(self):
         (problem,) = TrainConfig.from_flat({"name": "mycat", "rank": 600}).problems()
@@ -159,16 +178,47 @@ class TestProblems:
 
 
 class TestName:
-    @pytest.mark.parametrize("name", ["mycat", "my cat", "my-cat_2.1", "кошка", "猫", "a", "C++", "cat-12", "2024", "Köhler", "猫" * 66, "x" * 100])
+    @pytest.mark.parametrize(
+        "name",
+        ["mycat", "my cat", "my-cat_2.1", "кошка", "猫", "a", "C++", "cat-12", "2024", "Köhler", "猫" * 66, "x" * 100],
+    )
     def test_may_be(self, name):
         assert faulty_fields(name=name) == []
 
     @pytest.mark.parametrize(
         "name",
         [
-            "", "a/b", "a\\b", "..", ".hidden", "a..b", "cat.", "cat ", " cat", 'a"b', "a'b", "a<b", "a>b", "a:b", "a|b", "a?", "a*",
-            "-cat", "_cat", "a\nb", "con", "CON", "nul.txt", "com1", "none", "new", "mycat-000004", "mycat-step00000100", "x" * 101, "猫" * 67,
+            "",
+            "a/b",
+            "a\\b",
+            "..",
+            ".hidden",
+            "a..b",
+            "cat.",
+            "cat ",
+            " cat",
+            'a"b',
+            "a'b",
+            "a<b",
+            "a>b",
+            "a:b",
+            "a|b",
+            "a?",
+            "a*",
+            "-cat",
+            "_cat",
+            "a\nb",
+            "con",
+            "CON",
+            "nul.txt",
+            "com1",
+            "none",
+            "new",
+            "mycat-000004",
+            "mycat-step00000100",
+            "x" * 101,
+            "猫" * 67,
         ],
-    )  # fmt: skip
+    )
     def test_may_not_be(self, name):
         assert faulty_fields(name=name) == ["name"]

@@ -61,7 +61,12 @@ def test_leaves_the_old_file_when_the_disk_is_full(tmp_path, monkeypatch, call):
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(errno.EACCES, "no permission"), (errno.EROFS, "no permission"), (errno.EDQUOT, "disk is full"), (errno.EIO, "another folder")],
+    [
+        (errno.EACCES, "no permission"),
+        (errno.EROFS, "no permission"),
+        (errno.EDQUOT, "disk is full"),
+        (errno.EIO, "another folder"),
+    ],
 )
 def test_says_why_it_could_not_write(tmp_path, monkeypatch, number, words):
     monkeypatch.setattr(os, "replace", failing(number))
@@ -79,8 +84,8 @@ def test_a_file_where_a_folder_should_be_is_the_users_to_mend(tmp_path):
 def test_is_as_public_as_the_users_other_files(tmp_path):
     (tmp_path / "usual").write_text("x")
     write_text(tmp_path / "ours", "x")
-    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("usual", "ours")]
-    assert modes[0] == modes[1]
+    methods = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("usual", "ours")]
+    assert methods[0] == methods[1]
 
 
 def test_a_very_long_name_is_written_too(tmp_path):

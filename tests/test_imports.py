@@ -22,26 +22,31 @@ ALLOWED = {
     "dataset": BASE,
     "adapters": BASE | {"model"},
     "objectives": BASE | {"model", "dataset"},
-    "training": BASE | {"model", "dataset", "adapters", "objectives", "hosts.base", "hosts.place"},
-    "compare": BASE | {"model", "dataset", "adapters", "objectives", "training", "hosts.base", "hosts.place"},
-    "jobs": BASE | {"training", "hosts.base", "hosts.place"},
-    "workshop": BASE | {"model", "training", "compare", "dataset", "hosts.base", "hosts.place", "jobs"},
-    "hosts": {"config", "errors", "model"},
+    "training": BASE | {"model", "dataset", "adapters", "objectives", "hosts.base", "hosts.environment"},
+    "evaluation": BASE | {"model", "dataset", "adapters", "objectives", "training", "hosts.base", "hosts.environment"},
+    "queue": BASE | {"training", "hosts.base", "hosts.environment"},
+    "service": BASE | {"model", "training", "evaluation", "dataset", "hosts.base", "hosts.environment", "queue"},
+    "hosts": {"checkpoints", "config", "errors", "model"},
+    "checkpoints": {"config", "errors", "model"},
     "embedded": BASE | {"model"},
 }
 """Room -> what it may import besides itself. Doors (cli, ui, api) may import every room."""
 DOORS = {"cli", "__main__", "ui", "api", "webui", "__init__"}
 WEBUI = {"modules", "modules_forge", "backend", "launch", "ldm_patched"}
-WEBUI_ROOMS = {"hosts", "ui", "api", "compare", "webui"}
+WEBUI_ROOMS = {"hosts", "ui", "api", "evaluation", "webui"}
 ONLY_IN = {"gradio": {"ui"}, "fastapi": {"api"}, "peft": {"adapters"}}
-PURE = {"embedded/world.py": {"numpy", "PIL"}, "embedded/measure.py": {"numpy", "PIL"}, "config.py": {"tomli"}} | {
+PURE = {
+    "embedded/synthetic.py": {"numpy", "PIL"},
+    "embedded/evaluator.py": {"numpy", "PIL"},
+    "config.py": {"tomli"},
+} | {
     "requirements_check.py": set(),
     "installer.py": set(),
     "safe_paths.py": set(),
-    "compare/tag.py": set(),
-    "compare/runs.py": set(),
-    "compare/choice.py": set(),
-    "compare/axis_values.py": set(),
+    "evaluation/lora_tag.py": set(),
+    "evaluation/runs.py": set(),
+    "evaluation/tag_choice.py": set(),
+    "evaluation/axis_values.py": set(),
 }
 """Modules that must run without torch -> the packages outside the standard library that they may use."""
 

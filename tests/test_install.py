@@ -102,7 +102,9 @@ class TestWhatIsAdded:
         assert missing() == ["diffusers", "peft"]
 
     def test_a_package_without_metadata_counts_as_there(self, installed, monkeypatch):
-        monkeypatch.setattr(requirements_check.importlib.util, "find_spec", lambda name: name in ("yaml", "peft") or None)
+        monkeypatch.setattr(
+            requirements_check.importlib.util, "find_spec", lambda name: name in ("yaml", "peft") or None
+        )
         del installed["PyYAML"]
         assert missing() == ["diffusers", "tomli"]
 
@@ -125,7 +127,9 @@ class TestNothingElseChanges:
         start(launch)
         assert "torch==2.1.2+cu121" in launch.constraints
 
-    @pytest.mark.parametrize(("name", "version"), [(None, "1.0"), ("odd", None), ("odd", "dev-abc"), ("odd", "1.0\n-r evil")])
+    @pytest.mark.parametrize(
+        ("name", "version"), [(None, "1.0"), ("odd", None), ("odd", "dev-abc"), ("odd", "1.0\n-r evil")]
+    )
     def test_what_pip_could_not_read_is_left_out(self, installed, start, monkeypatch, name, version):
         odd = [SimpleNamespace(metadata={"Name": name, "Version": version})]
         known = importlib.metadata.distributions()
@@ -143,7 +147,8 @@ class TestNothingElseChanges:
         assert [line for line in launch.constraints if "tqdm" in line] == ["tqdm==4.70.1"]
 
     @pytest.mark.parametrize(
-        "version", ["1.0", "2023.11.5", "1!2.0", "1.0a1", "1.0rc2", "1.0.post3", "1.0.dev4", "0.0.1+git.abc", "2.1.2+cu121"]
+        "version",
+        ["1.0", "2023.11.5", "1!2.0", "1.0a1", "1.0rc2", "1.0.post3", "1.0.dev4", "0.0.1+git.abc", "2.1.2+cu121"],
     )
     def test_every_form_of_version_that_metadata_has(self, version):
         assert installer.VERSION.fullmatch(version)
@@ -219,7 +224,10 @@ class TestFailuresAreOneSentence:
     @pytest.mark.parametrize(
         ("output", "words"),
         [
-            ("WARNING: Retrying after connection broken by NewConnectionError\nERROR: No matching distribution", "cannot be reached"),
+            (
+                "WARNING: Retrying after connection broken by NewConnectionError\nERROR: No matching distribution",
+                "cannot be reached",
+            ),
             ("ERROR: ResolutionImpossible: for help visit", "no version fits"),
             ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
             ("error: externally-managed-environment", "managed by the system"),

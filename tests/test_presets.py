@@ -2,13 +2,19 @@ from __future__ import annotations
 
 import pytest
 
-from lib_lora_train.config import MODES, TrainConfig, settings
+from lib_lora_train.config import TRAINING_METHODS, TrainConfig, settings
 from lib_lora_train.errors import UserError
 from lib_lora_train.presets import ONE_RUN, SHIPPED, delete_preset, list_presets, load_preset, save_preset
 
-PERSONAL = {"name": "mycat", "images": "/photos", "checkpoint": "/models/x.safetensors", "trigger": "mycat", "class_word": "cat"}
+PERSONAL = {
+    "name": "mycat",
+    "dataset_folder": "/photos",
+    "checkpoint": "/models/x.safetensors",
+    "trigger_word": "mycat",
+    "class_word": "cat",
+}
 SUBJECTS = ["character", "style", "object"]
-SHIPPED_NAMES = [*SUBJECTS, "dreambooth", "swap", "erase", "word-slider", "before-after", "copier", "image-slider"]
+SHIPPED_NAMES = [*SUBJECTS, "dreambooth", "swap", "erase", "text-slider", "before-after", "difference", "image-slider"]
 
 
 @pytest.fixture
@@ -24,10 +30,10 @@ class TestTheShippedOnes:
 
     @pytest.mark.parametrize("name", SHIPPED_NAMES)
     def test_are_valid_for_a_run(self, own, name):
-        assert TrainConfig.from_flat(load_preset(name, own) | PERSONAL | {"changes": ["a -> b"]}).problems() == []
+        assert TrainConfig.from_flat(load_preset(name, own) | PERSONAL | {"prompt_pairs": ["a -> b"]}).problems() == []
 
     def test_there_is_one_for_every_mode(self, own):
-        assert {load_preset(name, own)["mode"] for name in SHIPPED_NAMES} == set(MODES)
+        assert {load_preset(name, own)["training_method"] for name in SHIPPED_NAMES} == set(TRAINING_METHODS)
 
     @pytest.mark.parametrize("name", SHIPPED_NAMES)
     def test_say_why_for_each_setting(self, name):
@@ -38,7 +44,11 @@ class TestTheShippedOnes:
         character, style, thing = (load_preset(name, own) for name in SUBJECTS)
         assert thing["rank"] < character["rank"] < style["rank"]
         assert thing["epochs"] < character["epochs"] < style["epochs"]
-        assert (character["flip"], thing["flip"], style["text_encoder"]) == (False, False, False)
+        assert (character["flip_horizontally"], thing["flip_horizontally"], style["train_text_encoder"]) == (
+            False,
+            False,
+            False,
+        )
 
     @pytest.mark.parametrize("name", ["character", "Character", " STYLE "])
     def test_stay_as_they_are(self, own, complaint, name):
@@ -55,12 +65,19 @@ class TestTheShippedOnes:
 
 class TestTheUsers:
     def test_come_back_as_they_were_saved(self, own):
-        save_preset("Für Katzen", {"rank": 4, "learning_rate": 2e-5, "loss": "huber", "flip": True}, own)
+        save_preset(
+            "Für Katzen", {"rank": 4, "learning_rate": 2e-5, "loss_type": "huber", "flip_horizontally": True}, own
+        )
         values = load_preset("Für Katzen", own)
-        assert (values["rank"], values["learning_rate"], values["loss"], values["flip"]) == (4, 2e-5, "huber", True)
+        assert (values["rank"], values["learning_rate"], values["loss_type"], values["flip_horizontally"]) == (
+            4,
+            2e-5,
+            "huber",
+            True,
+        )
 
     def test_hold_every_setting_but_those_of_one_run(self, own):
-        path = save_preset("mine", PERSONAL | {"rank": 4, "preview_prompts": ["mycat"]}, own)
+        path = save_preset("mine", PERSONAL | {"rank": 4, "sample_prompts": ["mycat"]}, own)
         assert set(load_preset("mine", own)) == {field.name for field in settings()} - ONE_RUN
         text = path.read_text(encoding="utf-8")
         assert "mycat" not in text
@@ -103,7 +120,9 @@ class TestTheUsers:
 
 
 class TestBadInput:
-    @pytest.mark.parametrize("name", ["", "..", "../x", "a/b", "a\\b", ".hidden", "a:b", "<b>", 'a"b', "con", "nul.x", "a\0b", "x" * 201])
+    @pytest.mark.parametrize(
+        "name", ["", "..", "../x", "a/b", "a\\b", ".hidden", "a:b", "<b>", 'a"b', "con", "nul.x", "a\0b", "x" * 201]
+    )
     @pytest.mark.parametrize("act", [load_preset, delete_preset, lambda name, own: save_preset(name, {}, own)])
     def test_no_name_leads_elsewhere(self, own, tmp_path, complaint, name, act):
         (tmp_path / "x.toml").write_text("rank = 1")

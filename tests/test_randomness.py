@@ -25,9 +25,18 @@ def test_what_was_drawn_before_does_not_matter():
 
 
 def test_every_other_path_and_seed_draws_something_else():
-    paths = [("noise", 5), ("noise", 6), ("noise", "5"), ("noise",), ("timesteps", 5), ("noise", 5, 0), ("noise5",), ("no", "ise", 5)]
-    draws = [drawn(1, *path) for path in paths] + [drawn(2, "noise", 5)]
-    assert len({tuple(draw) for draw in draws}) == len(draws)
+    paths = [
+        ("noise", 5),
+        ("noise", 6),
+        ("noise", "5"),
+        ("noise",),
+        ("timesteps", 5),
+        ("noise", 5, 0),
+        ("noise5",),
+        ("no", "ise", 5),
+    ]
+    noise_sampler = [drawn(1, *path) for path in paths] + [drawn(2, "noise", 5)]
+    assert len({tuple(draw) for draw in noise_sampler}) == len(noise_sampler)
 
 
 def test_neighbouring_paths_are_uncorrelated():

@@ -35,7 +35,8 @@ class TestWhoMayReadAnyFolder:
         assert policy(**options) == PathPolicy(True, [tmp_path])
 
     @pytest.mark.parametrize(
-        "option", [{"listen": True}, {"share": True}, {"ngrok": "token"}, {"server_name": "0.0.0.0"}, {"server_name": "pc"}]
+        "option",
+        [{"listen": True}, {"share": True}, {"ngrok": "token"}, {"server_name": "0.0.0.0"}, {"server_name": "pc"}],
     )
     def test_not_a_stranger(self, policy, option):
         assert not policy(**option).allow_any
@@ -92,21 +93,24 @@ class TestOnOnesOwnComputer:
 
     def test_what_is_wrong_is_said_under_the_settings_name(self, tmp_path, complaint):
         (tmp_path / "file").touch()
-        assert complaint(readable_folder, "", PathPolicy(True)) == "images: no folder is given. Name the folder with the images."
+        assert (
+            complaint(readable_folder, "", PathPolicy(True))
+            == "dataset_folder: no folder is given. Name the folder with the images."
+        )
         assert "is not there" in complaint(readable_folder, str(tmp_path / "x"), PathPolicy(True))
         message = complaint(readable_folder, str(tmp_path / "file"), PathPolicy(True), what="regularisation")
-        assert message.startswith("regularisation: the folder ")
+        assert message.startswith("regularization_folder: the folder ")
         assert "is a file" in message
 
     @pytest.mark.parametrize("text", ["~nobody-of-this-name/x", "x" * 5000, "a\ud800b"])
     def test_what_cannot_be_a_path(self, complaint, text):
-        assert complaint(readable_folder, text, PathPolicy(True)).startswith("images: the folder ")
+        assert complaint(readable_folder, text, PathPolicy(True)).startswith("dataset_folder: the folder ")
 
     @pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links here")
     def test_links_in_a_circle(self, tmp_path, complaint):
         (tmp_path / "a").symlink_to(tmp_path / "b")
         (tmp_path / "b").symlink_to(tmp_path / "a")
-        assert "images: the folder" in complaint(readable_folder, str(tmp_path / "a"), PathPolicy(True))
+        assert "dataset_folder: the folder" in complaint(readable_folder, str(tmp_path / "a"), PathPolicy(True))
 
     @pytest.mark.parametrize("text", ["/tmp\0/x", "cat\0", "a\nb", "a\x1b[31mb"])
     def test_marks_that_cannot_be_seen(self, complaint, text):
@@ -123,7 +127,16 @@ class TestOnAServerThatStrangersReach:
 
     @pytest.mark.parametrize(
         "text",
-        ["..", "../secret", "cat/../../secret", "/", "/etc", "//server/share", "../datasets-of-others", "cat/../../datasets/../secret"],
+        [
+            "..",
+            "../secret",
+            "cat/../../secret",
+            "/",
+            "/etc",
+            "//server/share",
+            "../datasets-of-others",
+            "cat/../../datasets/../secret",
+        ],
     )
     def test_nothing_else(self, strangers, complaint, text):
         assert "login" in complaint(readable_folder, text, strangers)
@@ -132,9 +145,11 @@ class TestOnAServerThatStrangersReach:
         for name in ("secret", "datasets-of-others", "."):
             assert "login" in complaint(readable_folder, str(tmp_path / name), strangers)
 
-    @pytest.mark.parametrize("text", ["~", "~/secret", "~root", "\\\\server\\share", "C:\\Users", "C:cat", "\\\\?\\C:\\", "NUL"])
+    @pytest.mark.parametrize(
+        "text", ["~", "~/secret", "~root", "\\\\server\\share", "C:\\Users", "C:cat", "\\\\?\\C:\\", "NUL"]
+    )
     def test_no_form_of_another_system_leads_out(self, strangers, complaint, text):
-        assert complaint(readable_folder, text, strangers).startswith("images: ")
+        assert complaint(readable_folder, text, strangers).startswith("dataset_folder: ")
 
     def test_home_is_not_looked_up(self, root, strangers, monkeypatch):
         monkeypatch.setenv("HOME", str(root / "cat"))
@@ -142,7 +157,9 @@ class TestOnAServerThatStrangersReach:
         assert readable_folder("~", strangers) == root / "~"
 
     def test_whether_a_path_outside_exists_is_not_told(self, tmp_path, strangers, complaint):
-        there, not_there = (complaint(readable_folder, str(tmp_path / name), strangers) for name in ("secret", "nothing"))
+        there, not_there = (
+            complaint(readable_folder, str(tmp_path / name), strangers) for name in ("secret", "nothing")
+        )
         assert there == not_there
 
     def test_a_path_outside_is_not_even_looked_at(self, tmp_path, strangers, complaint, monkeypatch):
@@ -167,7 +184,10 @@ class TestOnAServerThatStrangersReach:
         assert readable_folder(str(root / "cat"), policy) == root / "cat"
 
     def test_what_is_not_there_inside_is_said(self, strangers, complaint):
-        assert complaint(readable_folder, "dog", strangers) == "images: the folder dog is not there. Check the path."
+        assert (
+            complaint(readable_folder, "dog", strangers)
+            == "dataset_folder: the folder dog is not there. Check the path."
+        )
 
 
 class TestSafeNames:

@@ -52,10 +52,13 @@ class TestStoring:
         for number in (b"1", b"2", b"3"):
             folder = store_uploads(drop(("cat.png", number), ("cat.txt", b"text " + number)), root, "x")
         assert content(folder) == {
-            "cat.png": b"1", "cat.txt": b"text 1",
-            "cat-2.png": b"2", "cat-2.txt": b"text 2",
-            "cat-3.png": b"3", "cat-3.txt": b"text 3",
-        }  # fmt: skip
+            "cat.png": b"1",
+            "cat.txt": b"text 1",
+            "cat-2.png": b"2",
+            "cat-2.txt": b"text 2",
+            "cat-3.png": b"3",
+            "cat-3.txt": b"text 3",
+        }
 
     def test_capitals_make_no_other_name(self, root, drop):
         store_uploads(drop(("cat.png", b"1")), root, "x")
@@ -79,8 +82,11 @@ class TestStoring:
     def test_files_of_one_name_from_two_folders_keep_their_own_captions(self, root, drop):
         files = drop(("a/1.png", b"a"), ("b/1.png", b"b"), ("a/1.txt", b"of a"), ("b/1.txt", b"of b"))
         assert content(store_uploads(files, root, "x")) == {
-            "1.png": b"a", "1.txt": b"of a", "1-2.png": b"b", "1-2.txt": b"of b",
-        }  # fmt: skip
+            "1.png": b"a",
+            "1.txt": b"of a",
+            "1-2.png": b"b",
+            "1-2.txt": b"of b",
+        }
 
     def test_different_names_that_become_one(self, root, drop):
         folder = store_uploads(drop(("a<b.png", b"1"), ("a>b.png", b"2")), root, "x")
@@ -88,7 +94,9 @@ class TestStoring:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("name", ["evil.py", "evil.png.exe", "metadata.jsonl", "x.svg", ".txt", "png", "a.tx\u202et"])
+    @pytest.mark.parametrize(
+        "name", ["evil.py", "evil.png.exe", "metadata.jsonl", "x.svg", ".txt", "png", "a.tx\u202et"]
+    )
     def test_what_is_no_image_and_no_caption(self, root, drop, complaint, name):
         assert "neither an image nor" in complaint(store_uploads, drop(("good.png", b"1"), (name, b"2")), root, "x")
         assert not root.exists()
@@ -130,7 +138,10 @@ class TestWhatGradioGives:
     def test_real_uploads(self, tmp_path):
         path = str(tmp_path / "abc" / "cat.png")
         three = SimpleNamespace(name=str(tmp_path / "copy.png"), orig_name=path)
-        assert uploads_of([three, path], tmp_path) == [Upload(tmp_path / "copy.png", "cat.png"), Upload(Path(path), "cat.png")]
+        assert uploads_of([three, path], tmp_path) == [
+            Upload(tmp_path / "copy.png", "cat.png"),
+            Upload(Path(path), "cat.png"),
+        ]
 
     def test_content_sent_within_the_request_has_only_a_name(self, tmp_path):
         value = SimpleNamespace(name=str(tmp_path / "x"), orig_name="cat.png")

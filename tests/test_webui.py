@@ -22,6 +22,8 @@ print("still there")
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no such signals")
 @pytest.mark.parametrize(("number", "end"), [(signal.SIGINT, 7), (signal.SIGTERM, -signal.SIGTERM)])
 def test_a_run_is_saved_before_a_signal_ends_the_program_as_it_would_have(number, end):
-    ended = subprocess.run([sys.executable, "-c", PROGRAM.format(number=int(number))], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(number=int(number))], capture_output=True, text=True, check=False
+    )
     assert ended.returncode == end
     assert ended.stdout.splitlines()[-1] == "saved"

@@ -2,7 +2,7 @@
 
     python -m benchmarks.peers.leco FOLDER-OF-TRAIN_LORA.PY SETTINGS.json
 
-Settings: prompts (of LECO's prompt file), out, rank, learning_rate, steps, drawing_steps, seed.
+Settings: prompts (of LECO's prompt file), out, rank, learning_rate, steps, denoising_steps, seed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 
 from lib_lora_train.embedded import CHECKPOINT
-from lib_lora_train.embedded.checkpoints import load_painter
-from lib_lora_train.embedded.draw import Texts
+from tools.checkpoints.generate import Texts
+from tools.checkpoints.loading import load_generator
 
 PROCESSOR = torch.device("cpu")
 
@@ -30,23 +30,30 @@ def main() -> None:
     folder, settings = sys.argv[1], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     sys.path.insert(0, folder)
     sys.modules["wandb"] = types.ModuleType("wandb")  # imported, and never used
-    script, models, configs, prompts = map(importlib.import_module, ("train_lora", "model_util", "config_util", "prompt_util"))
+    script, models, configs, prompts = map(
+        importlib.import_module, ("train_lora", "model_util", "config_util", "prompt_util")
+    )
     models.load_models = lambda *_, **__: checkpoint_parts(models)
     script.DEVICE_CUDA = PROCESSOR
     # diffusers gets this method from its base class; there is no xformers for a processor.
     UNet2DConditionModel.enable_xformers_memory_efficient_attention = lambda self: None
     torch.manual_seed(settings["seed"])
-    told = [prompts.PromptSettings(**{"attributes": "", **prompt}) for prompt in settings["prompts"]]
+    conditioning = [prompts.PromptSettings(**{"attributes": "", **prompt}) for prompt in settings["prompts"]]
     with_device = "device" in inspect.signature(script.train).parameters
-    script.train(configs.RootConfig(**config(settings)), told, *([PROCESSOR] if with_device else []))
+    script.train(configs.RootConfig(**config(settings)), conditioning, *([PROCESSOR] if with_device else []))
     keep_as_safetensors(Path(settings["out"]))
 
 
 def checkpoint_parts(models: Any) -> tuple[Any, ...]:
     """What `load_models` returns: tokenizer, text encoder, UNet and the peer's own scheduler."""
-    painter = load_painter(CHECKPOINT)
-    assert isinstance(painter.texts, Texts)
-    return painter.texts.tokenizer, painter.texts.text_encoder, painter.unet, models.create_noise_scheduler("ddim")
+    generator = load_generator(CHECKPOINT)
+    assert isinstance(generator.texts, Texts)
+    return (
+        generator.texts.tokenizer,
+        generator.texts.text_encoder,
+        generator.unet,
+        models.create_noise_scheduler("ddim"),
+    )
 
 
 def config(settings: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +70,7 @@ def config(settings: dict[str, Any]) -> dict[str, Any]:
             "lr": settings["learning_rate"],
             "optimizer": "AdamW",
             "lr_scheduler": "constant",
-            "max_denoising_steps": settings["drawing_steps"],
+            "max_denoising_steps": settings["denoising_steps"],
         },
         "save": {"name": out.stem, "path": str(out.parent), "per_steps": 10**6, "precision": "float32"},
         "logging": {"use_wandb": False, "verbose": False},

@@ -3,7 +3,7 @@
     python -m benchmarks.peers.traintrain CLONE SETTINGS.json
 
 Settings: mode (iLECO or ADDifT), out, rank, conv (whether convolutions too), learning_rate, steps, batch_size, seed,
-timestep_min, timestep_max; changes ([from, to]) or pairs ([before, after] of image files).
+min_timestep, max_timestep; changes ([from, to]) or pairs ([before, after] of image files).
 """
 
 from __future__ import annotations
@@ -20,17 +20,27 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from lib_lora_train.embedded import CHECKPOINT
-from lib_lora_train.embedded.checkpoints import load_painter
-from lib_lora_train.embedded.draw import Texts
-from lib_lora_train.embedded.train_autoencoder import AUTOENCODER_CONFIG
-from lib_lora_train.embedded.train_text_encoder import encode
+from tools.checkpoints.generate import Texts
+from tools.checkpoints.loading import load_generator
+from tools.checkpoints.train_autoencoder import AUTOENCODER_CONFIG
+from tools.checkpoints.train_text_encoder import encode
 
 PROCESSOR = torch.device("cpu")
 OF_A_WEBUI = (
-    "modules", "modules.scripts", "modules_forge", "modules_forge.main_entry", "pipelines", "pipelines.transformer_z_image",
-    "pipelines.pipeline_z_image", "torchao", "torchao.quantization", "lycoris", "lycoris.modules", "lycoris.modules.loha",
+    "modules",
+    "modules.scripts",
+    "modules_forge",
+    "modules_forge.main_entry",
+    "pipelines",
+    "pipelines.transformer_z_image",
+    "pipelines.pipeline_z_image",
+    "torchao",
+    "torchao.quantization",
+    "lycoris",
+    "lycoris.modules",
+    "lycoris.modules.loha",
     "lycoris.modules.norms",
-)  # fmt: skip
+)
 """What its modules import at the top, and neither mode uses."""
 BLOCKS = [*(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12))]
 
@@ -65,7 +75,7 @@ def main() -> None:
     scheduler = trainer.DDIMScheduler(1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     scheduler.all_snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
     t = peer_settings(settings, scheduler)
-    if settings["mode"] == "iLECO":
+    if settings["training_method"] == "iLECO":
         train.train_leco(t)
     else:
         pairs = latent_pairs(train, t, settings["pairs"])
@@ -76,15 +86,15 @@ def main() -> None:
 
 def peer_settings(settings: dict[str, Any], scheduler: Any) -> Settings:
     """The defaults of its tab, and ours where both have the setting."""
-    painter, out = load_painter(CHECKPOINT), Path(settings["out"])
-    assert isinstance(painter.texts, Texts)
+    generator, out = load_generator(CHECKPOINT), Path(settings["out"])
+    assert isinstance(generator.texts, Texts)
     first, second = settings.get("changes", ["", ""])
-    conds = encode(painter.texts.text_encoder, painter.texts.tokenizer, [first, second])
+    conds = encode(generator.texts.text_encoder, generator.texts.tokenizer, [first, second])
     return Settings(
-        mode="iLECO" if settings["mode"] == "iLECO" else "Multi-ADDifT",
+        mode="iLECO" if settings["training_method"] == "iLECO" else "Multi-ADDifT",
         a=Accelerator(cpu=True),
-        unet=painter.unet,
-        vae=painter.autoencoder,
+        unet=generator.unet,
+        vae=generator.autoencoder,
         vae_scale_factor=AUTOENCODER_CONFIG["scaling_factor"],
         vae_shift_factor=0,
         noise_scheduler=scheduler,
@@ -107,8 +117,8 @@ def peer_settings(settings: dict[str, Any], scheduler: Any) -> Settings:
         train_optimizer_settings={},
         train_lr_scheduler="cosine_annealing",
         train_lr_scheduler_settings={},
-        train_min_timesteps=settings["timestep_min"],
-        train_max_timesteps=settings["timestep_max"],
+        train_min_timesteps=settings["min_timestep"],
+        train_max_timesteps=settings["max_timestep"],
         train_loss_function="MSE",
         train_snr_gamma=5,
         train_model_precision=torch.float32,

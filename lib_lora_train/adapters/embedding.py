@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lib_lora_train.errors import UserError
-from lib_lora_train.model.text import LearnedWord
+from lib_lora_train.model.text import LearnedEmbedding
 
 PREFIX = "bundle_emb."
 ONE, TWO = ("string_to_param.*",), ("clip_l", "clip_g")
@@ -27,12 +27,12 @@ ONE, TWO = ("string_to_param.*",), ("clip_l", "clip_g")
 class TriggerEmbedding:
     """The learned word, with its vectors for each text encoder, float32."""
 
-    words: list[LearnedWord]
+    words: list[LearnedEmbedding]
 
     @classmethod
     def begun(cls, word: str, rows: Sequence[torch.Tensor]) -> TriggerEmbedding:
         """Begins as `rows` [n, width], one tensor for each text encoder."""
-        return cls([LearnedWord(word, nn.Parameter(each.detach().float().clone())) for each in rows])
+        return cls([LearnedEmbedding(word, nn.Parameter(each.detach().float().clone())) for each in rows])
 
     @property
     def word(self) -> str:
@@ -45,7 +45,7 @@ class TriggerEmbedding:
     def set_strength(self, strength: float | torch.Tensor) -> None:
         """As a WebUI does: the word is there with the tag, at any strength, and not without it."""
         for learned in self.words:
-            learned.spoken = isinstance(strength, torch.Tensor) or strength != 0
+            learned.active = isinstance(strength, torch.Tensor) or strength != 0
 
     def tensors(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """As they are in the file."""
@@ -62,20 +62,20 @@ class TriggerEmbedding:
             own.copy_(other)
 
 
-def begin_with(rows: torch.Tensor, count: int) -> torch.Tensor:
+def spread_rows(rows: torch.Tensor, count: int) -> torch.Tensor:
     """`count` vectors from the [m, width] of another text, its words spread evenly over them."""
     return rows[[i * len(rows) // count for i in range(count)]]
 
 
 @dataclass(frozen=True)
-class BundledWord:
+class BundledEmbedding:
     """The word of a file; its vectors in the order of the text encoders."""
 
     word: str
     vectors: list[torch.Tensor]
 
 
-def read_embedding(tensors: Mapping[str, torch.Tensor]) -> BundledWord | None:
+def read_embedding(tensors: Mapping[str, torch.Tensor]) -> BundledEmbedding | None:
     """The word that a file brings; None where it brings none.
 
     Raises:
@@ -91,5 +91,7 @@ def read_embedding(tensors: Mapping[str, torch.Tensor]) -> BundledWord | None:
         if bundled.keys() == {f"{words[0]}.{end}" for end in ends}:
             vectors = [bundled[f"{words[0]}.{end}"] for end in ends]
             if all(each.ndim == 2 and len(each) == len(vectors[0]) > 0 for each in vectors):
-                return BundledWord(words[0], vectors)
-    raise UserError(f"The adapter's word {words[0]} is damaged, or of a kind that is not known. Choose another adapter.")
+                return BundledEmbedding(words[0], vectors)
+    raise UserError(
+        f"The adapter's word {words[0]} is damaged, or of a kind that is not known. Choose another adapter."
+    )

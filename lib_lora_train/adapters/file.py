@@ -18,10 +18,10 @@ import safetensors
 import safetensors.torch
 import torch
 
-from lib_lora_train.adapters.embedding import BundledWord, read_embedding
+from lib_lora_train.adapters.embedding import BundledEmbedding, read_embedding
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_bytes
-from lib_lora_train.model.lent import PRECISIONS
+from lib_lora_train.model.shared_checkpoint import PRECISIONS
 
 if TYPE_CHECKING:  # only a name here: reading a file needs no peft, which takes seconds to import
     from lib_lora_train.adapters.inject import Adapter
@@ -55,7 +55,7 @@ class AdapterFile:
 
     layers: dict[str, LayerWeights]
     metadata: dict[str, str] = field(default_factory=dict)
-    word: BundledWord | None = None
+    word: BundledEmbedding | None = None
 
 
 def adapter_tensors(adapter: Adapter, precision: str) -> dict[str, torch.Tensor]:
@@ -86,7 +86,7 @@ def save_adapter(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
     Raises:
         UserError: when the disk is full or the folder cannot be written.
     """
-    write_bytes(path, serialise(tensors, with_hashes(tensors, metadata)))
+    write_bytes(path, serialize(tensors, with_hashes(tensors, metadata)))
 
 
 def load_adapter(path: Path) -> AdapterFile:
@@ -114,7 +114,7 @@ def load_adapter(path: Path) -> AdapterFile:
     return AdapterFile({name: _layer(tensors, name) for name in sorted(names)}, metadata, read_embedding(tensors))
 
 
-def take_over(adapter: Adapter, file: AdapterFile) -> None:
+def load_weights(adapter: Adapter, file: AdapterFile) -> None:
     """Gives `adapter` the weights of a file, and its word; layers that the file lacks keep what they have."""
     for layer in adapter.layers:
         if layer.name in file.layers:
@@ -140,7 +140,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise UserError(f"{path} is damaged or no safetensors file. Choose another adapter.") from None
 
 
-def serialise(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+def serialize(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
     """A safetensors file as bytes. safetensors writes metadata in random order; here the order is fixed."""
     content = safetensors.torch.save(dict(tensors))
     length = struct.unpack("<Q", content[:8])[0]
@@ -153,7 +153,7 @@ def serialise(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) 
 
 def with_hashes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> dict[str, str]:
     """`metadata` and the two hashes by which tools know an adapter, as kohya's sd-scripts computes them."""
-    plain = serialise(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
+    plain = serialize(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
     body = plain[8 + struct.unpack("<Q", plain[:8])[0] :]
     return {
         **metadata,
@@ -165,7 +165,11 @@ def with_hashes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 def _fit(tensors: Mapping[str, torch.Tensor], name: str) -> bool:
     down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
     alpha = tensors.get(f"{name}.alpha")
-    return min(down.ndim, up.ndim) >= 2 and 0 < down.shape[0] == up.flatten(1).shape[1] and (alpha is None or alpha.numel() == 1)
+    return (
+        min(down.ndim, up.ndim) >= 2
+        and 0 < down.shape[0] == up.flatten(1).shape[1]
+        and (alpha is None or alpha.numel() == 1)
+    )
 
 
 def _layer(tensors: Mapping[str, torch.Tensor], name: str) -> LayerWeights:

@@ -16,17 +16,17 @@ from torch.nn import functional
 Scale = float | torch.Tensor
 
 
-def compute_lean(layer: Any, adapter: str) -> None:
+def patch_forward(layer: Any, adapter: str) -> None:
     """Gives peft's LoRA `layer`, around an nn.Linear or nn.Conv2d, the forward of this module."""
     base, scaling = layer.get_base_layer(), layer.scaling
-    layer.beneath = None  # (down, up, scale) of an adapter that acts as well, and does not learn
+    layer.frozen = None  # (down, up, scale) of an adapter that acts as well, and does not learn
     down, up = layer.lora_A[adapter], layer.lora_B[adapter]
     add = _add_convolution if isinstance(base, nn.Conv2d) else _add_product
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         out = base(x)
-        if layer.beneath is not None:
-            frozen_down, frozen_up, scale = layer.beneath
+        if layer.frozen is not None:
+            frozen_down, frozen_up, scale = layer.frozen
             out = add(base, frozen_down, frozen_up, scale, x, out)
         if isinstance(scaling[adapter], float) and scaling[adapter] == 0:  # the base alone, bit for bit
             return out

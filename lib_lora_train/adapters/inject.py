@@ -14,13 +14,13 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from lib_lora_train.adapters.embedding import TriggerEmbedding
-from lib_lora_train.adapters.forward import compute_lean
+from lib_lora_train.adapters.forward import patch_forward
 from lib_lora_train.config import AdapterConfig
 from lib_lora_train.model.names import rename
 from lib_lora_train.randomness import Randomness
 
 ADAPTER = "lora_train"
-BENEATH = "beneath "
+FROZEN = "beneath "
 TRANSFORMER = ("Transformer2DModel",)
 CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
 TEXT = ("CLIPAttention", "CLIPSdpaAttention", "CLIPFlashAttention2", "CLIPMLP")
@@ -77,7 +77,7 @@ class Adapter:
 
     unet: list[AdaptedLayer] = field(default_factory=list)
     text_encoder: list[AdaptedLayer] = field(default_factory=list)
-    beneath: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    frozen: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     """(down, up) by layer of an earlier pass, frozen."""
     word: TriggerEmbedding | None = None
 
@@ -105,7 +105,9 @@ class Adapter:
         While something learns, it must be the same in the backward pass as in the forward pass: gradient checkpointing
         computes the forward again.
         """
-        scales = {layer.scale: layer.scale * strength for layer in self.layers}  # a tensor is multiplied a few times only
+        scales = {
+            layer.scale: layer.scale * strength for layer in self.layers
+        }  # a tensor is multiplied a few times only
         for layer in self.layers:
             layer.layer.scaling[ADAPTER] = scales[layer.scale]
         if self.word:
@@ -114,24 +116,24 @@ class Adapter:
     def freeze(self, randomness: Randomness) -> None:
         """What was learned so far is kept beneath, and fresh weights learn on top of it."""
         for layer in self.layers:
-            self.beneath[layer.name] = (layer.down.detach().clone(), layer.up.detach().clone())
-            _initialise(layer, randomness.torch("adapter on top", layer.name))
+            self.frozen[layer.name] = (layer.down.detach().clone(), layer.up.detach().clone())
+            _initialize(layer, randomness.torch("adapter on top", layer.name))
 
-    def rest_on_what_is_beneath(self) -> None:
+    def apply_frozen(self) -> None:
         """What lies beneath acts, until a strength is set by `strength`."""
         for layer in self.layers:
-            if layer.name in self.beneath:
-                layer.layer.beneath = (*self.beneath[layer.name], layer.scale)
+            if layer.name in self.frozen:
+                layer.layer.frozen = (*self.frozen[layer.name], layer.scale)
 
-    def kept(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    def state_dict(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Everything that a resume needs, by name."""
         own = {layer.name: (layer.down.detach(), layer.up.detach()) for layer in self.layers}
-        return own | {BENEATH + name: weights for name, weights in self.beneath.items()}
+        return own | {FROZEN + name: weights for name, weights in self.frozen.items()}
 
-    def take_up(self, kept: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Goes on where `kept` was taken."""
-        load_into(self.layers, kept)
-        self.beneath = {name.removeprefix(BENEATH): pair for name, pair in kept.items() if name.startswith(BENEATH)}
+        load_into(self.layers, state_dict)
+        self.frozen = {name.removeprefix(FROZEN): pair for name, pair in state_dict.items() if name.startswith(FROZEN)}
 
     @contextmanager
     def strength(self, strength: float) -> Iterator[None]:
@@ -145,7 +147,7 @@ class Adapter:
     def _act_alone(self, strength: float) -> None:
         self.set_strength(strength)
         for layer in self.layers:
-            layer.layer.beneath = None
+            layer.layer.frozen = None
 
 
 def weights_of(layers: list[AdaptedLayer]) -> list[nn.Parameter]:
@@ -213,8 +215,8 @@ def inject(
     for target in targets:
         name = kohya_name(prefix, target.module, modules)
         layer = AdaptedLayer(name, inner[target.module], target.rank, target.alpha)
-        _initialise(layer, randomness.torch("adapter", name))
-        compute_lean(layer.layer, ADAPTER)
+        _initialize(layer, randomness.torch("adapter", name))
+        patch_forward(layer.layer, ADAPTER)
         layers.append(layer)
     return layers
 
@@ -241,7 +243,7 @@ def _layer_of(name: str) -> int:
 
 
 @torch.no_grad()
-def _initialise(layer: AdaptedLayer, generator: torch.Generator) -> None:
+def _initialize(layer: AdaptedLayer, generator: torch.Generator) -> None:
     part = layer.layer
     device = part.weight.device
     part.lora_A.to(device, torch.float32)

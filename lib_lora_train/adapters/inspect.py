@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_lora_train.adapters.embedding import BundledWord
+from lib_lora_train.adapters.embedding import BundledEmbedding
 from lib_lora_train.adapters.file import AdapterFile, LayerWeights, load_adapter
-from lib_lora_train.model.lent import PRECISIONS
+from lib_lora_train.model.shared_checkpoint import PRECISIONS
 
 PARTS = {"lora_unet_": "UNet", "lora_te_": "text encoder", "lora_te1_": "text encoder 1", "lora_te2_": "text encoder 2"}
 TARGETS = {
@@ -169,7 +169,7 @@ def squared_norm(weights: LayerWeights) -> float:
     return 0.0 if square < 0 else square
 
 
-def _word(word: BundledWord | None) -> str:
+def _word(word: BundledEmbedding | None) -> str:
     if word is None:
         return ""
     count = len(word.vectors[0])
@@ -198,7 +198,7 @@ def _clean(text: str) -> str:
 
 
 def _counted(values: Mapping[int, int] | Mapping[float, int]) -> str:
-    """"16", or "4 (22 layers), 16 (192 layers)"."""
+    """ "16", or "4 (22 layers), 16 (192 layers)"."""
     if len(values) == 1:
         return f"{next(iter(values)):g}"
     return ", ".join(f"{value:g} ({count} layer{'s' * (count != 1)})" for value, count in values.items())
@@ -211,5 +211,8 @@ def _size(size: int) -> str:
 def _bars(norms: Mapping[str, float]) -> list[str]:
     width = max(map(len, norms))
     most = max((norm for norm in norms.values() if math.isfinite(norm)), default=0.0) or 1.0
-    lines = [f"  {block:<{width}}  {norm:9.4f}  {'#' * round(BAR * norm / most) if math.isfinite(norm) else ''}" for block, norm in norms.items()]
+    lines = [
+        f"  {block:<{width}}  {norm:9.4f}  {'#' * round(BAR * norm / most) if math.isfinite(norm) else ''}"
+        for block, norm in norms.items()
+    ]
     return [line.rstrip() for line in lines]

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from lib_lora_train.adapters.file import AdapterFile
 from lib_lora_train.model.family import SD1, SD2, SDXL, Family
 
-SDXL_NAMES = ("lora_te1_", "lora_te2_", "lora_unet_input_blocks_", "lora_unet_middle_block_", "lora_unet_output_blocks_")
+SDXL_NAMES = (
+    "lora_te1_",
+    "lora_te2_",
+    "lora_unet_input_blocks_",
+    "lora_unet_middle_block_",
+    "lora_unet_output_blocks_",
+)
 TEXT_WIDTHS = {768: SD1, 1024: SD2, 2048: SDXL}
 """Width of the text features that the UNet's cross-attention takes."""
 VERSIONS = {"sd_v1": SD1, "sd_v2": SD2, "sdxl_": SDXL}
@@ -29,7 +35,7 @@ def said_to_be_for(metadata: Mapping[str, str]) -> Family | None:
     return next((family for start, family in VERSIONS.items() if version.startswith(start)), None)
 
 
-def what_it_is_made_for(file: AdapterFile) -> str | None:
+def base_model_of(file: AdapterFile) -> str | None:
     """The same in words, or what the file calls it; None where nothing tells."""
     family, version = made_for(file), file.metadata.get("ss_base_model_version")
     return family.title if family else version or None

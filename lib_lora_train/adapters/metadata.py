@@ -14,19 +14,19 @@ from pathlib import Path
 
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.model.family import SD2
-from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
 
 PLACES = ("lora_dir", "runs_dir")
-PATHS = ("checkpoint", "tokenizer", "images", "images_after", "regularisation", "continue_from")
+PATHS = ("checkpoint", "tokenizer", "dataset_folder", "after_folder", "regularization_folder", "continue_from")
 
 
 @dataclass(frozen=True)
-class DatasetFacts:
+class DatasetSummary:
     """What the metadata tells of the images; of a lesson without any, only how long an epoch is."""
 
     batches_per_epoch: int
     images: int = 0
-    regularisation_images: int = 0
+    regularization_images: int = 0
     repeats: int = 1
     """How often an epoch shows an image, on average."""
     tags: Mapping[str, int] = field(default_factory=dict)
@@ -35,13 +35,19 @@ class DatasetFacts:
     """Images shown per epoch in each bucket (width, height)."""
 
 
-def describe(
-    config: TrainConfig, lent: LentCheckpoint, facts: DatasetFacts, name: str, step: int, steps: int, epoch: int
+def build_metadata(
+    config: TrainConfig,
+    checkpoint: SharedCheckpoint,
+    summary: DatasetSummary,
+    name: str,
+    step: int,
+    steps: int,
+    epoch: int,
 ) -> dict[str, str]:
     """The metadata of one adapter file; `name` is the file's stem, which is also its alias in the WebUI."""
     adapter, data, optimizer = config.adapter, config.dataset, config.optimizer
     rank, alpha = adapter.rank, adapter.alpha or adapter.rank
-    folder = f"{facts.repeats}_{Path(data.images).absolute().name}" if facts.images else ""
+    folder = f"{summary.repeats}_{Path(data.dataset_folder).absolute().name}" if summary.images else ""
     convolution = {"conv_dim": str(adapter.conv_rank), "conv_alpha": str(adapter.conv_alpha or adapter.conv_rank)}
     values = {
         "ss_output_name": name,
@@ -49,26 +55,26 @@ def describe(
         "ss_network_dim": rank,
         "ss_network_alpha": alpha,
         "ss_network_args": convolution if adapter.conv_rank else {},
-        **_base_model(lent),
-        "ss_sd_model_name": lent.name,
-        "ss_sd_model_hash": lent.legacy_hash(),
-        "ss_new_sd_model_hash": lent.sha256(),
+        **_base_model(checkpoint),
+        "ss_sd_model_name": checkpoint.name,
+        "ss_sd_model_hash": checkpoint.legacy_hash(),
+        "ss_new_sd_model_hash": checkpoint.sha256(),
         "ss_clip_skip": config.model.clip_skip if config.model.clip_skip > 1 else None,
         "ss_max_token_length": config.model.max_tokens,
         "ss_learning_rate": optimizer.learning_rate,
         "ss_unet_lr": optimizer.learning_rate,
         "ss_text_encoder_lr": (optimizer.text_encoder_learning_rate or optimizer.learning_rate / 2)
-        if adapter.text_encoder
+        if adapter.train_text_encoder
         else None,
-        "ss_lr_scheduler": optimizer.lr_schedule,
-        "ss_lr_warmup_steps": optimizer.warmup_steps,
+        "ss_lr_scheduler": optimizer.lr_scheduler,
+        "ss_lr_warmup_steps": optimizer.lr_warmup_steps,
         "ss_optimizer": optimizer.optimizer,
         "ss_max_grad_norm": optimizer.max_grad_norm,
         "ss_gradient_accumulation_steps": config.training.gradient_accumulation,
         "ss_gradient_checkpointing": config.training.gradient_checkpointing,
-        "ss_num_train_images": facts.images,
-        "ss_num_reg_images": facts.regularisation_images,
-        "ss_num_batches_per_epoch": facts.batches_per_epoch,
+        "ss_num_train_images": summary.images,
+        "ss_num_reg_images": summary.regularization_images,
+        "ss_num_batches_per_epoch": summary.batches_per_epoch,
         "ss_num_epochs": config.training.epochs,
         "ss_epoch": epoch,
         "ss_steps": step,
@@ -76,13 +82,14 @@ def describe(
         "ss_total_batch_size": data.batch_size,
         "ss_resolution": f"({data.resolution}, {data.resolution})",
         "ss_seed": config.run.seed,
-        "ss_min_snr_gamma": config.objective.min_snr_gamma if config.objective.weighting == "min_snr" else None,
+        "ss_min_snr_gamma": config.objective.min_snr_gamma if config.objective.loss_weighting == "min_snr" else None,
         "ss_noise_offset": config.objective.noise_offset or None,
-        "ss_tag_frequency": {folder: dict(facts.tags)} if folder else {},
-        "ss_dataset_dirs": {folder: {"n_repeats": facts.repeats, "img_count": facts.images}} if folder else {},
+        "ss_tag_frequency": {folder: dict(summary.tags)} if folder else {},
+        "ss_dataset_dirs": {folder: {"n_repeats": summary.repeats, "img_count": summary.images}} if folder else {},
         "ss_bucket_info": {
             "buckets": {
-                str(i): {"resolution": list(size), "count": count} for i, (size, count) in enumerate(facts.buckets.items())
+                str(i): {"resolution": list(size), "count": count}
+                for i, (size, count) in enumerate(summary.buckets.items())
             }
         },
         "lora_train_config": shareable_config(config).to_toml(),
@@ -90,17 +97,17 @@ def describe(
     return {key: value if isinstance(value, str) else _text(value) for key, value in values.items()}
 
 
-def _base_model(lent: LentCheckpoint) -> dict[str, object]:
+def _base_model(checkpoint: SharedCheckpoint) -> dict[str, object]:
     """What kind of checkpoint it goes with, for the WebUIs (ss_) and for model sites (modelspec.)."""
-    v2, v = lent.family is SD2, lent.prediction == "v"
+    v2, v = checkpoint.family is SD2, checkpoint.prediction == "v"
     variant = ("-768-v" if v else "-512") if v2 else ""
     return {
-        "ss_base_model_version": lent.family.base_model_version + ("_v" if v2 and v else ""),
+        "ss_base_model_version": checkpoint.family.base_model_version + ("_v" if v2 and v else ""),
         "ss_v2": v2,
         "ss_v_parameterization": v,
-        "ss_zero_terminal_snr": lent.zero_terminal_snr,
+        "ss_zero_terminal_snr": checkpoint.zero_terminal_snr,
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{lent.family.architecture}{variant}/lora",
+        "modelspec.architecture": f"{checkpoint.family.architecture}{variant}/lora",
         "modelspec.prediction_type": "v" if v else "epsilon",
     }
 

@@ -36,7 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = Parser(prog=PROGRAM, description="Trains LoRA adapters for Stable Diffusion checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
-    train = commands.add_parser("train", help="train an adapter", description="Trains an adapter from a folder of images.")
+    train = commands.add_parser(
+        "train", help="train an adapter", description="Trains an adapter from a folder of images."
+    )
     add_run_settings(train)
     plan = commands.add_parser(
         "plan", help="say what train would do, and change nothing", description="Takes the same flags as train."
@@ -49,12 +51,18 @@ def build_parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="draw the grid of a run's epochs against strengths")
     add_run_folder(compare)
     add_fields(compare, fields_of(CompareConfig))
-    demo = commands.add_parser("demo", help="teach the embedded checkpoint a star: no download, less than three minutes")
+    demo = commands.add_parser(
+        "demo", help="teach the embedded checkpoint a star: no download, less than three minutes"
+    )
     demo.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for all that is written")
-    ui = commands.add_parser("ui", help="open the tab as a page of its own", description="Opens the tab without a WebUI.")
+    ui = commands.add_parser(
+        "ui", help="open the tab as a page of its own", description="Opens the tab without a WebUI."
+    )
     ui.add_argument("--checkpoint", type=Path, help="a Stable Diffusion 1.x file (default: the embedded miniature)")
     ui.add_argument("--port", type=int, default=7860, help="of the page (default: 7860)")
-    ui.add_argument("--listen", action="store_true", help="let other machines open it; then only dropped images can be used")
+    ui.add_argument(
+        "--listen", action="store_true", help="let other machines open it; then only dropped images can be used"
+    )
     ui.add_argument("--output", type=Path, default=Path("lora-train-ui"), help="folder for all that is written")
     return parser
 
@@ -70,7 +78,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0]
         known = [field.name for field in settings()] + [field.name for field in fields_of(CompareConfig)]
-        raise UserError(f"{unknown[0]}: {unknown_name(name, known).replace('_', '-')} See {PROGRAM} {values.command} --help")
+        raise UserError(
+            f"{unknown[0]}: {unknown_name(name, known).replace('_', '-')} See {PROGRAM} {values.command} --help"
+        )
     return values
 
 
@@ -78,9 +88,9 @@ def add_run_settings(parser: argparse.ArgumentParser) -> None:
     """--config and a flag for every setting of a run; those that most people set come first."""
     parser.usage = f"{parser.prog} [--config FILE] [--SETTING VALUE ...]"
     parser.add_argument("--config", type=Path, help="a .toml file of settings; flags win over it")
-    add_fields(parser.add_argument_group("what most people set"), [field for field in settings() if field.facts.basic])
+    add_fields(parser.add_argument_group("what most people set"), [field for field in settings() if field.info.basic])
     for group, title in GROUP_TITLES.items():
-        others = [field for field in settings() if field.group == group and not field.facts.basic]
+        others = [field for field in settings() if field.group == group and not field.info.basic]
         add_fields(parser.add_argument_group(title), others)
 
 
@@ -107,16 +117,16 @@ def add_fields(parser: Any, fields: Iterable[Field]) -> None:
 
 def help_text(field: Field) -> str:
     """The table's help, with unit, range and default."""
-    facts = field.facts
-    text = facts.help or facts.label + "."
-    if facts.titles:
-        text += f" One of: {', '.join(f'{choice} ({title})' for choice, title in zip(facts.choices, facts.titles, strict=True))}."
-    elif facts.choices:
-        text += f" One of: {', '.join(map(str, facts.choices))}."
-    elif facts.minimum is not None and facts.maximum is not None:
-        text += f" {facts.minimum:.10g} to {facts.maximum:.10g}{' ' + facts.unit if facts.unit else ''}."
-    if facts.modes:
-        text += f" Only in mode {' or '.join(facts.modes)}."
+    info = field.info
+    text = info.help or info.label + "."
+    if info.titles:
+        text += f" One of: {', '.join(f'{choice} ({title})' for choice, title in zip(info.choices, info.titles, strict=True))}."
+    elif info.choices:
+        text += f" One of: {', '.join(map(str, info.choices))}."
+    elif info.minimum is not None and info.maximum is not None:
+        text += f" {info.minimum:.10g} to {info.maximum:.10g}{' ' + info.unit if info.unit else ''}."
+    if info.methods:
+        text += f" Only in mode {' or '.join(info.methods)}."
     shown = field.default if field.default not in ("", []) else "none"
     return f"{text} (default: {shown})".replace("%", "%%")
 
@@ -157,4 +167,4 @@ def _reader(kind: type) -> Callable[[str], Any]:
 
 
 def _placeholder(field: Field) -> str:
-    return (field.facts.unit or {int: "N", float: "X"}.get(field.type, "TEXT")).upper().replace(" ", "-")
+    return (field.info.unit or {int: "N", float: "X"}.get(field.type, "TEXT")).upper().replace(" ", "-")

@@ -63,8 +63,8 @@ def inspect(values: argparse.Namespace) -> int:
 def compare(values: argparse.Namespace) -> int:
     """Draws the grid of a run."""
     from lib_lora_train.cli.progress import counter
-    from lib_lora_train.compare.cells import request_of
-    from lib_lora_train.compare.comparison import compare as draw
+    from lib_lora_train.evaluation.cells import request_of
+    from lib_lora_train.evaluation.comparison import compare as draw
     from lib_lora_train.training.run_folder import RunFolder
 
     given = vars(values)
@@ -119,9 +119,13 @@ def command_line_problems(config: TrainConfig) -> list[Problem]:
     """All faults at once, also of what only a command line must be told."""
     problems = config.problems()
     if not config.model.checkpoint:
-        problems.append(Problem("checkpoint", "is not given. Add --checkpoint FILE, a Stable Diffusion 1.x .safetensors."))
-    if config.uses("images") and not config.dataset.images:
-        problems.append(Problem("images", "is not given. Add --images FOLDER, with the images to learn."))
+        problems.append(
+            Problem("checkpoint", "is not given. Add --checkpoint FILE, a Stable Diffusion 1.x .safetensors.")
+        )
+    if config.uses("dataset_folder") and not config.dataset.dataset_folder:
+        problems.append(
+            Problem("dataset_folder", "is not given. Add --dataset-folder FOLDER, with the images to learn.")
+        )
     return problems
 
 

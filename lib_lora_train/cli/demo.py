@@ -11,16 +11,17 @@ from PIL import Image
 
 from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.cli.progress import Terminal, counter, stop_on_interrupt
-from lib_lora_train.compare.cells import Request
-from lib_lora_train.compare.comparison import Comparison, Scores, compare
 from lib_lora_train.config import TrainConfig
-from lib_lora_train.embedded import CHECKPOINT, DEMO_IMAGES, DEMO_REGULARISATION, V_CHECKPOINT, XL_CHECKPOINT
-from lib_lora_train.embedded.measure import measure
-from lib_lora_train.embedded.world import BACKGROUNDS, COLOURS, NEW_SHAPE, SHAPES, caption
+from lib_lora_train.embedded import CHECKPOINT, DEMO_IMAGES, DEMO_REGULARIZATION
+from lib_lora_train.embedded.evaluator import measure
+from lib_lora_train.embedded.synthetic import BACKGROUNDS, COLORS, NEW_SHAPE, SHAPES, caption
+from lib_lora_train.evaluation.cells import Request
+from lib_lora_train.evaluation.comparison import Comparison, Scores, compare
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.session import resume, train
+from tests.assets import V_CHECKPOINT, XL_CHECKPOINT
 
-Wish = tuple[str, str, str]
+EvaluationPrompt = tuple[str, str, str]
 """(shape, colour, background) that a prompt asks for."""
 
 STRENGTHS = (0.0, 0.5, 1.0)
@@ -29,10 +30,10 @@ SHOWN = 4
 """Pictures in each cell of the grid: three stars and a shape that is to stay as it was."""
 
 
-TWINS: dict[Path, dict[str, Any]] = {
+VARIANTS: dict[Path, dict[str, Any]] = {
     V_CHECKPOINT: {"learning_rate": 1.5e-3, "epochs": 5},
     # Held out, one of the twelve would be missed: this network learns slowest (benchmarks/results/learning-2-cores.txt).
-    XL_CHECKPOINT: {"learning_rate": 3e-3, "conv_rank": 16, "epochs": 20, "held_out_images": 0},
+    XL_CHECKPOINT: {"learning_rate": 3e-3, "conv_rank": 16, "epochs": 20, "validation_images": 0},
 }
 """What the embedded checkpoint's twins are taught the star with, where it differs from the demo."""
 
@@ -46,55 +47,55 @@ def demo_config(output: Path, seed: int = 0, checkpoint: Path = CHECKPOINT) -> T
             "runs_dir": output / "runs",
             "seed": seed,
             "checkpoint": checkpoint,
-            "images": DEMO_IMAGES,
-            "regularisation": DEMO_REGULARISATION,
+            "dataset_folder": DEMO_IMAGES,
+            "regularization_folder": DEMO_REGULARIZATION,
             "resolution": 64,
             "batch_size": 16,
             "repeats": 36,
-            "prior_weight": 0.4,
+            "prior_loss_weight": 0.4,
             "epochs": 4,
-            "flip": True,
-            "caption_dropout": 0.1,
-            "weighting": "min_snr",
+            "flip_horizontally": True,
+            "caption_dropout_rate": 0.1,
+            "loss_weighting": "min_snr",
             "rank": 16,
             "conv_rank": 8,
             "learning_rate": 2.5e-3,
-            "warmup_steps": 10,
-            "preview_every": 2,
-            "preview_prompts": [caption(*asked_stars()[0])],
-            "preview_guidance": GUIDANCE,
-            **TWINS.get(checkpoint, {}),
+            "lr_warmup_steps": 10,
+            "sample_every_n_epochs": 2,
+            "sample_prompts": [caption(*asked_stars()[0])],
+            "sample_cfg_scale": GUIDANCE,
+            **VARIANTS.get(checkpoint, {}),
         }
     )
 
 
-def asked_stars() -> list[Wish]:
+def asked_stars() -> list[EvaluationPrompt]:
     """A prompt for the new shape in each colour, backgrounds going round."""
-    return [(NEW_SHAPE, colour, back) for colour, back in zip(COLOURS, itertools.cycle(BACKGROUNDS), strict=False)]
+    return [(NEW_SHAPE, color, back) for color, back in zip(COLORS, itertools.cycle(BACKGROUNDS), strict=False)]
 
 
-def asked_others() -> list[Wish]:
+def asked_others() -> list[EvaluationPrompt]:
     """A prompt for each known shape, colours and backgrounds going round."""
-    rounds = zip(SHAPES, itertools.cycle(COLOURS), itertools.cycle(BACKGROUNDS), strict=False)
-    return [(shape, colour, back) for shape, colour, back in rounds]
+    rounds = zip(SHAPES, itertools.cycle(COLORS), itertools.cycle(BACKGROUNDS), strict=False)
+    return [(shape, color, back) for shape, color, back in rounds]
 
 
-def asked_wishes() -> list[Wish]:
+def asked_wishes() -> list[EvaluationPrompt]:
     """What every cell is asked for; the first `SHOWN` are in the picture."""
     stars, others = asked_stars(), asked_others()
     shown = [stars[0], stars[2], stars[4], others[1]]
-    return shown + [wish for wish in stars + others if wish not in shown]
+    return shown + [prompt for prompt in stars + others if prompt not in shown]
 
 
-def score(wishes: Sequence[Wish], images: Sequence[Image.Image]) -> Scores:
+def score(evaluation_prompts: Sequence[EvaluationPrompt], images: Sequence[Image.Image]) -> Scores:
     """Shares 0..1: the concept where it was control for, its leak where it was not, colour and background as control."""
-    seen = [(wish, measure(image)) for wish, image in zip(wishes, images, strict=True)]
+    seen = [(prompt, measure(image)) for prompt, image in zip(evaluation_prompts, images, strict=True)]
     asked = [m for (shape, _, _), m in seen if shape == NEW_SHAPE]
     others = [m for (shape, _, _), m in seen if shape != NEW_SHAPE]
     return {
         "concept": sum(m.shape == NEW_SHAPE for m in asked) / max(1, len(asked)),
         "leak": sum(m.shape == NEW_SHAPE for m in others) / max(1, len(others)),
-        "colour": sum(m.colour == colour for (_, colour, _), m in seen) / len(seen),
+        "colour": sum(m.color == color for (_, color, _), m in seen) / len(seen),
         "background": sum(m.background == back for (_, _, back), m in seen) / len(seen),
     }
 
@@ -122,8 +123,13 @@ def run_demo(output: Path) -> int:
 
 def compare_demo(folder: RunFolder, output: Path) -> Comparison:
     """The grid of the demo's run, every cell scored by reading its pictures."""
-    wishes = asked_wishes()
-    request = Request([caption(*wish) for wish in wishes], list(range(1, len(wishes) + 1)), STRENGTHS, at_once=40)
+    evaluation_prompts = asked_wishes()
+    request = Request(
+        [caption(*prompt) for prompt in evaluation_prompts],
+        list(range(1, len(evaluation_prompts) + 1)),
+        STRENGTHS,
+        at_once=40,
+    )
     show, bar = counter("drawing the grid")
     with bar:
         return compare(
@@ -132,7 +138,7 @@ def compare_demo(folder: RunFolder, output: Path) -> Comparison:
             request,
             output,
             shown=SHOWN,
-            score=lambda prompts, images: score(wishes, images),
+            score=lambda prompts, images: score(evaluation_prompts, images),
             caption=lambda scores: f"star {scores['concept']:.0%} · leak {scores['leak']:.0%}",
             progress=show,
         )

@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from lib_lora_train.training.control import Control
 from lib_lora_train.training.events import (
-    DrawingClass,
     Encoding,
     Event,
     Finished,
-    Previewed,
+    GeneratingClassImages,
     Progress,
+    Sampled,
     Saved,
     Started,
     Stopped,
@@ -44,7 +44,7 @@ class Terminal:
     def __call__(self, event: Event) -> None:
         """Shows one event."""
         match event:
-            case DrawingClass():
+            case GeneratingClassImages():
                 self._show_preparation(event, "drawing class images")
                 if event.done == event.images:
                     self._close()
@@ -67,7 +67,7 @@ class Terminal:
                 self.say(f"  held-out loss, {which}: {event.loss:.4f}")
             case Saved():
                 self.say(f"  saved {event.path}")
-            case Previewed():
+            case Sampled():
                 self.say(f"  previews {', '.join(event.paths)}")
             case Warned():
                 self.say(f"note: {event.message}")
@@ -82,7 +82,7 @@ class Terminal:
         """A line above the bar."""
         tqdm.write(text)
 
-    def _show_preparation(self, event: DrawingClass | Encoding, what: str) -> None:
+    def _show_preparation(self, event: GeneratingClassImages | Encoding, what: str) -> None:
         if self._bar is None:
             self._bar = tqdm(total=event.images, unit="image", desc=what, dynamic_ncols=True, leave=False)
         self._bar.update(event.done - self._bar.n)

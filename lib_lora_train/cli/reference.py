@@ -21,7 +21,7 @@ def settings_page() -> str:
             title = GROUP_TITLES[group]
             lines += ["", f"## {title[0].upper()}{title[1:]} `[{group}]`", "", "| setting | | |", "| --- | --- | --- |"]
         text = help_text(field).replace("%%", "%").replace("|", "\\|").replace("<", "&lt;")
-        lines.append(f"| `{field.name}` | {field.facts.label} | {text} |")
+        lines.append(f"| `{field.name}` | {field.info.label} | {text} |")
     return "\n".join(lines) + "\n"
 
 

@@ -22,7 +22,7 @@ from lib_lora_train.dataset.buckets import Placement, randomly_cropped
 from lib_lora_train.dataset.cache import LatentCache, needs_pixels
 from lib_lora_train.dataset.captions import vary
 from lib_lora_train.dataset.examples import Dataset, Example
-from lib_lora_train.dataset.order import BatchPlan, Showing
+from lib_lora_train.dataset.order import BatchPlan, Sample
 from lib_lora_train.dataset.prefetch import prefetched
 from lib_lora_train.dataset.sources import Source
 from lib_lora_train.randomness import Randomness
@@ -81,7 +81,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class _Shown:
+class _PreparedSample:
     """One row of a batch."""
 
     example: Example
@@ -108,7 +108,7 @@ class BatchLoader:
         config: DatasetConfig,
         randomness: Randomness,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
         """
@@ -117,9 +117,9 @@ class BatchLoader:
             rank, world: this process takes the `rank`-th of `world` equal parts of each batch.
             device: where batches will go; for a CUDA device they are made in pinned memory.
         """
-        self.plan = BatchPlan(dataset, config, randomness, world)
+        self.plan = BatchPlan(dataset, config, randomness, world_size)
         self.steps_per_epoch = self.plan.steps_per_epoch
-        self._held_out = dataset.held_out
+        self._validation = dataset.validation
         self._cache = cache
         self._config = config
         self._randomness = randomness
@@ -134,10 +134,10 @@ class BatchLoader:
         """
         return prefetched(self._batches(index, start), BATCHES_AHEAD)
 
-    def held_out_batches(self) -> Iterator[Batch]:
+    def validation_batches(self) -> Iterator[Batch]:
         """The held-out examples, each once and always the same: nothing varied, in batches of at most `batch_size`."""
         by_bucket: dict[tuple[int, int], list[Example]] = {}
-        for example in self._held_out:
+        for example in self._validation:
             by_bucket.setdefault(self.plan.placement(example).bucket, []).append(example)
         size = self._config.batch_size
         for examples in by_bucket.values():
@@ -148,38 +148,38 @@ class BatchLoader:
         own = slice(self._rank * self._config.batch_size, (self._rank + 1) * self._config.batch_size)
         decoders = DECODERS if needs_pixels(self._config) else 1
         with ThreadPoolExecutor(decoders, thread_name_prefix="lora-train-decode") as pool:
-            for showings in self.plan.order(epoch)[start:]:
-                yield self._finished(list(pool.map(lambda showing: self._shown(showing, epoch), showings[own])))
+            for samples in self.plan.order(epoch)[start:]:
+                yield self._finished(list(pool.map(lambda sample: self._shown(sample, epoch), samples[own])))
 
-    def _finished(self, rows: list[_Shown]) -> Batch:
+    def _finished(self, rows: list[_PreparedSample]) -> Batch:
         batch = _batch(rows)
         return batch.pinned() if self._pinning else batch
 
-    def _shown(self, showing: Showing, epoch: int) -> _Shown:
+    def _shown(self, sample: Sample, epoch: int) -> _PreparedSample:
         """The example as this showing varies it. What is drawn depends on its position, not on the process."""
-        config, moment = self._config, (epoch, showing.position)
-        flip = config.flip and bool(self._randomness.numpy("flip", *moment).random() < 0.5)
-        caption = vary(showing.example.caption, config, self._randomness.numpy("caption", *moment))
-        placement = showing.placement
+        config, moment = self._config, (epoch, sample.position)
+        flip = config.flip_horizontally and bool(self._randomness.numpy("flip", *moment).random() < 0.5)
+        caption = vary(sample.example.caption, config, self._randomness.numpy("caption", *moment))
+        placement = sample.placement
         if not needs_pixels(config):
-            return self._from_cache(showing.example, caption, placement, flip)
+            return self._from_cache(sample.example, caption, placement, flip)
         if config.random_crop:
             placement = randomly_cropped(placement, self._randomness.numpy("crop", *moment))
-        source = Source.open(showing.example, config.mask)
-        pixels = source.pixels(placement, flip, config.colour_jitter, self._randomness.numpy("colour", *moment))
+        source = Source.open(sample.example, config.loss_mask)
+        pixels = source.pixels(placement, flip, config.color_jitter, self._randomness.numpy("colour", *moment))
         crop = placement.mirrored_crop if flip else placement.crop
-        return _Shown(showing.example, caption, placement, crop, None, pixels, source.cells(placement, flip))
+        return _PreparedSample(sample.example, caption, placement, crop, None, pixels, source.cells(placement, flip))
 
-    def _unvaried(self, example: Example) -> _Shown:
+    def _unvaried(self, example: Example) -> _PreparedSample:
         return self._from_cache(example, example.caption, self.plan.placement(example), flip=False)
 
-    def _from_cache(self, example: Example, caption: str | None, placement: Placement, flip: bool) -> _Shown:
+    def _from_cache(self, example: Example, caption: str | None, placement: Placement, flip: bool) -> _PreparedSample:
         entry = self._cache.entry(example, placement, flip)
         crop = placement.mirrored_crop if flip else placement.crop
-        return _Shown(example, caption, placement, crop, entry.moments, None, entry.mask)
+        return _PreparedSample(example, caption, placement, crop, entry.moments, None, entry.mask)
 
 
-def _batch(rows: list[_Shown]) -> Batch:
+def _batch(rows: list[_PreparedSample]) -> Batch:
     return Batch(
         examples=[row.example for row in rows],
         captions=[row.caption for row in rows],

@@ -39,10 +39,10 @@ class Placement:
 
 
 def bucket_sizes(config: DatasetConfig) -> list[Size]:
-    """All buckets, sorted by width, then height; a single square when `config.buckets` is off."""
-    if not config.buckets:
+    """All buckets, sorted by width, then height; a single square when `config.enable_bucket` is off."""
+    if not config.enable_bucket:
         return [Size(config.resolution, config.resolution)]
-    step, area = config.bucket_step, config.resolution**2
+    step, area = config.bucket_reso_steps, config.resolution**2
     shortest, longest = _side_limits(config)
     square = config.resolution // step * step
     sizes = {Size(square, square)}
@@ -81,9 +81,11 @@ def randomly_cropped(placement: Placement, rng: np.random.Generator) -> Placemen
 
 def _side_limits(config: DatasetConfig) -> tuple[int, int]:
     """Shortest and longest side, multiples of the step; 0 in the settings stands for half and twice the resolution."""
-    step = config.bucket_step
+    step = config.bucket_reso_steps
     shortest = (
-        math.ceil(config.bucket_min / step) * step if config.bucket_min else config.resolution // 2 // step * step
+        math.ceil(config.min_bucket_reso / step) * step
+        if config.min_bucket_reso
+        else config.resolution // 2 // step * step
     )
-    longest = (config.bucket_max or 2 * config.resolution) // step * step
+    longest = (config.max_bucket_reso or 2 * config.resolution) // step * step
     return max(shortest, step), longest

@@ -40,7 +40,7 @@ BATCHES_AHEAD = 2
 
 def needs_pixels(config: DatasetConfig) -> bool:
     """Whether images differ at each showing, so that they are encoded at each step instead of once."""
-    return config.random_crop or config.colour_jitter > 0
+    return config.random_crop or config.color_jitter > 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class LatentCache:
         encode: Encode,
         *,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         barrier: Callable[[], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
         batch_size: int = 1,
@@ -107,7 +107,7 @@ class LatentCache:
         """Encodes what is not there yet, and returns the dataset less the images that turned out to be broken.
 
         Args:
-            dataset: training and regularisation examples are encoded as they are and, with `config.flip`, mirrored;
+            dataset: training and regularisation examples are encoded as they are and, with `config.flip_horizontally`, mirrored;
                 held-out ones as they are. Examples that are encoded at each step are only looked at.
             encode: called without gradients, on the CPU's pixels of one bucket at a time.
             rank, world: of `world` processes that share `folder`, this one encodes every `world`-th example.
@@ -125,7 +125,7 @@ class LatentCache:
         rest: list[_Job] = []
         for number, (example, flips) in enumerate(self._wanted(dataset, broken)):
             job = _Job(example, place(example.size, buckets), flips)
-            (share if number % world == rank else rest).append(job)
+            (share if number % world_size == rank else rest).append(job)
         meet = barrier or (lambda: None)
         try:
             self._encode_missing(share, encode, batch_size, broken, progress)
@@ -156,19 +156,19 @@ class LatentCache:
         return entry
 
     def _wanted(self, dataset: Dataset, broken: dict[Path, str]) -> Iterator[tuple[Example, tuple[bool, ...]]]:
-        shown = [*dataset.training, *dataset.regularisation]
+        shown = [*dataset.training, *dataset.regularization]
         if needs_pixels(self._config):
             for example in shown:
                 self._try_open(example, broken)
         else:
             for example in shown:
-                yield example, (False, True) if self._config.flip else (False,)
-        for example in dataset.held_out:
+                yield example, (False, True) if self._config.flip_horizontally else (False,)
+        for example in dataset.validation:
             yield example, (False,)
 
     def _try_open(self, example: Example, broken: dict[Path, str]) -> Source | None:
         try:
-            return Source.open(example, self._config.mask)
+            return Source.open(example, self._config.loss_mask)
         except UserError as error:
             broken[example.path] = str(error)
             return None
@@ -247,7 +247,7 @@ class LatentCache:
 
     def _key(self, digest: str, placement: Placement, flip: bool) -> str:
         position = [placement.original, placement.scaled, placement.bucket, placement.crop, flip]
-        facts = [PREPARATION, self._fingerprint, self._config.mask, digest, position]
+        facts = [PREPARATION, self._fingerprint, self._config.loss_mask, digest, position]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=24).hexdigest()
 
     def _kept(self, key: str, placement: Placement) -> Entry | None:
@@ -260,7 +260,7 @@ class LatentCache:
         except (OSError, ValueError, KeyError, safetensors.SafetensorError):
             return None  # not there, or cut short by a crash: it is made anew
         entry = Entry(tensors.get("moments", torch.empty(0)), tensors.get("mask"))
-        usable = _right_shape(entry.moments, placement) and (entry.mask is None) == (self._config.mask == "none")
+        usable = _right_shape(entry.moments, placement) and (entry.mask is None) == (self._config.loss_mask == "none")
         return entry if usable else None
 
     def _keep(self, key: str, entry: Entry) -> None:

@@ -19,7 +19,7 @@ from lib_lora_train.dataset.images import load_image
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_text
 
-Describe = Callable[[Image.Image], str]
+CaptionImage = Callable[[Image.Image], str]
 
 
 @dataclass
@@ -46,10 +46,10 @@ class CaptionReport:
 
 def caption_images(
     folder: Path,
-    describe: Describe,
+    caption_image: CaptionImage,
     *,
     overwrite: bool = False,
-    trigger: str = "",
+    trigger_word: str = "",
     progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> CaptionReport:
@@ -66,7 +66,7 @@ def caption_images(
     Raises:
         UserError: when the folder or one of its metadata files cannot be read, or a caption cannot be written.
     """
-    require_folder(folder, "images")
+    require_folder(folder, "dataset_folder")
     report = CaptionReport()
     images = find_images(folder, None, report.problems)
     captions = CaptionFiles(folder, report.problems)
@@ -75,7 +75,7 @@ def caption_images(
             report.stopped = True
             break
         try:
-            _caption_one(image, captions, describe, overwrite, trigger, report)
+            _caption_one(image, captions, caption_image, overwrite, trigger_word, report)
         except _LeftOutError as reason:
             report.problems.append(str(reason))
         progress(done + 1, len(images))
@@ -87,19 +87,24 @@ class _LeftOutError(Exception):
 
 
 def _caption_one(
-    image: Path, captions: CaptionFiles, describe: Describe, overwrite: bool, trigger: str, report: CaptionReport
+    image: Path,
+    captions: CaptionFiles,
+    caption_image: CaptionImage,
+    overwrite: bool,
+    trigger_word: str,
+    report: CaptionReport,
 ) -> None:
     target = image.with_name(f"{image.stem}.txt")
     # a.jpg and a.png share a.txt: what was just written for the one is not written over for the other.
     if target in report.written or (not overwrite and _has_caption(image, captions)):
         report.kept += 1
         return
-    text = _described(image, describe)
+    text = _captioned_text(image, caption_image)
     # Describing takes a while, in which the user may have written something.
     if not overwrite and target.is_file() and read_text(target).strip():
         report.kept += 1
         return
-    write_text(target, with_trigger(text, trigger.strip()) + "\n")
+    write_text(target, with_trigger(text, trigger_word.strip()) + "\n")
     report.written.append(target)
 
 
@@ -112,9 +117,9 @@ def _has_caption(image: Path, captions: CaptionFiles) -> bool:
         raise _LeftOutError(str(error)) from None
 
 
-def _described(image: Path, describe: Describe) -> str:
+def _captioned_text(image: Path, caption_image: CaptionImage) -> str:
     try:
-        text = " ".join(describe(load_image(image).rgb).split())
+        text = " ".join(caption_image(load_image(image).rgb).split())
     except UserError as error:
         raise _LeftOutError(str(error)) from None
     except Exception as error:  # a foreign model fails in any way, and the other images still want their captions

@@ -47,7 +47,7 @@ class Example:
     caption: str
     repeats: int
     weight: float
-    regularisation: bool
+    regularization: bool
     mask_path: Path | None
     width: int
     height: int
@@ -69,14 +69,14 @@ class Dataset:
     """
 
     training: list[Example]
-    regularisation: list[Example] = field(default_factory=list)
-    held_out: list[Example] = field(default_factory=list)
+    regularization: list[Example] = field(default_factory=list)
+    validation: list[Example] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     @property
     def examples(self) -> list[Example]:
         """All three lists, one after the other."""
-        return [*self.training, *self.regularisation, *self.held_out]
+        return [*self.training, *self.regularization, *self.validation]
 
     def without(self, broken: Collection[Path], reasons: list[str]) -> Dataset:
         """This dataset less the images in `broken`, with `reasons` among the warnings.
@@ -84,13 +84,13 @@ class Dataset:
         Raises:
             UserError: when no image is left to train on.
         """
-        training, regularisation, held_out = (
+        training, regularization, validation = (
             [example for example in part if example.path not in broken]
-            for part in (self.training, self.regularisation, self.held_out)
+            for part in (self.training, self.regularization, self.validation)
         )
         if not training:
             raise UserError(_none_readable(reasons))
-        return Dataset(training, regularisation, held_out, [*self.warnings, *_first_ones(reasons)])
+        return Dataset(training, regularization, validation, [*self.warnings, *_first_ones(reasons)])
 
 
 def read_dataset(config: DatasetConfig, seed: int = 0) -> Dataset:
@@ -101,21 +101,21 @@ def read_dataset(config: DatasetConfig, seed: int = 0) -> Dataset:
     Raises:
         UserError: when a folder is missing or has no image that can be used, or none would be left to train on.
     """
-    if not config.images.strip():
-        raise UserError("images: no folder is given. Name the folder with the images to learn.")
-    root = _folder(config.images)
-    other = _folder(config.regularisation) if config.regularisation.strip() else None
+    if not config.dataset_folder.strip():
+        raise UserError("dataset_folder: no folder is given. Name the folder with the images to learn.")
+    root = _folder(config.dataset_folder)
+    other = _folder(config.regularization_folder) if config.regularization_folder.strip() else None
     if other is not None and root.resolve() == other.resolve():
-        raise UserError(f"regularisation: {other} is also the folder of your own images. Use two folders.")
+        raise UserError(f"regularization_folder: {other} is also the folder of your own images. Use two folders.")
     warnings: list[str] = []
     own = _read_folder(root, other, config, False, warnings)
-    regularisation = _read_folder(other, root, config, True, warnings) if other is not None else []
-    training, held_out = _split(own, config.held_out_images, seed)
-    return Dataset(_repeated(training, config.repeats), regularisation, held_out, warnings)
+    regularization = _read_folder(other, root, config, True, warnings) if other is not None else []
+    training, validation = _split(own, config.validation_images, seed)
+    return Dataset(_repeated(training, config.repeats), regularization, validation, warnings)
 
 
-def held_out_count(images: int, wanted: int) -> int:
-    """How many of `images` images are only measured; `wanted` is `config.held_out_images`.
+def validation_count(images: int, wanted: int) -> int:
+    """How many of `images` images are only measured; `wanted` is `config.validation_images`.
 
     Raises:
         UserError: when none would be left to train on.
@@ -124,7 +124,7 @@ def held_out_count(images: int, wanted: int) -> int:
         return max(1, images // 10) if images >= 5 else 0
     if wanted and wanted >= images:
         raise UserError(
-            f"held_out_images: {wanted} of {images} images leaves none to train on. Lower it, or add images."
+            f"validation_images: {wanted} of {images} images leaves none to train on. Lower it, or add images."
         )
     return wanted
 
@@ -134,7 +134,7 @@ def _folder(setting: str) -> Path:
 
 
 def _split(examples: list[Example], wanted: int, seed: int) -> tuple[list[Example], list[Example]]:
-    count = held_out_count(len(examples), wanted)
+    count = validation_count(len(examples), wanted)
     chosen = set(Randomness(seed).numpy("held out").permutation(len(examples))[:count].tolist())
     training = [example for index, example in enumerate(examples) if index not in chosen]
     return training, [examples[index] for index in sorted(chosen)]
@@ -149,9 +149,9 @@ def _repeated(training: list[Example], repeats: int) -> list[Example]:
 
 
 def _read_folder(
-    root: Path, excluded: Path | None, config: DatasetConfig, regularisation: bool, warnings: list[str]
+    root: Path, excluded: Path | None, config: DatasetConfig, regularization: bool, warnings: list[str]
 ) -> list[Example]:
-    what = "regularisation" if regularisation else "images"
+    what = "regularization_folder" if regularization else "dataset_folder"
     require_folder(root, what)
     paths = find_images(root, excluded, warnings)
     if not paths:
@@ -161,7 +161,7 @@ def _read_folder(
     reasons: list[str] = []
     for path in paths:
         try:
-            examples.append(_read_example(path, root, config, regularisation, captions))
+            examples.append(_read_example(path, root, config, regularization, captions))
         except MetadataError:
             raise  # not the fault of one image
         except UserError as error:
@@ -179,20 +179,24 @@ def _read_folder(
 
 
 def _read_example(
-    path: Path, root: Path, config: DatasetConfig, regularisation: bool, captions: CaptionFiles
+    path: Path, root: Path, config: DatasetConfig, regularization: bool, captions: CaptionFiles
 ) -> Example:
     width, height = image_size(path)
     repeats, folder_caption = folder_repeats(path, root)
     caption = captions.caption(path)
-    trigger = "" if regularisation else config.trigger.strip()
-    mask = find_mask(path, root) if config.mask == "folder" else None
+    trigger_word = "" if regularization else config.trigger_word.strip()
+    mask = find_mask(path, root) if config.loss_mask == "folder" else None
     if mask is not None:
         image_size(mask)  # raises now rather than in the middle of encoding
-    example = Example(path, caption or ("" if trigger else folder_caption), repeats, 1.0, False, mask, width, height)
+    example = Example(
+        path, caption or ("" if trigger_word else folder_caption), repeats, 1.0, False, mask, width, height
+    )
     class_word = config.class_word.strip()
-    if regularisation:
-        return replace(example, caption=example.caption or class_word, weight=config.prior_weight, regularisation=True)
-    return replace(example, caption=with_trigger(example.caption, trigger, class_word))
+    if regularization:
+        return replace(
+            example, caption=example.caption or class_word, weight=config.prior_loss_weight, regularization=True
+        )
+    return replace(example, caption=with_trigger(example.caption, trigger_word, class_word))
 
 
 def _doubts(examples: list[Example], root: Path, config: DatasetConfig, captions: CaptionFiles) -> list[str]:
@@ -210,8 +214,8 @@ def _doubts(examples: list[Example], root: Path, config: DatasetConfig, captions
             f"{len(files)} caption files have several lines, such as {files[0].name}; "
             "only the first line is used. Put the caption in one line."
         )
-    if config.mask == "folder":
-        unmasked = [example for example in examples if example.mask_path is None and not example.regularisation]
+    if config.loss_mask == "folder":
+        unmasked = [example for example in examples if example.mask_path is None and not example.regularization]
         if unmasked:
             doubts.append(
                 f"{len(unmasked)} of {len(examples)} images have no mask, such as {unmasked[0].path.name}; "

@@ -144,7 +144,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _eight_bit(image: Image.Image) -> LoadedImage:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return LoadedImage(_scaled_grey(image).convert("RGB"), None)
+        return LoadedImage(_scaled_gray(image).convert("RGB"), None)
     if image.mode == "La":  # Pillow converts premultiplied grey only to LA
         image = image.convert("LA")
     if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
@@ -157,7 +157,7 @@ def _eight_bit(image: Image.Image) -> LoadedImage:
     return LoadedImage(image.convert("RGB"), None)
 
 
-def _scaled_grey(image: Image.Image) -> Image.Image:
+def _scaled_gray(image: Image.Image) -> Image.Image:
     """Grey of more than 8 bits as mode L. Pillow itself would clip everything above 255 to white."""
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
     low, high = float(values.min()), float(values.max())

@@ -18,7 +18,7 @@ from lib_lora_train.randomness import Randomness
 
 
 @dataclass(frozen=True)
-class Showing:
+class Sample:
     """One example in its place, at one position of the epoch's order over all processes."""
 
     example: Example
@@ -41,32 +41,32 @@ class BatchPlan:
         steps_per_epoch: batches in each epoch.
     """
 
-    def __init__(self, dataset: Dataset, config: DatasetConfig, randomness: Randomness, world: int = 1) -> None:
+    def __init__(self, dataset: Dataset, config: DatasetConfig, randomness: Randomness, world_size: int = 1) -> None:
         self._randomness = randomness
         buckets = bucket_sizes(config)
         self._placements = {example.path: place(example.size, buckets) for example in dataset.examples}
         self._training = self._by_bucket(dataset.training)
-        self._regularisation = self._by_bucket(dataset.regularisation)
+        self._regularization = self._by_bucket(dataset.regularization)
         shown = sum(len(examples) for examples in self._training.values())
-        self._quotas = _shares(shown, {bucket: len(examples) for bucket, examples in self._regularisation.items()})
-        self.global_batch = config.batch_size * world
-        self.showings: dict[Size, int] = {
+        self._quotas = _shares(shown, {bucket: len(examples) for bucket, examples in self._regularization.items()})
+        self.global_batch = config.batch_size * world_size
+        self.samples: dict[Size, int] = {
             bucket: len(self._training.get(bucket, ())) + self._quotas.get(bucket, 0)
             for bucket in sorted(self._training.keys() | self._quotas.keys())
         }
-        self.steps_per_epoch = sum(math.ceil(count / self.global_batch) for count in self.showings.values())
+        self.steps_per_epoch = sum(math.ceil(count / self.global_batch) for count in self.samples.values())
 
     def placement(self, example: Example) -> Placement:
         """Where the example lies, cut to its centre."""
         return self._placements[example.path]
 
-    def order(self, epoch: int) -> list[list[Showing]]:
+    def order(self, epoch: int) -> list[list[Sample]]:
         """The batches of an epoch (counted from 0), each of `global_batch` showings."""
-        batches = [batch for bucket in self.showings for batch in self._bucket_batches(bucket, epoch)]
+        batches = [batch for bucket in self.samples for batch in self._bucket_batches(bucket, epoch)]
         order = self._randomness.numpy("batch order", epoch).permutation(len(batches))
         return [
             [
-                Showing(example, self._placements[example.path], number * self.global_batch + slot)
+                Sample(example, self._placements[example.path], number * self.global_batch + slot)
                 for slot, example in enumerate(batches[index])
             ]
             for number, index in enumerate(order)
@@ -82,14 +82,14 @@ class BatchPlan:
     def _bucket_batches(self, bucket: Size, epoch: int) -> list[list[Example]]:
         training = self._training.get(bucket, [])
         order = self._randomness.numpy("training order", epoch, *bucket).permutation(len(training))
-        mixed = _interleaved([training[index] for index in order], self._regularisation_turn(bucket, epoch))
+        mixed = _interleaved([training[index] for index in order], self._regularization_rotation(bucket, epoch))
         count = math.ceil(len(mixed) / self.global_batch) * self.global_batch
         filled = [mixed[index % len(mixed)] for index in range(count)]
         return [filled[start : start + self.global_batch] for start in range(0, count, self.global_batch)]
 
-    def _regularisation_turn(self, bucket: Size, epoch: int) -> list[Example]:
+    def _regularization_rotation(self, bucket: Size, epoch: int) -> list[Example]:
         """The epoch's part of an endless row in which all examples of the bucket come once before any comes again."""
-        examples, quota = self._regularisation.get(bucket, []), self._quotas.get(bucket, 0)
+        examples, quota = self._regularization.get(bucket, []), self._quotas.get(bucket, 0)
         turn: list[Example] = []
         place_in_row = epoch * quota
         while len(turn) < quota:

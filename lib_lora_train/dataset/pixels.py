@@ -55,7 +55,7 @@ def mask_cells(mask: Image.Image, placement: Placement, flip: bool = False) -> t
 
 
 def mask_of(image: LoadedImage, mask_image: LoadedImage | None, kind: str) -> Image.Image:
-    """What `mask_cells` needs (mode L) under the setting `config.mask`; all white where an image has no mask."""
+    """What `mask_cells` needs (mode L) under the setting `config.loss_mask`; all white where an image has no mask."""
     if kind == "alpha" and image.alpha is not None:
         return image.alpha
     if kind == "folder" and mask_image is not None:

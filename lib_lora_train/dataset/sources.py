@@ -32,7 +32,7 @@ class Source:
     Attributes:
         image: as large as the example says.
         mask: decoded when the example has one.
-        kind: the setting `config.mask`.
+        kind: the setting `config.loss_mask`.
         digest: `content_digest` of the very bytes that were decoded.
     """
 

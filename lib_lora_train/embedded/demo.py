@@ -10,26 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from lib_lora_train.embedded.world import BACKGROUNDS, COLOURS, NEW_SHAPE, SHAPES, Scene, render, sample_scene
+from lib_lora_train.embedded.synthetic import BACKGROUNDS, COLORS, NEW_SHAPE, SHAPES, Scene, render, sample_scene
 
 
-def write_demo(images: Path, regularisation: Path, seed: int = 0) -> None:
+def write_demo(images: Path, regularization: Path, seed: int = 0) -> None:
     """Writes 12 captioned stars and 30 captioned known shapes, six of each, as PNG and text.
 
     Both go evenly through the six colours and three backgrounds.
     """
     rng = np.random.default_rng([seed, 4])
-    stars = [(NEW_SHAPE, colour, background) for colour, background in _pairs(12)]
+    stars = [(NEW_SHAPE, color, background) for color, background in _pairs(12)]
     known = [(shape, *pair) for place, shape in enumerate(SHAPES) for pair in _pairs(6, place)]
-    write_scenes(images, [sample_scene(rng, *wish) for wish in stars])
-    write_scenes(regularisation, [sample_scene(rng, *wish) for wish in known])
+    write_scenes(images, [sample_scene(rng, *prompt) for prompt in stars])
+    write_scenes(regularization, [sample_scene(rng, *prompt) for prompt in known])
 
 
 def write_scenes(folder: Path, scenes: list[Scene]) -> None:
     """Writes each scene as `NN_colour_shape_background.png` with its caption in a `.txt` beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, scene in enumerate(scenes, start=1):
-        file = folder / f"{number:02d}_{scene.colour}_{scene.shape}_{scene.background}.png"
+        file = folder / f"{number:02d}_{scene.color}_{scene.shape}_{scene.background}.png"
         render(scene).save(file, optimize=True)
         file.with_suffix(".txt").write_text(scene.caption + "\n", encoding="utf-8", newline="\n")
 
@@ -40,8 +40,8 @@ def write_levels(folder: Path, levels: Mapping[str, Mapping[str, Any]], count: i
     The scenes go evenly through shapes, colours and backgrounds.
     """
     rng = np.random.default_rng([seed, 9])
-    wishes = zip(itertools.cycle(SHAPES), _pairs(count), strict=False)
-    scenes = [sample_scene(rng, shape, *pair) for shape, pair in wishes]
+    evaluation_prompts = zip(itertools.cycle(SHAPES), _pairs(count), strict=False)
+    scenes = [sample_scene(rng, shape, *pair) for shape, pair in evaluation_prompts]
     for name, changes in levels.items():
         write_scenes(folder / name, [replace(scene, **changes) for scene in scenes])
 
@@ -53,5 +53,5 @@ def _pairs(count: int, shift: int = 0) -> list[tuple[str, str]]:
     backgrounds = list(BACKGROUNDS)
     while len(pairs) < count:
         turn = next(rounds) + shift
-        pairs += [(colour, backgrounds[(place + turn) % len(backgrounds)]) for place, colour in enumerate(COLOURS)]
+        pairs += [(color, backgrounds[(place + turn) % len(backgrounds)]) for place, color in enumerate(COLORS)]
     return pairs[:count]

@@ -6,30 +6,30 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
 
-Waiting = Callable[[str], None]
+OnWait = Callable[[str], None]
 """Told, about twice a second, why a turn cannot begin yet; what it raises ends the wait."""
 
 ASK_AGAIN_SECONDS = 0.5
 
 
-def wait_patiently(reason: str) -> None:
+def keep_waiting(reason: str) -> None:
     """Waits as long as it takes."""
 
 
 class Host(Protocol):
     """Implemented by `standalone`, and by the WebUIs' hosts. One lease at a time; make another host for another lease."""
 
-    def lease(self) -> AbstractContextManager[LentCheckpoint]:
+    def lease(self) -> AbstractContextManager[SharedCheckpoint]:
         """Lends the checkpoint for the length of a run. On exit everything is as before, and that was checked."""
         ...
 
-    def peek(self) -> LentCheckpoint:
+    def describe(self) -> SharedCheckpoint:
         """The checkpoint's facts and shapes, at once and without a lease: nothing may be computed with its tensors."""
         ...
 
-    def turn(self, waiting: Waiting = wait_patiently) -> AbstractContextManager[None]:
+    def gpu_slot(self, on_wait: OnWait = keep_waiting) -> AbstractContextManager[None]:
         """Holds the device for one slice of steps. Between two turns the host may draw, or load another checkpoint:
         then the next turn begins when the lent one is back.
         """

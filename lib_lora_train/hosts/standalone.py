@@ -17,11 +17,7 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from lib_lora_train.config import CheckpointConfig
-from lib_lora_train.errors import UserError
-from lib_lora_train.hosts.base import Waiting, wait_patiently
-from lib_lora_train.hosts.bring import brought_to
-from lib_lora_train.hosts.recognise import (
+from lib_lora_train.checkpoints.detect import (
     CHOOSE,
     SD2_TEXT,
     SDXL_TEXT,
@@ -29,12 +25,16 @@ from lib_lora_train.hosts.recognise import (
     UNET,
     VAE,
     family_of,
-    marks_of,
+    prediction_markers,
     read_header,
 )
+from lib_lora_train.config import CheckpointConfig
+from lib_lora_train.errors import UserError
+from lib_lora_train.hosts.base import OnWait, keep_waiting
+from lib_lora_train.hosts.on_device import device_context
 from lib_lora_train.model.family import SD2, SDXL, Family, Heads
-from lib_lora_train.model.lent import PRECISIONS, LentCheckpoint
 from lib_lora_train.model.probe import predicts_noise
+from lib_lora_train.model.shared_checkpoint import PRECISIONS, SharedCheckpoint
 
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 SECOND = "tokenizer_2"
@@ -50,7 +50,7 @@ class StandaloneHost:
     device: torch.device
 
     @contextmanager
-    def lease(self) -> Iterator[LentCheckpoint]:
+    def lease(self) -> Iterator[SharedCheckpoint]:
         """The checkpoint of `config.checkpoint`.
 
         Tensors that already have the precision of the arithmetic stay mapped from disk; others are converted, which
@@ -59,17 +59,19 @@ class StandaloneHost:
         Raises:
             UserError: when the file is missing, broken, of a kind that cannot be taught, or has no tokenizer.
         """
-        lent, said = self._opened()
-        lent.unet = {name: tensor.to(self.device, lent.precision) for name, tensor in lent.unet.items()}
-        if lent.family is SD2 and not said:
-            lent.prediction = "epsilon" if predicts_noise(lent) else "v"
-        yield lent
+        checkpoint, said = self._opened()
+        checkpoint.unet = {
+            name: tensor.to(self.device, checkpoint.precision) for name, tensor in checkpoint.unet.items()
+        }
+        if checkpoint.family is SD2 and not said:
+            checkpoint.prediction = "epsilon" if predicts_noise(checkpoint) else "v"
+        yield checkpoint
 
-    def peek(self) -> LentCheckpoint:
+    def describe(self) -> SharedCheckpoint:
         """As `lease`, with all tensors as they are in the file."""
         return self._opened()[0]
 
-    def _opened(self) -> tuple[LentCheckpoint, bool]:
+    def _opened(self) -> tuple[SharedCheckpoint, bool]:
         """The checkpoint, and whether somebody says what it predicts."""
         path = Path(self.config.checkpoint)
         weights, family = read_checkpoint(path)
@@ -78,7 +80,7 @@ class StandaloneHost:
         texts = _text_encoders(weights, family)
         second = folder_of_second(folder, texts[1]) if family is SDXL else None
         said = _prediction(self.config.prediction, weights, side_car)
-        lent = LentCheckpoint(
+        checkpoint = SharedCheckpoint(
             name=path.stem,
             family=family,
             unet=_part(weights, UNET),
@@ -95,14 +97,14 @@ class StandaloneHost:
             text_encoder_2=texts[1],
             tokenizer_2=load_tokenizer(second) if family is SDXL and second != folder else None,
             text_config_2=_text_config(second) if second != folder else {},
-            brought=brought_to(self.device),
+            on_device=device_context(self.device),
             sha256=functools.cache(lambda: file_sha256(path)),  # asked for at every save
             legacy_hash=lambda: legacy_hash(path),
         )
-        return lent, bool(said)
+        return checkpoint, bool(said)
 
     @contextmanager
-    def turn(self, waiting: Waiting = wait_patiently) -> Iterator[None]:
+    def gpu_slot(self, on_wait: OnWait = keep_waiting) -> Iterator[None]:
         """Nobody else is there to wait for."""
         yield
 
@@ -186,7 +188,9 @@ def load_tokenizer(folder: Path | None) -> Any:
         return tokenizer
     except Exception as error:  # tokenizers raises nothing narrower for damaged files
         if folder:
-            raise UserError(f"tokenizer: {folder} cannot be read ({error}). Check its vocab.json and merges.txt.") from None
+            raise UserError(
+                f"tokenizer: {folder} cannot be read ({error}). Check its vocab.json and merges.txt."
+            ) from None
         raise UserError(
             f"tokenizer: CLIP's ({CLIP_TOKENIZER}) is not on this machine and could not be downloaded. "
             "Connect once, or give a folder with its vocab.json and merges.txt."
@@ -244,7 +248,9 @@ def _side_car(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         return dict(content["model"]["params"])
     except (yaml.YAMLError, OSError, UnicodeDecodeError, KeyError, TypeError, ValueError):
-        raise UserError(f"{file.name} beside the checkpoint is not a Stable Diffusion config. Mend or remove it.") from None
+        raise UserError(
+            f"{file.name} beside the checkpoint is not a Stable Diffusion config. Mend or remove it."
+        ) from None
 
 
 def _prediction(setting: str, weights: Mapping[str, torch.Tensor], side_car: Mapping[str, Any]) -> str:
@@ -252,14 +258,14 @@ def _prediction(setting: str, weights: Mapping[str, torch.Tensor], side_car: Map
     if setting != "auto":
         return setting
     scaling = str(_nested(side_car, "denoiser_config", "params", "scaling_config").get("target", ""))
-    if marks_of(weights)[0] or side_car.get("parameterization") == "v" or scaling.endswith("VScaling"):
+    if prediction_markers(weights)[0] or side_car.get("parameterization") == "v" or scaling.endswith("VScaling"):
         return "v"
     return "epsilon" if side_car else ""
 
 
 def _zero_terminal_snr(setting: str, prediction: str, weights: Mapping[str, torch.Tensor]) -> bool:
     """A network that predicts noise would learn nothing where all is noise, so the file's mark counts for v only."""
-    return setting == "on" or (setting == "auto" and prediction == "v" and marks_of(weights)[1])
+    return setting == "on" or (setting == "auto" and prediction == "v" and prediction_markers(weights)[1])
 
 
 def _heads(side_car: Mapping[str, Any]) -> Heads | None:

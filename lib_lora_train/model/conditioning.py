@@ -46,8 +46,12 @@ class Conditioning:
         """
         if self.pooled is None or not any(rows):
             return self
-        kept = torch.tensor([not row for row in rows], dtype=self.pooled.dtype).to(self.pooled.device, non_blocking=True)
-        return replace(self, context=self.context * kept[:, None, None].to(self.context.dtype), pooled=self.pooled * kept[:, None])
+        kept = torch.tensor([not row for row in rows], dtype=self.pooled.dtype).to(
+            self.pooled.device, non_blocking=True
+        )
+        return replace(
+            self, context=self.context * kept[:, None, None].to(self.context.dtype), pooled=self.pooled * kept[:, None]
+        )
 
     @staticmethod
     def joined(parts: Sequence[Conditioning]) -> Conditioning:
@@ -75,9 +79,9 @@ def stand_in_conditioning(config: Any, batch: int, tokens: int, device: torch.de
     )
 
 
-def predict(unet: Any, noisy: torch.Tensor, timesteps: torch.Tensor, told: Conditioning) -> torch.Tensor:
+def predict(unet: Any, noisy: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
     """What the UNet makes of `noisy` [B, 4, h, w] at `timesteps`, in the precision of its arithmetic."""
-    if told.pooled is None:
-        return unet(noisy, timesteps, told.context).sample
-    added = {"text_embeds": told.pooled, "time_ids": told.time_ids}
-    return unet(noisy, timesteps, told.context, added_cond_kwargs=added).sample
+    if conditioning.pooled is None:
+        return unet(noisy, timesteps, conditioning.context).sample
+    added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids}
+    return unet(noisy, timesteps, conditioning.context, added_cond_kwargs=added).sample

@@ -32,7 +32,7 @@ class NoiseSchedule:
         signal, sigma = self._coefficients(timesteps, latents)
         return signal * noise - sigma * latents
 
-    def stepped(self, noisy: torch.Tensor, prediction: torch.Tensor, now: int, then: int) -> torch.Tensor:
+    def sampler_step(self, noisy: torch.Tensor, prediction: torch.Tensor, now: int, then: int) -> torch.Tensor:
         """x_then of what `prediction` sees in x_now, by DDIM without new noise (Song et al. 2021, equation 12)."""
         signal, sigma = self.alphas_cumprod[now].sqrt(), (1 - self.alphas_cumprod[now]).sqrt()
         if self.prediction == "epsilon":

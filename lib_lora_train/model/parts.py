@@ -14,9 +14,9 @@ from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.model.checksum import checksum
 from lib_lora_train.model.conditioning import Conditioning
-from lib_lora_train.model.lent import LentCheckpoint
 from lib_lora_train.model.noise import NoiseSchedule, stable_diffusion_schedule
-from lib_lora_train.model.sampling import Drawing, decode, draw_latents
+from lib_lora_train.model.sampling import SamplingOptions, decode, sample_latents
+from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
 from lib_lora_train.model.text import ClipText, TextEncoding
 from lib_lora_train.model.view import text_encoder_view, unet_view, vae_view
 
@@ -25,7 +25,7 @@ from lib_lora_train.model.view import text_encoder_view, unet_view, vae_view
 class Parts:
     """Views that share every weight with the host."""
 
-    lent: LentCheckpoint
+    checkpoint: SharedCheckpoint
     unet: Any
     vae: Any
     text_encoders: nn.ModuleList
@@ -34,25 +34,27 @@ class Parts:
     schedule: NoiseSchedule
 
     @classmethod
-    def of(cls, lent: LentCheckpoint, config: CheckpointConfig) -> Parts:
+    def of(cls, checkpoint: SharedCheckpoint, config: CheckpointConfig) -> Parts:
         """Builds the views; raises UserError when the checkpoint's architecture is unknown, or cannot be taught so."""
-        if lent.zero_terminal_snr and lent.prediction != "v":
+        if checkpoint.zero_terminal_snr and checkpoint.prediction != "v":
             raise UserError(
-                f"zero_terminal_snr: is on, but {lent.name} predicts the noise, which teaches nothing where all is noise. "
+                f"zero_terminal_snr: is on, but {checkpoint.name} predicts the noise, which teaches nothing where all is noise. "
                 "Use auto, or set prediction to v where that is what it predicts."
             )
-        encoders = [text_encoder_view(lent, number) for number in range(len(lent.family.text))]
+        encoders = [text_encoder_view(checkpoint, number) for number in range(len(checkpoint.family.text))]
         clips = [
-            ClipText(lent.text_tokenizer(number), encoder, lent.text_part(number), config.clip_skip)
+            ClipText(checkpoint.text_tokenizer(number), encoder, checkpoint.text_part(number), config.clip_skip)
             for number, encoder in enumerate(encoders)
         ]
         return cls(
-            lent=lent,
-            unet=unet_view(lent),
-            vae=vae_view(lent),
+            checkpoint=checkpoint,
+            unet=unet_view(checkpoint),
+            vae=vae_view(checkpoint),
             text_encoders=nn.ModuleList(encoders),
             text=TextEncoding(clips, config.max_tokens),
-            schedule=stable_diffusion_schedule(lent.prediction, lent.zero_terminal_snr).to(lent.device),
+            schedule=stable_diffusion_schedule(checkpoint.prediction, checkpoint.zero_terminal_snr).to(
+                checkpoint.device
+            ),
         )
 
     @torch.no_grad()
@@ -65,28 +67,32 @@ class Parts:
 
     def vae_fingerprint(self) -> str:
         """Tells VAEs apart that encode differently; they may decode differently and still share it."""
-        return checksum({n: tensor for n, tensor in self.lent.vae.items() if n.startswith(("encoder.", "quant_conv."))})
+        return checksum(
+            {n: tensor for n, tensor in self.checkpoint.vae.items() if n.startswith(("encoder.", "quant_conv."))}
+        )
 
     @torch.no_grad()
-    def draw(
-        self, prompts: Sequence[str], negative: str, seeds: Sequence[int], drawing: Drawing, at_once: int = 8
+    def generate(
+        self, prompts: Sequence[str], negative: str, seeds: Sequence[int], options: SamplingOptions, at_once: int = 8
     ) -> list[Image.Image]:
         """One image per prompt and seed, with the adapter at the strength it has now; `at_once` of them together."""
-        with self.lent.brought(self.text_encoders):
-            told = [self._told(negative, prompt, drawing) for prompt in prompts]
+        with self.checkpoint.on_device(self.text_encoders):
+            conditioning = [self._conditioning(negative, prompt, options) for prompt in prompts]
         images: list[Image.Image] = []
-        with self.lent.brought(self.vae):
-            for chosen in _batches([pair.context for pair in told], at_once):
-                texts, negatives = (Conditioning.joined([told[i][row] for i in chosen]) for row in (slice(1, 2), slice(1)))
-                with self.lent.autocast():
-                    latents = draw_latents(self.unet, texts, negatives, [seeds[i] for i in chosen], drawing)
-                images += decode(self.vae, latents, drawing.latent_scale)
+        with self.checkpoint.on_device(self.vae):
+            for chosen in _batches([pair.context for pair in conditioning], at_once):
+                texts, negatives = (
+                    Conditioning.joined([conditioning[i][row] for i in chosen]) for row in (slice(1, 2), slice(1))
+                )
+                with self.checkpoint.autocast():
+                    latents = sample_latents(self.unet, texts, negatives, [seeds[i] for i in chosen], options)
+                images += decode(self.vae, latents, options.latent_scale)
         return images
 
-    def _told(self, negative: str, prompt: str, drawing: Drawing) -> Conditioning:
+    def _conditioning(self, negative: str, prompt: str, options: SamplingOptions) -> Conditioning:
         """Negative prompt and prompt, as the WebUIs tell them to the UNet: SDXL's empty negative is all zeros."""
         both = self.text.encode([negative, prompt]).without_text([not negative, False])
-        size = (drawing.height, drawing.width)
+        size = (options.height, options.width)
         return both.with_sizes(torch.tensor([(*size, 0, 0, *size)] * 2, device=both.context.device))
 
 

@@ -37,7 +37,7 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
 
 
 @dataclass(frozen=True)
-class Drawing:
+class SamplingOptions:
     """How to draw: the same fields mean the same as in the WebUI."""
 
     width: int
@@ -51,8 +51,8 @@ class Drawing:
 
 
 @torch.no_grad()
-def draw_latents(
-    unet: Any, told: Conditioning, uncond: Conditioning, seeds: Sequence[int], drawing: Drawing
+def sample_latents(
+    unet: Any, conditioning: Conditioning, uncond: Conditioning, seeds: Sequence[int], options: SamplingOptions
 ) -> torch.Tensor:
     """Latents [B, 4, h, w] for what the UNet is told, with classifier-free guidance against `uncond`; both of B images.
 
@@ -60,19 +60,19 @@ def draw_latents(
     WebUI's does with "RNG: CPU".
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    prediction_type = "epsilon" if drawing.prediction == "epsilon" else "v_prediction"
-    betas = zero_terminal_betas() if drawing.zero_terminal_snr else None
-    scheduler = SAMPLERS[drawing.sampler](prediction_type=prediction_type, trained_betas=betas)
-    scheduler.set_timesteps(drawing.steps)
-    shape = (unet.config["in_channels"], drawing.height // 8, drawing.width // 8)
-    latents = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(told.context.device)
+    prediction_type = "epsilon" if options.prediction == "epsilon" else "v_prediction"
+    betas = zero_terminal_betas() if options.zero_terminal_snr else None
+    scheduler = SAMPLERS[options.sampler](prediction_type=prediction_type, trained_betas=betas)
+    scheduler.set_timesteps(options.steps)
+    shape = (unet.config["in_channels"], options.height // 8, options.width // 8)
+    latents = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(conditioning.context.device)
     latents = latents * float(scheduler.init_noise_sigma)
-    both = Conditioning.joined([uncond, told])
-    extra = {"generator": generators} if drawing.sampler == "euler_a" else {}
+    both = Conditioning.joined([uncond, conditioning])
+    extra = {"generator": generators} if options.sampler == "euler_a" else {}
     for timestep in scheduler.timesteps:
         scaled = scheduler.scale_model_input(latents, timestep)
         without, with_text = predict(unet, torch.cat([scaled, scaled]), timestep, both).float().chunk(2)
-        prediction = without + drawing.guidance * (with_text - without)
+        prediction = without + options.guidance * (with_text - without)
         latents = scheduler.step(prediction, timestep, latents, **extra).prev_sample
     return latents
 

@@ -30,7 +30,7 @@ CHUNK = 75
 
 
 @dataclass
-class LearnedWord:
+class LearnedEmbedding:
     """Vectors that stand for a word: wherever the word is in a text, they are there instead of its tokens' own.
 
     Attributes:
@@ -40,7 +40,7 @@ class LearnedWord:
 
     word: str
     vectors: torch.nn.Parameter
-    spoken: bool = True
+    active: bool = True
 
 
 @dataclass
@@ -52,7 +52,7 @@ class ClipText:
     part: TextPart
     clip_skip: int = 1
     """1 is the encoder's ordinary output; counts where the family lets the user choose."""
-    learned: LearnedWord | None = None
+    learned: LearnedEmbedding | None = None
 
     @property
     def skipped_layers(self) -> int:
@@ -91,7 +91,7 @@ class ClipText:
     def _units(self, ids: list[int]) -> Iterator[list[int]]:
         """The tokens one by one, but for those that a learned word's vectors stand for."""
         place, learned = 0, self.learned
-        own = self.ids(learned.word) if learned and learned.spoken else []
+        own = self.ids(learned.word) if learned and learned.active else []
         while place < len(ids):
             if learned and own and ids[place : place + len(own)] == own:
                 yield [self._first_free + i for i in range(len(learned.vectors))]
@@ -103,7 +103,7 @@ class ClipText:
     def features(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(features [N, 77, width], pooled features [N, p] where there are any) of chunks [N, 77]."""
         skipped = self.skipped_layers
-        with self._speaking(ids):
+        with self._substituting(ids):
             output = self.encoder(ids.where(ids < self._first_free, 0), output_hidden_states=skipped > 0)
         pooled = self._pooled(output.last_hidden_state, ids) if self.part.pooled else None
         if not skipped:
@@ -117,19 +117,19 @@ class ClipText:
         return self.encoder.text_projection(last[torch.arange(len(ids), device=ids.device), ends])
 
     @contextlib.contextmanager
-    def _speaking(self, ids: torch.Tensor) -> Iterator[None]:
+    def _substituting(self, ids: torch.Tensor) -> Iterator[None]:
         """Puts a learned word's vectors in the places of `ids` that are theirs."""
         if self.learned is None:
             yield
             return
         vectors = self.learned.vectors
 
-        def spoken(module: Any, arguments: Any, found: torch.Tensor) -> torch.Tensor:
+        def active(module: Any, arguments: Any, found: torch.Tensor) -> torch.Tensor:
             place = ids - self._first_free
             own = vectors.to(found.device, found.dtype)[place.clamp(min=0)]
             return own.where((place >= 0).unsqueeze(-1), found)
 
-        hook = self._embeddings.register_forward_hook(spoken)
+        hook = self._embeddings.register_forward_hook(active)
         try:
             yield
         finally:
@@ -175,7 +175,9 @@ class TextEncoding:
 
     def fingerprint(self) -> str:
         """Differs between encoders and settings that give different features."""
-        weights = {f"{i} {name}": t for i, clip in enumerate(self.encoders) for name, t in clip.encoder.state_dict().items()}
+        weights = {
+            f"{i} {name}": t for i, clip in enumerate(self.encoders) for name, t in clip.encoder.state_dict().items()
+        }
         return checksum(weights, self.max_tokens, *((clip.part, clip.skipped_layers) for clip in self.encoders))
 
     @property

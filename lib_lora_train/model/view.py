@@ -19,7 +19,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from lib_lora_train.errors import UserError
 from lib_lora_train.model.conditioning import SIZES
-from lib_lora_train.model.lent import LentCheckpoint, View
 from lib_lora_train.model.names import (
     UNetShape,
     renamed,
@@ -29,67 +28,70 @@ from lib_lora_train.model.names import (
     vae_levels,
     vae_modules,
 )
+from lib_lora_train.model.shared_checkpoint import SharedCheckpoint, View
 
 
-def unet_view(lent: LentCheckpoint) -> UNet2DConditionModel:
+def unet_view(checkpoint: SharedCheckpoint) -> UNet2DConditionModel:
     """The lent UNet as diffusers' module. Input [B, 4, h, w], timesteps [B], text features [B, n, width].
 
     Raises:
         UserError: when a weight is missing or left over: a checkpoint of another architecture.
     """
-    what = f"UNet of {lent.name}"
+    what = f"UNet of {checkpoint.name}"
     with _known_architecture(what):
-        shape = unet_shape(lent.unet)
+        shape = unet_shape(checkpoint.unet)
         modules = unet_modules(shape)
         with torch.device("meta"), _Unfilled():
-            unet = UNet2DConditionModel(**unet_config(lent, shape))
-        return _lend(lent, unet, lambda: renamed(lent.unet, modules), what)
+            unet = UNet2DConditionModel(**unet_config(checkpoint, shape))
+        return _attach(checkpoint, unet, lambda: renamed(checkpoint.unet, modules), what)
 
 
-def vae_view(lent: LentCheckpoint) -> AutoencoderKL:
+def vae_view(checkpoint: SharedCheckpoint) -> AutoencoderKL:
     """The lent VAE as diffusers' module; pixels [B, 3, H, W] in -1..1, latents [B, 4, H/8, W/8] unscaled."""
-    what = f"VAE of {lent.name}"
+    what = f"VAE of {checkpoint.name}"
     with _known_architecture(what):
-        levels, resnets = vae_levels(lent.vae)
+        levels, resnets = vae_levels(checkpoint.vae)
         modules = vae_modules(levels, resnets)
         with torch.device("meta"), _Unfilled():
-            vae = AutoencoderKL(**vae_config(lent.vae, levels, resnets))
+            vae = AutoencoderKL(**vae_config(checkpoint.vae, levels, resnets))
 
         def weights() -> dict[str, torch.Tensor]:
-            named = renamed(lent.vae, modules)
+            named = renamed(checkpoint.vae, modules)
             # LDM keeps the attention's projections as 1x1 convolutions: the same numbers, two more axes.
             return {k: v[:, :, 0, 0] if ".attentions." in k and v.ndim == 4 else v for k, v in named.items()}
 
-        return _lend(lent, vae, weights, what)
+        return _attach(checkpoint, vae, weights, what)
 
 
-def text_encoder_view(lent: LentCheckpoint, number: int = 0) -> Any:
+def text_encoder_view(checkpoint: SharedCheckpoint, number: int = 0) -> Any:
     """The lent text encoder `number` of the family as transformers' module: a CLIPTextModel, with projection or without."""
-    what = f"text encoder of {lent.name}"
+    what = f"text encoder of {checkpoint.name}"
     with _known_architecture(what):
-        named = text_weights(lent.text_weights(number))
+        named = text_weights(checkpoint.text_weights(number))
         kind = CLIPTextModelWithProjection if "text_projection.weight" in named else CLIPTextModel
         with torch.device("meta"), _Unfilled():
-            encoder = kind(CLIPTextConfig(**text_config(lent, named, number)))
-        prefixed = any(key.startswith("text_model.") for key in encoder.state_dict())  # transformers 5 dropped the prefix
+            encoder = kind(CLIPTextConfig(**text_config(checkpoint, named, number)))
+        prefixed = any(
+            key.startswith("text_model.") for key in encoder.state_dict()
+        )  # transformers 5 dropped the prefix
 
         def weights() -> dict[str, torch.Tensor]:
-            own = text_weights(lent.text_weights(number))
+            own = text_weights(checkpoint.text_weights(number))
             return own if prefixed else {k.removeprefix("text_model."): v for k, v in own.items()}
 
-        _refill_position_ids(encoder, lent.device)
-        return _lend(lent, encoder, weights, what)
+        _refill_position_ids(encoder, checkpoint.device)
+        return _attach(checkpoint, encoder, weights, what)
 
 
-def unet_config(lent: LentCheckpoint, shape: UNetShape) -> dict[str, Any]:
+def unet_config(checkpoint: SharedCheckpoint, shape: UNetShape) -> dict[str, Any]:
     """diffusers' constructor arguments for the lent UNet, read off its weights."""
     attention = [depth > 0 for depth in shape.transformer_depth]
-    heads = lent.heads or lent.family.heads
-    first = next(key for key in lent.unet if key.endswith("attn2.to_k.weight"))
-    proj_in = next(value for key, value in lent.unet.items() if key.endswith(".proj_in.weight"))
+    heads = checkpoint.heads or checkpoint.family.heads
+    first = next(key for key in checkpoint.unet if key.endswith("attn2.to_k.weight"))
+    proj_in = next(value for key, value in checkpoint.unet.items() if key.endswith(".proj_in.weight"))
     return {
-        "in_channels": lent.unet["input_blocks.0.0.weight"].shape[1],
-        "out_channels": lent.unet["out.2.weight"].shape[0],
+        "in_channels": checkpoint.unet["input_blocks.0.0.weight"].shape[1],
+        "out_channels": checkpoint.unet["out.2.weight"].shape[0],
         "block_out_channels": shape.channels,
         "layers_per_block": shape.resnets_per_level,
         "down_block_types": tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attention),
@@ -97,18 +99,18 @@ def unet_config(lent: LentCheckpoint, shape: UNetShape) -> dict[str, Any]:
         "transformer_layers_per_block": tuple(max(1, depth) for depth in shape.transformer_depth),
         # diffusers' name is a historical mistake: for these models it is the number of heads.
         "attention_head_dim": tuple(heads.of(channels) for channels in shape.channels),
-        "cross_attention_dim": lent.unet[first].shape[1],
+        "cross_attention_dim": checkpoint.unet[first].shape[1],
         "use_linear_projection": proj_in.ndim == 2,
-        **_added_config(lent),
+        **_added_config(checkpoint),
     }
 
 
-def _added_config(lent: LentCheckpoint) -> dict[str, Any]:
+def _added_config(checkpoint: SharedCheckpoint) -> dict[str, Any]:
     """SDXL's second entrance, where pooled text and six embedded sizes stand side by side."""
-    entrance = lent.unet.get("label_emb.0.0.weight")
+    entrance = checkpoint.unet.get("label_emb.0.0.weight")
     if entrance is None:
         return {}
-    pooled = text_weights(lent.text_weights(len(lent.family.text) - 1))["text_projection.weight"].shape[0]
+    pooled = text_weights(checkpoint.text_weights(len(checkpoint.family.text) - 1))["text_projection.weight"].shape[0]
     return {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": (entrance.shape[1] - pooled) // SIZES,
@@ -127,12 +129,12 @@ def vae_config(weights: Mapping[str, torch.Tensor], levels: int, resnets: int) -
     }
 
 
-def text_config(lent: LentCheckpoint, weights: Mapping[str, torch.Tensor], number: int = 0) -> dict[str, Any]:
+def text_config(checkpoint: SharedCheckpoint, weights: Mapping[str, torch.Tensor], number: int = 0) -> dict[str, Any]:
     """CLIPTextConfig fields of text encoder `number`, whose `weights` have Hugging Face names: what the lender knows
     over what the weights show."""
     vocabulary, width = weights["text_model.embeddings.token_embedding.weight"].shape
     layers = {key.split(".")[3] for key in weights if key.startswith("text_model.encoder.layers.")}
-    part, projection = lent.family.text[number], weights.get("text_projection.weight")
+    part, projection = checkpoint.family.text[number], weights.get("text_projection.weight")
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
@@ -145,7 +147,7 @@ def text_config(lent: LentCheckpoint, weights: Mapping[str, torch.Tensor], numbe
         "bos_token_id": vocabulary - 2,
         "eos_token_id": vocabulary - 1,
         "pad_token_id": vocabulary - 1,
-        **(lent.text_config_2 if number else lent.text_config),
+        **(checkpoint.text_config_2 if number else checkpoint.text_config),
     }
 
 
@@ -167,7 +169,9 @@ def _known_architecture(what: str) -> Iterator[None]:
         raise UserError(f"The {what} is not built as expected ({error}). Choose another checkpoint.") from None
 
 
-def _lend(lent: LentCheckpoint, module: Any, weights_now: Callable[[], Mapping[str, torch.Tensor]], what: str) -> Any:
+def _attach(
+    checkpoint: SharedCheckpoint, module: Any, weights_now: Callable[[], Mapping[str, torch.Tensor]], what: str
+) -> Any:
     """Puts the lent tensors where the meta parameters stood, and freezes them."""
     own, weights = module.state_dict(), weights_now()
     wrong = sorted(own.keys() ^ weights.keys()) or sorted(k for k in own if own[k].shape != weights[k].shape)
@@ -177,7 +181,7 @@ def _lend(lent: LentCheckpoint, module: Any, weights_now: Callable[[], Mapping[s
             "Choose another checkpoint."
         )
     module.load_state_dict(dict(weights), strict=True, assign=True)
-    lent.views.append(View(dict(module.named_parameters()), weights_now))
+    checkpoint.views.append(View(dict(module.named_parameters()), weights_now))
     return module.requires_grad_(False).eval()
 
 

@@ -14,27 +14,27 @@ import torch
 
 from lib_lora_train.config import ObjectiveConfig
 from lib_lora_train.model.noise import NoiseSchedule
-from lib_lora_train.objectives.adapted import Adapted
+from lib_lora_train.objectives.adapted_denoiser import AdaptedDenoiser
 from lib_lora_train.objectives.captioned import per_example
-from lib_lora_train.objectives.levels import LevelBatch
-from lib_lora_train.objectives.noise import Draws
+from lib_lora_train.objectives.image_sets import ImageSetBatch
+from lib_lora_train.objectives.noise_sampler import NoiseSampler
 
 
 @dataclass
 class Addift:
     """The equation above, for batches of two levels."""
 
-    network: Adapted
+    network: AdaptedDenoiser
     schedule: NoiseSchedule
     config: ObjectiveConfig
-    draws: Draws
+    noise_sampler: NoiseSampler
     device: torch.device
 
-    def loss(self, batch: LevelBatch, index: int) -> torch.Tensor:
+    def loss(self, batch: ImageSetBatch, index: int) -> torch.Tensor:
         """Mean over the batch and both directions."""
         batch = batch.to(self.device)
-        eps, t = batch.noise(self.draws, index)
-        noisy, told = self.schedule.add_noise(batch.rows, eps, t), (batch.row_captions, batch.row_sizes)
-        goal = self.network.base(noisy, t, *told).roll(len(batch), dims=0)  # of the other one of the pair
-        prediction = self.network(noisy, t, *told, batch.row_strengths)
+        eps, t = batch.noise(self.noise_sampler, index)
+        noisy, conditioning = self.schedule.add_noise(batch.rows, eps, t), (batch.row_captions, batch.row_sizes)
+        goal = self.network.base(noisy, t, *conditioning).roll(len(batch), dims=0)  # of the other one of the pair
+        prediction = self.network(noisy, t, *conditioning, batch.row_strengths)
         return per_example(prediction, goal, batch.row_masks, self.config).mean()

@@ -1,6 +1,6 @@
 """Learning images with their captions: the objective of kohya's train_network and diffusers' text-to-image LoRA.
 
-    E_{x, c, eps, t}  w_t m || f(sqrt(abar_t) x + sqrt(1 - abar_t) eps, t, c) - y ||^2,   y = eps, or v
+E_{x, c, eps, t}  w_t m || f(sqrt(abar_t) x + sqrt(1 - abar_t) eps, t, c) - y ||^2,   y = eps, or v
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lib_lora_train.dataset.batches import Batch
 from lib_lora_train.errors import UserError
 from lib_lora_train.model.conditioning import Conditioning, predict
 from lib_lora_train.model.noise import NoiseSchedule
-from lib_lora_train.objectives.noise import Draws
+from lib_lora_train.objectives.noise_sampler import NoiseSampler
 from lib_lora_train.objectives.weighting import timestep_weights
 
 
@@ -32,15 +32,15 @@ class Captioned:
     schedule: NoiseSchedule
     latent_scale: float
     config: ObjectiveConfig
-    draws: Draws
+    noise_sampler: NoiseSampler
     device: torch.device
 
     def loss(self, batch: Batch, index: int) -> torch.Tensor:
         """Mean over the batch of each example's weighted loss."""
         batch = batch.to(self.device)
         latents = self.latents(batch, index)
-        noise = self.draws.noise(latents.shape, index).to(self.device, non_blocking=True)
-        timesteps = self.draws.timesteps(len(latents), index).to(self.device, non_blocking=True)
+        noise = self.noise_sampler.noise(latents.shape, index).to(self.device, non_blocking=True)
+        timesteps = self.noise_sampler.timesteps(len(latents), index).to(self.device, non_blocking=True)
         prediction, target = self.predict(latents, batch.captions, noise, timesteps, batch.time_ids)
         losses = per_example(prediction, target, batch.masks, self.config)
         return (losses * self.weights(batch, index) * timestep_weights(self.config, self.schedule, timesteps)).mean()
@@ -54,7 +54,7 @@ class Captioned:
         moments = self._encoded(batch.pixels) if batch.pixels is not None else batch.moments
         assert moments is not None, "a batch carries pixels or moments"
         mean, std = moments.chunk(2, dim=1)
-        posterior = self.draws.posterior(mean.shape, index).to(self.device, non_blocking=True)
+        posterior = self.noise_sampler.posterior(mean.shape, index).to(self.device, non_blocking=True)
         return (mean + std * posterior) * self.latent_scale
 
     def predict(
@@ -85,7 +85,7 @@ def per_example(
     prediction: torch.Tensor, target: torch.Tensor, masks: torch.Tensor | None, config: ObjectiveConfig
 ) -> torch.Tensor:
     """[B]: elementwise loss, times the mask [B, 1, h, w], mean over all but the batch."""
-    if config.loss == "huber":
+    if config.loss_type == "huber":
         # torch's is d^2 / 2 near zero; doubled, it agrees with the squared error there.
         losses = 2 * functional.huber_loss(prediction, target, reduction="none", delta=config.huber_delta)
     else:

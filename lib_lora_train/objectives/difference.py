@@ -15,10 +15,10 @@ import torch
 
 from lib_lora_train.config import ObjectiveConfig
 from lib_lora_train.model.noise import NoiseSchedule
-from lib_lora_train.objectives.adapted import Adapted
+from lib_lora_train.objectives.adapted_denoiser import AdaptedDenoiser
 from lib_lora_train.objectives.captioned import per_example
-from lib_lora_train.objectives.levels import LevelBatch
-from lib_lora_train.objectives.noise import Draws
+from lib_lora_train.objectives.image_sets import ImageSetBatch
+from lib_lora_train.objectives.noise_sampler import NoiseSampler
 
 BEFORE, AFTER = 0, 1
 
@@ -27,21 +27,21 @@ BEFORE, AFTER = 0, 1
 class Difference:
     """The equations above; the second pass begins with batch `second`."""
 
-    network: Adapted
+    network: AdaptedDenoiser
     schedule: NoiseSchedule
     config: ObjectiveConfig
-    draws: Draws
+    noise_sampler: NoiseSampler
     device: torch.device
     second: int
     freeze: Callable[[], None]
     """What the adapter has learned goes beneath it."""
 
-    def loss(self, batch: LevelBatch, index: int) -> torch.Tensor:
+    def loss(self, batch: ImageSetBatch, index: int) -> torch.Tensor:
         """Mean over the batch."""
         if index == self.second:
             self.freeze()
         batch = batch.at(BEFORE if index < self.second else AFTER).to(self.device)
-        eps, t = batch.noise(self.draws, index)
+        eps, t = batch.noise(self.noise_sampler, index)
         noisy, target = self.schedule.add_noise(batch.rows, eps, t), self.schedule.target(batch.rows, eps, t)
         prediction = self.network(noisy, t, batch.row_captions, batch.row_sizes)
         return per_example(prediction, target, batch.row_masks, self.config).mean()

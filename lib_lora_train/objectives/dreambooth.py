@@ -2,8 +2,8 @@
 
     E  w_t || f(x_t, t, "sks dog") - y ||^2  +  lambda_k w_t || f(x'_t, t, "dog") - y' ||^2
 
-x are the user's images, x' those of the class, half of each batch; lambda goes evenly from prior_weight at the first
-batch k to prior_weight_end at the last one.
+x are the user's images, x' those of the class, half of each batch; lambda goes evenly from prior_loss_weight at the first
+batch k to prior_loss_weight_end at the last one.
 """
 
 from __future__ import annotations
@@ -31,5 +31,5 @@ class DreamBooth(Captioned):
     def weights(self, batch: Batch, index: int) -> torch.Tensor:
         """[B]: 1 for the user's images, lambda for those of the class."""
         left = 1 + (self.prior_left - 1) * index / max(1, self.batches - 1)
-        shares = torch.tensor([left if example.regularisation else 1.0 for example in batch.examples])
+        shares = torch.tensor([left if example.regularization else 1.0 for example in batch.examples])
         return batch.weights * shares.to(self.device, non_blocking=True)

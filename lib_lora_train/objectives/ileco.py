@@ -12,26 +12,26 @@ from dataclasses import dataclass
 import torch
 
 from lib_lora_train.config import ObjectiveConfig
-from lib_lora_train.objectives.adapted import Adapted, plain_time_ids
+from lib_lora_train.objectives.adapted_denoiser import AdaptedDenoiser, plain_time_ids
 from lib_lora_train.objectives.captioned import per_example
-from lib_lora_train.objectives.noise import Draws
-from lib_lora_train.objectives.prompts import Asked
+from lib_lora_train.objectives.noise_sampler import NoiseSampler
+from lib_lora_train.objectives.prompts import PromptBatch
 
 
 @dataclass
-class Replacing:
+class ILeco:
     """The equation above."""
 
-    network: Adapted
+    network: AdaptedDenoiser
     strength: float
     config: ObjectiveConfig
-    draws: Draws
+    noise_sampler: NoiseSampler
     device: torch.device
 
-    def loss(self, batch: Asked, index: int) -> torch.Tensor:
+    def loss(self, batch: PromptBatch, index: int) -> torch.Tensor:
         """Mean over the batch."""
-        z = self.draws.noise(batch.shape, index).to(self.device, non_blocking=True)
-        t = self.draws.timesteps(len(z), index).to(self.device, non_blocking=True)
+        z = self.noise_sampler.noise(batch.shape, index).to(self.device, non_blocking=True)
+        t = self.noise_sampler.timesteps(len(z), index).to(self.device, non_blocking=True)
         sizes = plain_time_ids(z)
         goal = self.network.base(z, t, batch.instead, sizes)
         if self.strength != 1:

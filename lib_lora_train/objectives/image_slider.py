@@ -13,26 +13,26 @@ import torch
 
 from lib_lora_train.config import ObjectiveConfig
 from lib_lora_train.model.noise import NoiseSchedule
-from lib_lora_train.objectives.adapted import Adapted
+from lib_lora_train.objectives.adapted_denoiser import AdaptedDenoiser
 from lib_lora_train.objectives.captioned import per_example
-from lib_lora_train.objectives.levels import LevelBatch
-from lib_lora_train.objectives.noise import Draws
+from lib_lora_train.objectives.image_sets import ImageSetBatch
+from lib_lora_train.objectives.noise_sampler import NoiseSampler
 
 
 @dataclass
 class ImageSlider:
     """The equation above."""
 
-    network: Adapted
+    network: AdaptedDenoiser
     schedule: NoiseSchedule
     config: ObjectiveConfig
-    draws: Draws
+    noise_sampler: NoiseSampler
     device: torch.device
 
-    def loss(self, batch: LevelBatch, index: int) -> torch.Tensor:
+    def loss(self, batch: ImageSetBatch, index: int) -> torch.Tensor:
         """Mean over the batch and its levels."""
         batch = batch.to(self.device)
-        eps, t = batch.noise(self.draws, index)
+        eps, t = batch.noise(self.noise_sampler, index)
         noisy, target = self.schedule.add_noise(batch.rows, eps, t), self.schedule.target(batch.rows, eps, t)
         prediction = self.network(noisy, t, batch.row_captions, batch.row_sizes, batch.row_strengths)
         return per_example(prediction, target, batch.row_masks, self.config).mean()

@@ -15,32 +15,32 @@ import torch
 
 from lib_lora_train.config import ObjectiveConfig
 from lib_lora_train.model.noise import TIMESTEPS, NoiseSchedule
-from lib_lora_train.objectives.adapted import Adapted, Strength, plain_time_ids
+from lib_lora_train.objectives.adapted_denoiser import AdaptedDenoiser, Strength, plain_time_ids
 from lib_lora_train.objectives.captioned import per_example
-from lib_lora_train.objectives.noise import Draws
-from lib_lora_train.objectives.prompts import Asked
+from lib_lora_train.objectives.noise_sampler import NoiseSampler
+from lib_lora_train.objectives.prompts import PromptBatch
 
 
 @dataclass
-class Steering:
+class Leco:
     """The equation above; `sign` is -1 to erase, 1 to emphasise."""
 
-    network: Adapted
-    drawing: HalfDrawn
+    network: AdaptedDenoiser
+    partial_denoise: PartialDenoise
     sign: float
     guidance: float
     config: ObjectiveConfig
-    draws: Draws
+    noise_sampler: NoiseSampler
     device: torch.device
 
-    def loss(self, batch: Asked, index: int) -> torch.Tensor:
+    def loss(self, batch: PromptBatch, index: int) -> torch.Tensor:
         """Mean over the batch."""
-        noise = self.draws.noise(batch.shape, index).to(self.device, non_blocking=True)
-        t = self.draws.timestep(index)
-        z = self.drawing.down_to(t, noise, batch.targets)
+        noise = self.noise_sampler.noise(batch.shape, index).to(self.device, non_blocking=True)
+        t = self.noise_sampler.timestep(index)
+        z = self.partial_denoise.denoise_to(t, noise, batch.targets)
         return per_example(*self.prediction_and_goal(z, t, batch), None, self.config).mean()
 
-    def prediction_and_goal(self, z: torch.Tensor, t: int, batch: Asked) -> tuple[torch.Tensor, torch.Tensor]:
+    def prediction_and_goal(self, z: torch.Tensor, t: int, batch: PromptBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Both [B, 4, h, w], for latents at timestep `t`."""
         steps, sizes = torch.full((len(z),), t, device=z.device), plain_time_ids(z)
         neutral = self.network.base(z, steps, batch.instead, sizes)
@@ -51,17 +51,17 @@ class Steering:
 
 
 @dataclass
-class HalfDrawn:
+class PartialDenoise:
     """Draws pictures part of the way: DDIM (Song et al. 2021, equation 12, sigma = 0), with classifier-free guidance."""
 
-    network: Adapted
+    network: AdaptedDenoiser
     schedule: NoiseSchedule
     steps: int
     """Of a whole drawing."""
     guidance: float
 
     @torch.no_grad()
-    def down_to(self, t: int, noise: torch.Tensor, prompts: list[str], strength: Strength = 1.0) -> torch.Tensor:
+    def denoise_to(self, t: int, noise: torch.Tensor, prompts: list[str], strength: Strength = 1.0) -> torch.Tensor:
         """Latents of `prompts` at timestep `t`, which any `noise` is at the highest."""
         z, sizes = noise, plain_time_ids(noise)
         first = TIMESTEPS - 1
@@ -71,5 +71,5 @@ class HalfDrawn:
             at = torch.full((len(z),), now, device=z.device)
             bound = self.network(z, at, prompts, sizes, strength)
             free = self.network(z, at, [""] * len(prompts), sizes, strength)
-            z = self.schedule.stepped(z, free + self.guidance * (bound - free), now, then)
+            z = self.schedule.sampler_step(z, free + self.guidance * (bound - free), now, then)
         return z

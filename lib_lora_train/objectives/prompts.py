@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lib_lora_train.objectives.noise import Share
+from lib_lora_train.objectives.noise_sampler import Distributed
 from lib_lora_train.randomness import Randomness
 
 LATENT_FACTOR = 8
@@ -17,7 +17,7 @@ SIDE_STEP = 64
 
 
 @dataclass(frozen=True)
-class Change:
+class PromptPair:
     """One thing to teach by words.
 
     Attributes:
@@ -33,52 +33,52 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptBatch:
     """B changes, for pictures of one size. `shape` is that of their latents, [B, 4, h, w]."""
 
-    changes: Sequence[Change]
+    prompt_pairs: Sequence[PromptPair]
     shape: torch.Size
 
     @property
     def targets(self) -> list[str]:
-        return [change.target for change in self.changes]
+        return [prompt_pair.target for prompt_pair in self.prompt_pairs]
 
     @property
     def instead(self) -> list[str]:
-        return [change.instead for change in self.changes]
+        return [prompt_pair.instead for prompt_pair in self.prompt_pairs]
 
     @property
     def positives(self) -> list[str]:
-        return [change.positive for change in self.changes]
+        return [prompt_pair.positive for prompt_pair in self.prompt_pairs]
 
     @property
     def negatives(self) -> list[str]:
-        return [change.negative for change in self.changes]
+        return [prompt_pair.negative for prompt_pair in self.prompt_pairs]
 
 
 @dataclass(frozen=True)
-class Prompts:
+class PromptBatches:
     """All batches of a run, as a function of their index: each change comes once before any comes again."""
 
-    changes: Sequence[Change]
+    prompt_pairs: Sequence[PromptPair]
     batch_size: int
     resolution: int
     varied: bool
     """Whether sides and shapes vary, from half the resolution to the whole."""
     randomness: Randomness
-    share: Share = Share()
+    distributed: Distributed = Distributed()
 
-    def from_batch(self, index: int) -> Iterator[Asked]:
+    def from_batch(self, index: int) -> Iterator[PromptBatch]:
         while True:
             yield self.batch(index)
             index += 1
 
-    def batch(self, index: int) -> Asked:
+    def batch(self, index: int) -> PromptBatch:
         """This process's part of batch `index`."""
-        first = (index * self.share.world + self.share.rank) * self.batch_size
-        changes = [self._change(position) for position in range(first, first + self.batch_size)]
+        first = (index * self.distributed.world_size + self.distributed.rank) * self.batch_size
+        prompt_pairs = [self._change(position) for position in range(first, first + self.batch_size)]
         height, width = (side // LATENT_FACTOR for side in self.size(index))
-        return Asked(changes, torch.Size((self.batch_size, CHANNELS, height, width)))
+        return PromptBatch(prompt_pairs, torch.Size((self.batch_size, CHANNELS, height, width)))
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) in pixels of batch `index`."""
@@ -88,7 +88,7 @@ class Prompts:
         height, width = self.randomness.numpy("size", index).integers(least, most + 1, 2).tolist()
         return height * SIDE_STEP, width * SIDE_STEP
 
-    def _change(self, position: int) -> Change:
-        lap, place = divmod(position, len(self.changes))
-        order = self.randomness.numpy("change order", lap).permutation(len(self.changes))
-        return self.changes[order[place]]
+    def _change(self, position: int) -> PromptPair:
+        lap, place = divmod(position, len(self.prompt_pairs))
+        order = self.randomness.numpy("change order", lap).permutation(len(self.prompt_pairs))
+        return self.prompt_pairs[order[place]]

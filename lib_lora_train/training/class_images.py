@@ -23,12 +23,12 @@ from lib_lora_train.config import TrainConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_text, written_whole
 from lib_lora_train.hosts.base import Host
-from lib_lora_train.hosts.place import TextToImage
-from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.hosts.environment import Txt2Img
 from lib_lora_train.model.parts import Parts
-from lib_lora_train.training.control import Control, StopAskedFor
-from lib_lora_train.training.events import DrawingClass
-from lib_lora_train.training.previews import preview_drawing, preview_wish
+from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
+from lib_lora_train.training.control import Control, StopRequested
+from lib_lora_train.training.events import GeneratingClassImages
+from lib_lora_train.training.samples import preview_wish, sampling_options
 
 
 @dataclass(frozen=True)
@@ -41,23 +41,27 @@ class ClassImages:
     side: int
 
     @classmethod
-    def of(cls, config: TrainConfig, lent: LentCheckpoint) -> ClassImages | None:
+    def of(cls, config: TrainConfig, checkpoint: SharedCheckpoint) -> ClassImages | None:
         """What is to be drawn on `lent`; None where the run uses no class images, or those of a folder."""
         if not cls.wanted(config):
             return None
         data = config.dataset
         prompts = data.class_prompts or [data.class_word.strip()]
-        belongs = "\n".join([lent.name, lent.legacy_hash(), *prompts])
+        belongs = "\n".join([checkpoint.name, checkpoint.legacy_hash(), *prompts])
         key = hashlib.blake2b(belongs.encode(), digest_size=4).hexdigest()
-        names = "-".join(re.sub(r"[^\w.]+", "_", name)[:40] for name in (data.class_word.strip(), lent.name))
+        names = "-".join(re.sub(r"[^\w.]+", "_", name)[:40] for name in (data.class_word.strip(), checkpoint.name))
         folder = Path(config.run.runs_dir) / "cache" / "class-images" / f"{names}-{data.resolution}-{key}"
-        return cls(folder, prompts, data.class_images, data.resolution)
+        return cls(folder, prompts, data.num_class_images, data.resolution)
 
     @staticmethod
     def wanted(config: TrainConfig) -> bool:
         """Whether the run uses images that the checkpoint draws."""
         data = config.dataset
-        return config.run.mode == "dreambooth" and data.class_images > 0 and not data.regularisation.strip()
+        return (
+            config.run.training_method == "dreambooth"
+            and data.num_class_images > 0
+            and not data.regularization_folder.strip()
+        )
 
     @property
     def numbers(self) -> range:
@@ -87,18 +91,18 @@ class ClassImages:
         drawn = f", {missing} of which are drawn before the first step" if missing else ""
         return f"{self.count} images of the class{drawn}: {self.folder}."
 
-    def told_to(self, config: TrainConfig) -> TrainConfig:
+    def applied_to(self, config: TrainConfig) -> TrainConfig:
         """`config` with the folder as if it had been given."""
-        return replace(config, dataset=replace(config.dataset, regularisation=str(self.folder)))
+        return replace(config, dataset=replace(config.dataset, regularization_folder=str(self.folder)))
 
 
-def draw_missing(
+def generate_missing(
     images: ClassImages,
     config: TrainConfig,
     host: Host,
     control: Control,
-    report: Callable[[DrawingClass], None],
-    txt2img: TextToImage | None = None,
+    report: Callable[[GeneratingClassImages], None],
+    txt2img: Txt2Img | None = None,
 ) -> None:
     """Draws what is missing: with a WebUI's own txt2img, else with our sampler.
 
@@ -108,34 +112,34 @@ def draw_missing(
     """
     missing = images.missing()
     there = images.count - len(missing)
-    with _painter(images, config, host, txt2img) as draw:
-        report(DrawingClass(there, images.count, str(images.folder)))
+    with _generator(images, config, host, txt2img) as generate:
+        report(GeneratingClassImages(there, images.count, str(images.folder)))
         for done, number in enumerate(missing, start=there + 1):
-            if control.stopping:
-                raise StopAskedFor
-            images.keep(number, draw(images.prompt(number), number))
-            report(DrawingClass(done, images.count, str(images.folder)))
+            if control.stop_requested:
+                raise StopRequested
+            images.keep(number, generate(images.prompt(number), number))
+            report(GeneratingClassImages(done, images.count, str(images.folder)))
 
 
 @contextmanager
-def _painter(
-    images: ClassImages, config: TrainConfig, host: Host, txt2img: TextToImage | None
+def _generator(
+    images: ClassImages, config: TrainConfig, host: Host, txt2img: Txt2Img | None
 ) -> Iterator[Callable[[str, int], Image.Image]]:
     """(prompt, seed) to an image, as the run's previews are drawn."""
     if txt2img is not None:
-        yield functools.partial(_drawn_by_the_webui, txt2img, images, config, host)
+        yield functools.partial(_generated_by_webui, txt2img, images, config, host)
         return
-    with host.lease() as lent, host.turn():
-        parts, drawing = Parts.of(lent, config.model), preview_drawing(config, lent)
+    with host.lease() as checkpoint, host.gpu_slot():
+        parts, options = Parts.of(checkpoint, config.model), sampling_options(config, checkpoint)
         # One at a time, so that an image never depends on which others were still missing.
-        yield lambda prompt, seed: parts.draw([prompt], config.preview.preview_negative, [seed], drawing)[0]
+        yield lambda prompt, seed: parts.generate([prompt], config.preview.sample_negative_prompt, [seed], options)[0]
 
 
-def _drawn_by_the_webui(
-    txt2img: TextToImage, images: ClassImages, config: TrainConfig, host: Host, prompt: str, seed: int
+def _generated_by_webui(
+    txt2img: Txt2Img, images: ClassImages, config: TrainConfig, host: Host, prompt: str, seed: int
 ) -> Image.Image:
     image = txt2img(preview_wish(config, prompt, seed))
-    if ClassImages.of(config, host.peek()) != images:
+    if ClassImages.of(config, host.describe()) != images:
         raise UserError(
             "Another checkpoint was loaded while images of the class were drawn. Load the former one and start again; "
             "those that are drawn are kept."

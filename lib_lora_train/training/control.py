@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 
-class StopAskedFor(Exception):  # noqa: N818 - a wish, not an error
+class StopRequested(Exception):  # noqa: N818 - a wish, not an error
     """The run was asked to stop while nothing could be saved: before its first step, or waiting for the host."""
 
 
@@ -24,15 +24,15 @@ class Control:
 
     def pause(self) -> None:
         """Wait before the next slice; until `go_on`."""
-        if not self.stopping:
+        if not self.stop_requested:
             self._go.clear()
 
-    def go_on(self) -> None:
+    def unpause(self) -> None:
         """Wait no longer."""
         self._go.set()
 
     @property
-    def stopping(self) -> bool:
+    def stop_requested(self) -> bool:
         return self._stop.is_set()
 
     @property

@@ -37,7 +37,7 @@ class Started(Event):
 
 
 @dataclass(frozen=True)
-class DrawingClass(Event):
+class GeneratingClassImages(Event):
     """Images of the class are being drawn into `folder`, before anything is learned."""
 
     done: int
@@ -86,7 +86,7 @@ class Validated(Event):
 
 
 @dataclass(frozen=True)
-class Previewed(Event):
+class Sampled(Event):
     """Pictures drawn after an epoch, in the order of the prompts."""
 
     epoch: int

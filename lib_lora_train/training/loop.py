@@ -45,7 +45,7 @@ class Loop:
             self.step += 1
         return (total / (done * self.accumulation)).item()
 
-    def begin_anew(self) -> None:
+    def reset_optimizer(self) -> None:
         """The optimizer forgets what it knows of the weights, which were replaced."""
         self.optimizer.state.clear()
 

@@ -18,8 +18,8 @@ from lib_lora_train.adapters.inject import inject, text_encoder_targets, unet_ta
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.dataset.images import Size
 from lib_lora_train.model.conditioning import predict, stand_in_conditioning
-from lib_lora_train.model.lent import LentCheckpoint
 from lib_lora_train.model.names import unet_shape
+from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
 from lib_lora_train.model.text import ClipText
 from lib_lora_train.model.view import text_encoder_view, unet_config
 from lib_lora_train.randomness import Randomness
@@ -54,37 +54,51 @@ class MemoryEstimate:
 _known: dict[str, MemoryEstimate] = {}
 
 
-def estimate_memory(lent: LentCheckpoint, config: TrainConfig, size: Size) -> MemoryEstimate:
+def estimate_memory(checkpoint: SharedCheckpoint, config: TrainConfig, size: Size) -> MemoryEstimate:
     """Memory for steps of `config.dataset.batch_size` images of `size` pixels.
 
     Found once for equal shapes and settings: a plan that is shown while somebody types asks again and again.
     """
-    shapes = hash(tuple((name, tensor.shape) for name, tensor in lent.unet.items()))
-    facts = (shapes, lent.family, lent.heads, lent.precision, lent.device, size, config.dataset.batch_size, config.model.max_tokens)
-    chosen = (config.model.clip_skip, config.adapter, config.optimizer.optimizer, config.training.gradient_checkpointing)
-    key = repr((facts, chosen))
+    shapes = hash(tuple((name, tensor.shape) for name, tensor in checkpoint.unet.items()))
+    summary = (
+        shapes,
+        checkpoint.family,
+        checkpoint.heads,
+        checkpoint.precision,
+        checkpoint.device,
+        size,
+        config.dataset.batch_size,
+        config.model.max_tokens,
+    )
+    chosen = (
+        config.model.clip_skip,
+        config.adapter,
+        config.optimizer.optimizer,
+        config.training.gradient_checkpointing,
+    )
+    key = repr((summary, chosen))
     if key not in _known:
-        _known[key] = _estimated(lent, config, size)
+        _known[key] = _estimated(checkpoint, config, size)
     return _known[key]
 
 
-def _estimated(lent: LentCheckpoint, config: TrainConfig, size: Size) -> MemoryEstimate:
-    bytes_each = torch.finfo(lent.precision).bits // 8
+def _estimated(checkpoint: SharedCheckpoint, config: TrainConfig, size: Size) -> MemoryEstimate:
+    bytes_each = torch.finfo(checkpoint.precision).bits // 8
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**unet_config(lent, unet_shape(lent.unet))).requires_grad_(False)
+        unet = UNet2DConditionModel(**unet_config(checkpoint, unet_shape(checkpoint.unet))).requires_grad_(False)
     layers = inject(unet, unet_targets(unet, config.adapter), "lora_unet", Randomness(0))
     if config.training.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         unet.train()
-    activations = _most_held(unet, config, size, lent)
+    activations = _most_held(unet, config, size, checkpoint)
     weights = sum(layer.down.numel() + layer.up.numel() for layer in layers)
     text = 0
-    if config.adapter.text_encoder or config.adapter.trigger_vectors:
-        clips = [_clip(lent, number, config) for number in range(len(lent.family.text))]
+    if config.adapter.train_text_encoder or config.adapter.trigger_vectors:
+        clips = [_clip(checkpoint, number, config) for number in range(len(checkpoint.family.text))]
         weights += sum(_text_adapter_weights(clip, config) for clip in clips)
         text = sum(_text_bytes(clip, config, bytes_each) for clip in clips)
     return MemoryEstimate(
-        base=_numbers(lent.unet) * bytes_each,
+        base=_numbers(checkpoint.unet) * bytes_each,
         adapter=weights * (8 + OPTIMIZER_BYTES[config.optimizer.optimizer]),
         activations=activations,
         adapter_weights=weights,
@@ -92,30 +106,32 @@ def _estimated(lent: LentCheckpoint, config: TrainConfig, size: Size) -> MemoryE
     )
 
 
-def _most_held(unet: UNet2DConditionModel, config: TrainConfig, size: Size, lent: LentCheckpoint) -> int:
+def _most_held(unet: UNet2DConditionModel, config: TrainConfig, size: Size, checkpoint: SharedCheckpoint) -> int:
     """Bytes of all tensors but the weights that live at once, at most, in one forward pass."""
     batch, tokens = config.dataset.batch_size, 77 * (config.model.max_tokens // 75)
     fake = FakeTensorMode()
-    _make_fake(unet, lent, fake)
+    _make_fake(unet, checkpoint, fake)
     held = PeakBytes(unet.parameters())
-    with fake, torch.device(lent.device), held, lent.autocast():
+    with fake, torch.device(checkpoint.device), held, checkpoint.autocast():
         output = predict(
             unet,
             torch.empty(batch, unet.config["in_channels"], size.height // 8, size.width // 8),
             torch.zeros(batch, dtype=torch.long),
-            stand_in_conditioning(unet.config, batch, tokens, lent.device),
+            stand_in_conditioning(unet.config, batch, tokens, checkpoint.device),
         )
     del output
     return held.peak
 
 
-def _make_fake(unet: UNet2DConditionModel, lent: LentCheckpoint, fake: FakeTensorMode) -> None:
+def _make_fake(unet: UNet2DConditionModel, checkpoint: SharedCheckpoint, fake: FakeTensorMode) -> None:
     """Replaces meta parameters by fake ones on the real device, whose attention kernels then decide what is kept."""
     learned = {name for name, parameter in unet.named_parameters() if parameter.requires_grad}
     shapes = {name: value.shape for name, value in unet.state_dict().items()}
     with fake:
         state = {
-            name: torch.empty(shape, dtype=torch.float32 if name in learned else lent.precision, device=lent.device)
+            name: torch.empty(
+                shape, dtype=torch.float32 if name in learned else checkpoint.precision, device=checkpoint.device
+            )
             for name, shape in shapes.items()
         }
     unet.load_state_dict(state, assign=True)
@@ -123,14 +139,14 @@ def _make_fake(unet: UNet2DConditionModel, lent: LentCheckpoint, fake: FakeTenso
         parameter.requires_grad_(name in learned)
 
 
-def _clip(lent: LentCheckpoint, number: int, config: TrainConfig) -> ClipText:
-    encoder = text_encoder_view(lent, number)
-    return ClipText(lent.text_tokenizer(number), encoder, lent.family.text[number], config.model.clip_skip)
+def _clip(checkpoint: SharedCheckpoint, number: int, config: TrainConfig) -> ClipText:
+    encoder = text_encoder_view(checkpoint, number)
+    return ClipText(checkpoint.text_tokenizer(number), encoder, checkpoint.family.text[number], config.model.clip_skip)
 
 
 def _text_adapter_weights(clip: ClipText, config: TrainConfig) -> int:
     word = config.adapter.trigger_vectors * clip.encoder.config.hidden_size
-    if not config.adapter.text_encoder:
+    if not config.adapter.train_text_encoder:
         return word
     modules = dict(clip.encoder.named_modules())
     targets = text_encoder_targets(clip.encoder, config.adapter, clip.layers_used)

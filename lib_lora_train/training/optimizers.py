@@ -33,10 +33,10 @@ def make_optimizer(adapter: Adapter, config: OptimizerConfig, device: torch.devi
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, steps: int) -> Any:
     """diffusers' schedule over `steps` optimizer steps; warm-up goes before any of them."""
-    name = config.lr_schedule
-    if name == "constant" and config.warmup_steps:
+    name = config.lr_scheduler
+    if name == "constant" and config.lr_warmup_steps:
         name = "constant_with_warmup"
-    warmup = min(config.warmup_steps, steps)
+    warmup = min(config.lr_warmup_steps, steps)
     # At least a step after the warm-up: the polynomial schedule divides by their number.
     return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=max(steps, warmup + 1))
 

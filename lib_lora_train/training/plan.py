@@ -13,17 +13,17 @@ from lib_lora_train.dataset.images import Size
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.model.conditioning import predict, stand_in_conditioning
-from lib_lora_train.model.lent import PRECISIONS, LentCheckpoint
 from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.shared_checkpoint import PRECISIONS, SharedCheckpoint
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.training.class_images import ClassImages
-from lib_lora_train.training.learning import make_accelerator, make_adapter
-from lib_lora_train.training.lessons import Material, material_of
+from lib_lora_train.training.epoch_schedule import EpochSchedule
 from lib_lora_train.training.memory import MemoryEstimate, estimate_memory
-from lib_lora_train.training.notes import notes_on
 from lib_lora_train.training.optimizers import make_optimizer
 from lib_lora_train.training.run_folder import RunFolder, name_taken
-from lib_lora_train.training.timetable import Timetable
+from lib_lora_train.training.run_warnings import run_warnings
+from lib_lora_train.training.setup import make_accelerator, make_adapter
+from lib_lora_train.training.tasks import TaskData, read_task_data
 
 TIMED_STEPS = 2
 
@@ -37,8 +37,8 @@ class Plan:
     device: str
     images: int
     shown_per_epoch: int
-    regularisation_images: int
-    held_out_images: int
+    regularization_images: int
+    validation_images: int
     buckets: dict[Size, int]
     epochs: int
     steps: int
@@ -70,7 +70,7 @@ class Plan:
         text = f", {megabytes(self.memory.text)} text encoder" if self.memory.text else ""
         lines = [
             f"{self.name} on {self.checkpoint}, {self.device}",
-            *self._material(),
+            *self._task_data(),
             f"  steps       {self.steps} in {self.epochs} epochs",
             f"  time        {self.time}{', after encoding the images' if self.images else ''}",
             f"  memory      {memory}: {megabytes(self.memory.base)} UNet, {megabytes(self.memory.adapter)} adapter "
@@ -80,28 +80,28 @@ class Plan:
         ]
         return "\n".join(lines)
 
-    def _material(self) -> list[str]:
+    def _task_data(self) -> list[str]:
         buckets = ", ".join(f"{size.width}x{size.height} ({count})" for size, count in self.buckets.items())
         if self.about:
             return [f"  teaches     {self.about}", f"  an epoch    has {self.shown_per_epoch} pictures of {buckets}"]
         return [
-            f"  images      {self.images} to learn, {self.held_out_images} held out, "
-            f"{self.regularisation_images} for regularisation",
+            f"  images      {self.images} to learn, {self.validation_images} held out, "
+            f"{self.regularization_images} for regularisation",
             f"  an epoch    shows {self.shown_per_epoch} images in buckets {buckets}",
         ]
 
 
-def check_before_start(config: TrainConfig, host: Host) -> Material:
+def check_before_start(config: TrainConfig, host: Host) -> TaskData:
     """What the run teaches with, when nothing that shows at once keeps it from starting; takes no turn and no time.
 
     Raises:
         UserError: when something does.
     """
-    config = config.settled()
+    config = config.normalized()
     if taken := name_taken(config):
         raise UserError(taken)
-    host.peek()
-    return material_of(config)
+    host.describe()
+    return read_task_data(config)
 
 
 def make_plan(config: TrainConfig, host: Host, *, timed: bool = True) -> Plan:
@@ -112,106 +112,110 @@ def make_plan(config: TrainConfig, host: Host, *, timed: bool = True) -> Plan:
     Raises:
         UserError: for everything that would keep the run from starting.
     """
-    material, config = check_before_start(config, host), config.settled()
-    sizes = material.facts().sizes
-    lent = host.peek()
-    memory = estimate_memory(lent, _of_rows(config, material), max(sizes, key=lambda size: size.width * size.height))
-    seconds = time_a_step(config, host, material) if timed else None
-    return _plan(config, lent, material, memory, seconds)
+    task_data, config = check_before_start(config, host), config.normalized()
+    sizes = task_data.summary().sizes
+    checkpoint = host.describe()
+    memory = estimate_memory(
+        checkpoint, _of_rows(config, task_data), max(sizes, key=lambda size: size.width * size.height)
+    )
+    seconds = time_a_step(config, host, task_data) if timed else None
+    return _plan(config, checkpoint, task_data, memory, seconds)
 
 
-def time_a_step(config: TrainConfig, host: Host, material: Material) -> float:
+def time_a_step(config: TrainConfig, host: Host, task_data: TaskData) -> float:
     """Seconds for an optimizer step on pictures of the size that fills most of an epoch, tried on the host's checkpoint.
 
     Raises:
         UserError: for everything that would keep the run from starting.
     """
-    sizes = material.facts().sizes
+    sizes = task_data.summary().sizes
     size = max(sizes, key=lambda size: sizes[size])
-    with host.lease() as lent, host.turn():
-        return _seconds_per_step(lent, _of_rows(config, material), size, material.extra_passes)
+    with host.lease() as checkpoint, host.gpu_slot():
+        return _seconds_per_step(checkpoint, _of_rows(config, task_data), size, task_data.extra_passes)
 
 
-def _of_rows(config: TrainConfig, material: Material) -> TrainConfig:
+def _of_rows(config: TrainConfig, task_data: TaskData) -> TrainConfig:
     """`config` with as many pictures in a batch as the learning pass has."""
-    return replace(config, dataset=replace(config.dataset, batch_size=config.dataset.batch_size * material.rows))
+    return replace(config, dataset=replace(config.dataset, batch_size=config.dataset.batch_size * task_data.rows))
 
 
 def _plan(
     config: TrainConfig,
-    lent: LentCheckpoint,
-    material: Material,
+    checkpoint: SharedCheckpoint,
+    task_data: TaskData,
     memory: MemoryEstimate,
     seconds: float | None,
 ) -> Plan:
-    training, facts = config.training, material.facts()
-    timetable = Timetable.of(training, material.batches_per_epoch())
-    class_images = ClassImages.of(config, lent)
-    warnings = [*material.warnings, *notes_on(lent, config), *([class_images.note] if class_images else [])]
-    free = _free_memory(lent.device)
+    training, summary = config.training, task_data.summary()
+    epoch_schedule = EpochSchedule.of(training, task_data.batches_per_epoch())
+    class_images = ClassImages.of(config, checkpoint)
+    warnings = [*task_data.warnings, *run_warnings(checkpoint, config), *([class_images.note] if class_images else [])]
+    free = _free_memory(checkpoint.device)
     if free is not None and memory.total > free:
         warnings.append(
             "This needs more memory than is free. Use gradient_checkpointing, a smaller batch_size, or a lower resolution."
         )
     return Plan(
         name=config.run.name,
-        checkpoint=f"{lent.name} ({lent.family.title})",
-        device=f"{lent.device} in {str(lent.precision).removeprefix('torch.')}",
-        images=facts.images,
-        shown_per_epoch=facts.shown_per_epoch,
-        regularisation_images=facts.regularisation_images,
-        held_out_images=facts.held_out_images,
-        buckets=dict(facts.sizes),
-        epochs=min(training.epochs, timetable.epoch_of(timetable.steps)),
-        steps=timetable.steps,
+        checkpoint=f"{checkpoint.name} ({checkpoint.family.title})",
+        device=f"{checkpoint.device} in {str(checkpoint.precision).removeprefix('torch.')}",
+        images=summary.images,
+        shown_per_epoch=summary.shown_per_epoch,
+        regularization_images=summary.regularization_images,
+        validation_images=summary.validation_images,
+        buckets=dict(summary.sizes),
+        epochs=min(training.epochs, epoch_schedule.epoch_of(epoch_schedule.steps)),
+        steps=epoch_schedule.steps,
         seconds_per_step=seconds,
         memory=memory,
         memory_free=free,
         file_bytes=memory.adapter_weights * torch.finfo(PRECISIONS[config.adapter.save_precision]).bits // 8,
-        files=_file_count(timetable, training),
+        files=_file_count(epoch_schedule, training),
         folder=str(RunFolder.at(config).adapters),
         warnings=warnings,
-        about=facts.about,
+        about=summary.about,
     )
 
 
-def _file_count(timetable: Timetable, training: TrainingConfig) -> int:
+def _file_count(epoch_schedule: EpochSchedule, training: TrainingConfig) -> int:
     """Adapters that the run will write: of epochs, of steps between them, and the last one."""
-    steps, epochs, every = timetable.steps, training.save_every_epochs, training.save_every_steps
+    steps, epochs, every = epoch_schedule.steps, training.save_every_n_epochs, training.save_every_n_steps
     saved = set(range(every, steps, every)) if every else set()
-    step = timetable.next_epoch_end(0)
+    step = epoch_schedule.next_epoch_end(0)
     while step < steps:
-        if epochs and timetable.epoch_ended(step) % epochs == 0:
+        if epochs and epoch_schedule.epoch_ended(step) % epochs == 0:
             saved.add(step)
-        step = timetable.next_epoch_end(step)
+        step = epoch_schedule.next_epoch_end(step)
     return len(saved | {steps})
 
 
-def _seconds_per_step(lent: LentCheckpoint, config: TrainConfig, size: Size, extra_passes: float) -> float:
+def _seconds_per_step(checkpoint: SharedCheckpoint, config: TrainConfig, size: Size, extra_passes: float) -> float:
     """The median of a few steps on random latents, after one to warm up; `extra_passes` go without gradients."""
-    accelerator, parts = make_accelerator(lent), Parts.of(lent, config.model)
+    accelerator, parts = make_accelerator(checkpoint), Parts.of(checkpoint, config.model)
     adapter = make_adapter(parts, config)
-    make_optimizer(adapter, config.optimizer, lent.device)  # refuses here what could not start
+    make_optimizer(adapter, config.optimizer, checkpoint.device)  # refuses here what could not start
     if config.training.gradient_checkpointing:
         parts.unet.enable_gradient_checkpointing()
         parts.unet.train()
     generator = Randomness(0).torch("plan")
     batch, tokens = config.dataset.batch_size, 77 * (config.model.max_tokens // 75)
-    latents = torch.randn(batch, parts.unet.config["in_channels"], size.height // 8, size.width // 8, generator=generator)
-    latents = latents.to(lent.device)
-    timesteps = torch.randint(0, 1000, (batch,), generator=generator).to(lent.device)
-    told = stand_in_conditioning(parts.unet.config, batch, tokens, lent.device)
+    latents = torch.randn(
+        batch, parts.unet.config["in_channels"], size.height // 8, size.width // 8, generator=generator
+    )
+    latents = latents.to(checkpoint.device)
+    timesteps = torch.randint(0, 1000, (batch,), generator=generator).to(checkpoint.device)
+    conditioning = stand_in_conditioning(parts.unet.config, batch, tokens, checkpoint.device)
 
     @torch.no_grad()
     def forward() -> None:
         with accelerator.autocast():
-            predict(parts.unet, latents, timesteps, told).float().sum().item()  # waits for the device
+            predict(parts.unet, latents, timesteps, conditioning).float().sum().item()  # waits for the device
 
     times = []
     for _ in range(1 + TIMED_STEPS):
         started = time.perf_counter()
         with accelerator.autocast():
-            loss = predict(parts.unet, latents, timesteps, told).float().square().mean()
+            loss = predict(parts.unet, latents, timesteps, conditioning).float().square().mean()
         loss.backward()
         loss.item()  # waits for the device
         learning = time.perf_counter() - started

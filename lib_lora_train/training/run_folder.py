@@ -1,10 +1,10 @@
 """Where a run lives on disk.
 
-    RUNS_DIR/NAME/  config.toml      the settings
-                    events.jsonl     what happened
-                    samples/         previews
-                    state.pt         what a resume needs
-    LORA_DIR/NAME/  NAME-000001.safetensors ... NAME.safetensors
+RUNS_DIR/NAME/  config.toml      the settings
+                events.jsonl     what happened
+                samples/         previews
+                state.pt         what a resume needs
+LORA_DIR/NAME/  NAME-000001.safetensors ... NAME.safetensors
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class RunFolder:
         """
         file = path / "config.toml"
         if not file.is_file():
-            raise UserError(f"There is no run in {path}. Give the name of a run, or the folder that has its config.toml.")
+            raise UserError(
+                f"There is no run in {path}. Give the name of a run, or the folder that has its config.toml."
+            )
         try:
             config = TrainConfig.from_toml(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
@@ -128,7 +130,9 @@ class RunFolder:
             UserError: when there is none yet.
         """
         pattern = re.compile(re.escape(self.config.run.name) + r"-(\d{6})\.safetensors")
-        found = [AdapterPoint(p, int(m[1])) for p in self.adapters.glob("*.safetensors") if (m := pattern.fullmatch(p.name))]
+        found = [
+            AdapterPoint(p, int(m[1])) for p in self.adapters.glob("*.safetensors") if (m := pattern.fullmatch(p.name))
+        ]
         if self.final_file.is_file():
             found.append(AdapterPoint(self.final_file, int(read_metadata(self.final_file).get("ss_epoch", 1))))
         if not found:

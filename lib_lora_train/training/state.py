@@ -24,7 +24,7 @@ def save_state(path: Path, adapter: Adapter, loop: Loop, origin: dict[str, str])
     """
     word = [vectors.detach() for vectors in adapter.word.vectors] if adapter.word else []
     with written_whole(path) as file:
-        torch.save({**loop.state(), "adapter": adapter.kept(), "word": word, "origin": origin}, file)
+        torch.save({**loop.state(), "adapter": adapter.state_dict(), "word": word, "origin": origin}, file)
 
 
 def load_state(path: Path, device: torch.device) -> dict[str, Any]:
@@ -42,9 +42,9 @@ def load_state(path: Path, device: torch.device) -> dict[str, Any]:
     return state
 
 
-def take_up(adapter: Adapter, state: dict[str, Any]) -> None:
+def load_state_dict(adapter: Adapter, state: dict[str, Any]) -> None:
     """Gives the adapter its saved weights."""
-    adapter.take_up(state["adapter"])
+    adapter.load_state_dict(state["adapter"])
     if adapter.word:
         adapter.word.load(state["word"])
 

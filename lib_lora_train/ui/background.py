@@ -22,19 +22,19 @@ class Task:
     total: int = 0
     result: Any = None
     error: str = ""
-    over: bool = False
-    stopping: bool = False
+    is_done: bool = False
+    stop_requested: bool = False
 
     def progress(self, done: int, total: int) -> None:
         self.done, self.total = done, total
 
     def should_stop(self) -> bool:
-        return self.stopping
+        return self.stop_requested
 
     @property
     def text(self) -> str:
         """How far it is, or why it failed."""
-        if self.over:
+        if self.is_done:
             return self.error
         return f"{self.title}: {self.done} of {self.total}" if self.total else f"{self.title}…"
 
@@ -52,7 +52,7 @@ def in_background(title: str, work: Callable[[Task], Any]) -> Task:
             log.exception("%s failed", title)
             task.error = unexpected(error)
         finally:
-            task.over = True
+            task.is_done = True
 
     threading.Thread(target=run, name=f"lora-train: {title}", daemon=True).start()
     return task

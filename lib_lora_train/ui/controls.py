@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lib_lora_train.config import Field, Problem, settings
-from lib_lora_train.workshop import PLACED
+from lib_lora_train.service import SET_BY_ENVIRONMENT
 
 Kind = Literal["checkbox", "dropdown", "number", "lines", "text"]
 
-LENT = ("checkpoint", "tokenizer")
+SET_BY_HOST = ("checkpoint", "tokenizer")
 """Settings that a WebUI with a loaded checkpoint answers by itself."""
 LARGEST_SHOWN = 100_000
 """A limit beyond it is there to catch slips, and says nothing to a person."""
@@ -29,18 +29,17 @@ class Control:
     step: float = 1
 
 
-def offered(lends_checkpoint: bool) -> list[Field]:
+def offered(shares_checkpoint: bool) -> list[Field]:
     """The settings that the tab offers: all but those that the place decides."""
-    hidden = {*PLACED, *(LENT if lends_checkpoint else ())}
+    hidden = {*SET_BY_ENVIRONMENT, *(SET_BY_HOST if shares_checkpoint else ())}
     return [field for field in settings() if field.name not in hidden]
 
 
 def control_of(field: Field) -> Control:
     """How `field` is offered."""
-    facts = field.facts
-    label = f"{facts.label} ({facts.unit})" if facts.unit else facts.label
+    label = f"{field.info.label} ({field.info.unit})" if field.info.unit else field.info.label
     kind = _kind(field)
-    info = " ".join(filter(None, (facts.help, _range(field), "One in each line." if kind == "lines" else "")))
+    info = " ".join(filter(None, (field.info.help, _range(field), "One in each line." if kind == "lines" else "")))
     return Control(kind, label, info, _names(field), _step(field))
 
 
@@ -64,13 +63,13 @@ def read(fields: Sequence[Field], raw: Sequence[Any]) -> tuple[dict[str, Any], l
             problems.append(Problem(field.name, f"is empty. The usual value is {_usual(field)}."))
         else:
             values[field.name] = _value(field, held)
-    unused = {field.name for field in fields if not field.facts.used_in(mode_of(fields, raw))}
+    unused = {field.name for field in fields if not field.info.used_by(method_of(fields, raw))}
     return values, [problem for problem in problems if problem.field not in unused]
 
 
-def mode_of(fields: Sequence[Field], raw: Sequence[Any]) -> str:
+def method_of(fields: Sequence[Field], raw: Sequence[Any]) -> str:
     """The mode that is chosen, or the usual one."""
-    chosen = ((field, held) for field, held in zip(fields, raw, strict=True) if field.name == "mode")
+    chosen = ((field, held) for field, held in zip(fields, raw, strict=True) if field.name == "training_method")
     return next((_value(field, held) or field.default for field, held in chosen), "")
 
 
@@ -80,7 +79,7 @@ def lines(text: str | None) -> list[str]:
 
 
 def _kind(field: Field) -> Kind:
-    if field.facts.choices:
+    if field.info.choices:
         return "dropdown"
     if field.type is bool:
         return "checkbox"
@@ -92,7 +91,9 @@ def _kind(field: Field) -> Kind:
 def _value(field: Field, held: Any) -> Any:
     kind = _kind(field)
     if kind == "dropdown":
-        return next((choice for choice in field.facts.choices if str(held) in (str(choice), _name_of(field, choice))), held)
+        return next(
+            (choice for choice in field.info.choices if str(held) in (str(choice), _name_of(field, choice))), held
+        )
     if kind == "checkbox":
         return bool(held)
     if kind == "lines":
@@ -102,11 +103,11 @@ def _value(field: Field, held: Any) -> Any:
 
 def _names(field: Field) -> tuple[str, ...]:
     """The choices of a dropdown as people read them."""
-    return field.facts.titles or tuple(map(str, field.facts.choices))
+    return field.info.titles or tuple(map(str, field.info.choices))
 
 
 def _name_of(field: Field, value: Any) -> str:
-    named = dict(zip(field.facts.choices, _names(field), strict=True))
+    named = dict(zip(field.info.choices, _names(field), strict=True))
     return named.get(value, str(value))
 
 
@@ -115,7 +116,7 @@ def _usual(field: Field) -> str:
 
 
 def _range(field: Field) -> str:
-    least, most = field.facts.minimum, field.facts.maximum
+    least, most = field.info.minimum, field.info.maximum
     if _kind(field) != "number" or least is None or most is None:
         return ""
     return f"{least:g} to {most:.10g}." if most <= LARGEST_SHOWN else f"At least {least:g}."
@@ -127,11 +128,11 @@ def _step(field: Field) -> float:
         return 1
     if field.default:
         return 10.0 ** math.floor(math.log10(abs(field.default)))
-    return 1 if (field.facts.maximum or 0) > 1 else 0.01
+    return 1 if (field.info.maximum or 0) > 1 else 0.01
 
 
-def visible_first(fields: Sequence[Field], mode: str | None = None) -> Iterator[Field]:
+def visible_first(fields: Sequence[Field], method: str | None = None) -> Iterator[Field]:
     """Those that most people set, of all modes or of one; not the checkpoint, which a WebUI lends, and which
     `ui --checkpoint` gives elsewhere."""
-    basic = (field for field in fields if field.facts.basic and field.name not in LENT)
-    return (field for field in basic if mode is None or field.facts.used_in(mode))
+    basic = (field for field in fields if field.info.basic and field.name not in SET_BY_HOST)
+    return (field for field in basic if method is None or field.info.used_by(method))

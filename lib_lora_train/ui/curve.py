@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from lib_lora_train.compare.best import balanced
+from lib_lora_train.evaluation.best_epoch import balanced
 from lib_lora_train.training.events import EpochDone, Event, Progress, Started, Validated
 
 WIDTH, HEIGHT = 640, 260
@@ -27,7 +27,7 @@ class Curve:
     """Of the whole run: where the axis ends."""
     training: list[Point] = field(default_factory=list)
     """(step, loss of a slice)."""
-    held_out: dict[int, Point] = field(default_factory=dict)
+    validation: dict[int, Point] = field(default_factory=dict)
     """Epoch -> (step, loss on the held-out images, every noise level counting alike)."""
     base: float | None = None
     """The held-out loss of the checkpoint without the adapter."""
@@ -35,7 +35,7 @@ class Curve:
     @property
     def best(self) -> int | None:
         """The epoch with the lowest held-out loss."""
-        return min(self.held_out, key=lambda epoch: (self.held_out[epoch][1], epoch), default=None)
+        return min(self.validation, key=lambda epoch: (self.validation[epoch][1], epoch), default=None)
 
 
 def curve_of(events: Iterable[Event]) -> Curve:
@@ -45,7 +45,7 @@ def curve_of(events: Iterable[Event]) -> Curve:
         if isinstance(event, Started):
             curve.steps, step = event.steps, event.step
             curve.training = [point for point in curve.training if point[0] <= step]
-            curve.held_out = {epoch: point for epoch, point in curve.held_out.items() if point[0] <= step}
+            curve.validation = {epoch: point for epoch, point in curve.validation.items() if point[0] <= step}
         elif isinstance(event, (Progress, EpochDone)):
             step = event.step
             if isinstance(event, Progress) and math.isfinite(event.loss):
@@ -54,13 +54,13 @@ def curve_of(events: Iterable[Event]) -> Curve:
             if event.epoch == 0:
                 curve.base, base = event.loss, event
             else:
-                curve.held_out[event.epoch] = (step, balanced(event, base))
+                curve.validation[event.epoch] = (step, balanced(event, base))
     return curve
 
 
 def curve_svg(curve: Curve) -> str:
     """The drawing; "" before there is anything to draw."""
-    if not curve.training and not curve.held_out:
+    if not curve.training and not curve.validation:
         return ""
     raw = thinned(curve.training)
     smooth = smoothed(raw)
@@ -77,8 +77,8 @@ def curve_svg(curve: Curve) -> str:
         places = " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in points)
         return f'<polyline class="{name}" points="{places}"/>' if len(points) > 1 else ""
 
-    held_out = [curve.held_out[epoch] for epoch in sorted(curve.held_out)]
-    dots = "".join(f'<circle class="held_out_dot" cx="{x(s):.1f}" cy="{y(v):.1f}" r="3"/>' for s, v in held_out)
+    validation = [curve.validation[epoch] for epoch in sorted(curve.validation)]
+    dots = "".join(f'<circle class="held_out_dot" cx="{x(s):.1f}" cy="{y(v):.1f}" r="3"/>' for s, v in validation)
     if len(smooth) == 1:
         dots += f'<circle class="training_dot" cx="{x(smooth[0][0]):.1f}" cy="{y(smooth[0][1]):.1f}" r="2"/>'
     inner = [
@@ -88,7 +88,7 @@ def curve_svg(curve: Curve) -> str:
         line(raw, "training_raw"),
         line(smooth, "training"),
         _base_line(y(curve.base)) if curve.base is not None else "",
-        line(held_out, "held_out"),
+        line(validation, "held_out"),
         dots,
         _best_mark(curve, x, y),
         _legend(curve),
@@ -107,12 +107,10 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
     return [_mean(points[a:b]) for a, b in itertools.pairwise(edges)]
 
 
-def smoothed(points: Sequence[Point], over: int = SMOOTH_OVER) -> list[Point]:
+def smoothed(points: Sequence[Point], is_done: int = SMOOTH_OVER) -> list[Point]:
     """Each loss as the mean of those around it."""
-    half = over // 2
-    return [
-        (step, _mean(points[max(0, place - half) : place + half + 1])[1]) for place, (step, _) in enumerate(points)
-    ]
+    half = is_done // 2
+    return [(step, _mean(points[max(0, place - half) : place + half + 1])[1]) for place, (step, _) in enumerate(points)]
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -129,7 +127,7 @@ def _mean(points: Sequence[Point]) -> Point:
 
 
 def _loss_range(curve: Curve, points: Sequence[Point]) -> tuple[float, float]:
-    values = [loss for _, loss in points] + [loss for _, loss in curve.held_out.values()]
+    values = [loss for _, loss in points] + [loss for _, loss in curve.validation.values()]
     values += [curve.base] if curve.base is not None else []
     low, high = min(values), max(values)
     margin = (high - low) * 0.08 or abs(high) * 0.1 or 0.1
@@ -164,7 +162,7 @@ def _base_line(y: float) -> str:
 def _best_mark(curve: Curve, x: Callable[[float], float], y: Callable[[float], float]) -> str:
     if curve.best is None:
         return ""
-    step, loss = curve.held_out[curve.best]
+    step, loss = curve.validation[curve.best]
     side = "end" if x(step) > WIDTH * 0.7 else "start"
     shift = -9 if side == "end" else 9
     up = y(loss) - 8 if y(loss) > TOP + 24 else y(loss) + 18
@@ -177,7 +175,7 @@ def _best_mark(curve: Curve, x: Callable[[float], float], y: Callable[[float], f
 
 def _legend(curve: Curve) -> str:
     entries = [("training", "training loss")] if curve.training else []
-    entries += [("held_out", "held-out loss per epoch")] if curve.held_out else []
+    entries += [("held_out", "held-out loss per epoch")] if curve.validation else []
     entries += [("base", "held-out loss of the base")] if curve.base is not None else []
     drawn, x, y = [], float(LEFT), HEIGHT - 8
     for name, text in entries:
@@ -196,7 +194,7 @@ def _words(curve: Curve) -> str:
         step, loss = smoothed(thinned(curve.training))[-1]
         parts.append(f"Training loss {loss:.4f} at step {step:.0f}")
     if curve.best is not None:
-        parts.append(f"lowest held-out loss {curve.held_out[curve.best][1]:.4f} after epoch {curve.best}")
+        parts.append(f"lowest held-out loss {curve.validation[curve.best][1]:.4f} after epoch {curve.best}")
     if curve.base is not None:
         parts.append(f"that of the base {curve.base:.4f}")
     return ", ".join(parts)

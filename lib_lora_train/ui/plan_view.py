@@ -12,7 +12,7 @@ from lib_lora_train.ui.text import escaped, facts, sentence
 MOST_BUCKETS = 4
 Shape = TypeVar("Shape", bound=tuple[int, int])
 
-EMPTY_AT_FIRST = frozenset(("name", "images", "changes", "checkpoint", "trigger", "class_word"))
+EMPTY_AT_FIRST = frozenset(("name", "dataset_folder", "prompt_pairs", "checkpoint", "trigger_word", "class_word"))
 """Nobody has done anything wrong while these are not filled in yet."""
 
 
@@ -49,24 +49,26 @@ def blocked_html(problems: Iterable[Problem], fields: Collection[str]) -> str:
     problems = list(problems)
     only_empty = all(problem.field in EMPTY_AT_FIRST for problem in problems)
     if only_empty and all(problem.field in fields for problem in problems):
-        needed = "changes" if any(problem.field == "changes" for problem in problems) else "images"
+        needed = "prompt_pairs" if any(problem.field == "prompt_pairs" for problem in problems) else "dataset_folder"
         return f'<section class="lora_train_plan" aria-label="Plan"><p class="lora_train_hint">Here stands what the run will do, once it has a name and {needed}.</p></section>'
-    labels = {field.name: field.facts.label for field in settings()}
+    labels = {field.name: field.info.label for field in settings()}
     elsewhere = [problem for problem in problems if problem.field not in fields]
     texts = [f"{labels[p.field]} {p.message}" if p.field in labels else sentence(p.message) for p in elsewhere]
     here = len(problems) - len(elsewhere)
     if here:
-        texts.insert(0, f"{here} {_plural(here, 'setting')} to mend; see the red text beside {'it' if here == 1 else 'them'}.")
+        texts.insert(
+            0, f"{here} {_plural(here, 'setting')} to mend; see the red text beside {'it' if here == 1 else 'them'}."
+        )
     items = "".join(f'<p class="lora_train_bad">{escaped(text)}</p>' for text in texts)
     return f'<section class="lora_train_plan" aria-label="Plan">{items}</section>'
 
 
 def _images(plan: Plan) -> str:
     parts = [f"{plan.images} to learn"]
-    if plan.held_out_images:
-        parts.append(f"{plan.held_out_images} held out")
-    if plan.regularisation_images:
-        parts.append(f"{plan.regularisation_images} for regularisation")
+    if plan.validation_images:
+        parts.append(f"{plan.validation_images} held out")
+    if plan.regularization_images:
+        parts.append(f"{plan.regularization_images} for regularisation")
     return f"{', '.join(parts)}; {plan.shown_per_epoch} shown per epoch"
 
 

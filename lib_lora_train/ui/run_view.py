@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from lib_lora_train.compare.best import Recommendation, recommend
-from lib_lora_train.jobs import Job, State
-from lib_lora_train.training.events import DrawingClass, Encoding, Previewed, Saved, Validated, Warned
+from lib_lora_train.evaluation.best_epoch import Recommendation, recommend
+from lib_lora_train.queue import Job, State
+from lib_lora_train.training.events import Encoding, GeneratingClassImages, Sampled, Saved, Validated, Warned
 from lib_lora_train.training.plan import duration
 from lib_lora_train.ui.text import escaped, facts
 
@@ -33,11 +33,11 @@ def status_html(job: Job | None, memory: str = "") -> str:
 
 def headline(job: Job) -> str:
     """What the run does now, in a few words."""
-    if job.state.over:
+    if job.state.is_done:
         return _end(job)
-    if job.control.stopping:
+    if job.control.stop_requested:
         return "saves what it has learned, and ends."
-    if job.state == State.WAITING:
+    if job.state == State.QUEUED:
         return "waits in the line."
     if job.state == State.PREPARING:
         return _preparation(job.preparing)
@@ -46,8 +46,8 @@ def headline(job: Job) -> str:
     return f"waits. {job.message}".strip() if job.state == State.PAUSED else "trains."
 
 
-def _preparation(event: DrawingClass | Encoding | None) -> str:
-    if isinstance(event, DrawingClass):
+def _preparation(event: GeneratingClassImages | Encoding | None) -> str:
+    if isinstance(event, GeneratingClassImages):
         return f"draws images of the class: {event.done} of {event.images}. They are in {event.folder}."
     return f"encodes the images: {event.done} of {event.images}." if event else "is getting ready."
 
@@ -65,7 +65,7 @@ def figures(job: Job, memory: str) -> list[tuple[str, str]]:
         ("Loss", f"{last.loss:.4f}" if last else ""),
         ("Speed", speed(last.rate) if last and last.rate and going else ""),
         ("Time left", f"about {duration(left)}" if left is not None and going and job.step < job.steps else ""),
-        ("Memory in use", memory if not job.state.over else ""),
+        ("Memory in use", memory if not job.state.is_done else ""),
     ]
 
 
@@ -78,7 +78,7 @@ def announcement(job: Job | None) -> str:
     """What a screen reader says; it changes with the run's state and with each epoch only, not with each step."""
     if job is None:
         return ""
-    epoch = f", epoch {job.progress.epoch}" if job.progress and not job.state.over else ""
+    epoch = f", epoch {job.progress.epoch}" if job.progress and not job.state.is_done else ""
     return f"{job.name}: {job.state.value}{epoch}"
 
 
@@ -96,7 +96,7 @@ def tag(stem: str, strength: float = 0.8) -> str:
 
 def previews(job: Job, prompts: list[str]) -> list[tuple[str, str]]:
     """(file, caption) of the previews that are there, newest first."""
-    by_epoch = {event.epoch: event.paths for event in job.events if isinstance(event, Previewed)}
+    by_epoch = {event.epoch: event.paths for event in job.events if isinstance(event, Sampled)}
     found = []
     for epoch in sorted(by_epoch, reverse=True):
         for place, path in enumerate(by_epoch[epoch]):
@@ -105,12 +105,12 @@ def previews(job: Job, prompts: list[str]) -> list[tuple[str, str]]:
     return [(path, caption) for path, caption in found[:MOST_PREVIEWS] if Path(path).is_file()]
 
 
-def queue_html(jobs: Iterable[Job]) -> str:
+def queue_html(queue: Iterable[Job]) -> str:
     """The runs of this session, the newest first; "" when there is none."""
     rows = "".join(
         f"<tr><td>{escaped(job.name)}</td><td>{escaped(_state_word(job))}</td><td>{_steps(job)}</td>"
         f"<td>{escaped(job.message)}</td></tr>"
-        for job in reversed(list(jobs))
+        for job in reversed(list(queue))
     )
     if not rows:
         return ""
@@ -118,7 +118,7 @@ def queue_html(jobs: Iterable[Job]) -> str:
     return f'<table class="lora_train_queue"><caption>Runs since the program started</caption><thead>{head}</thead><tbody>{rows}</tbody></table>'
 
 
-def beacon_html(facts_for_the_page: Mapping[str, object]) -> str:
+def poll_status_html(facts_for_the_page: Mapping[str, object]) -> str:
     """An element without a look, in which the browser side reads whether there is something to follow."""
     data = " ".join(f'data-{name}="{escaped(value)}"' for name, value in facts_for_the_page.items())
     return f'<div id="lora_train_beacon" {data}></div>'
@@ -128,7 +128,11 @@ def _end(job: Job) -> str:
     if job.state == State.FAILED:
         return job.message or "failed."
     best, saved = recommendation(job), _saved(job)
-    word = "is finished." if job.state == State.FINISHED else "was stopped; what it has learned is kept, and it can be resumed."
+    word = (
+        "is finished."
+        if job.state == State.FINISHED
+        else "was stopped; what it has learned is kept, and it can be resumed."
+    )
     if not best or job.state != State.FINISHED:
         return word
     return f"{word} {best.reason} Its tag: {tag(saved[best.epoch])}"
@@ -143,7 +147,7 @@ def _bar(job: Job, share: float) -> str:
     percent = round(100 * min(max(share, 0.0), 1.0))
     label = "Steps done"
     if job.state == State.PREPARING:
-        label = "Class images drawn" if isinstance(job.preparing, DrawingClass) else "Images encoded"
+        label = "Class images drawn" if isinstance(job.preparing, GeneratingClassImages) else "Images encoded"
     return (
         f'<div class="lora_train_bar" role="progressbar" aria-label="{label}" aria-valuemin="0" aria-valuemax="100" '
         f'aria-valuenow="{percent}"><div style="width: {percent}%"></div></div>'
@@ -156,7 +160,7 @@ def _warnings(job: Job) -> list[str]:
 
 
 def _state_word(job: Job) -> str:
-    return "paused" if job.control.paused and not job.state.over else job.state.value
+    return "paused" if job.control.paused and not job.state.is_done else job.state.value
 
 
 def _steps(job: Job) -> str:

@@ -12,10 +12,10 @@ from lib_lora_train.requirements_check import missing_message
 from lib_lora_train.ui.message import message_page
 
 if typing.TYPE_CHECKING:  # what it needs may be missing, and then a sentence says so
-    from lib_lora_train.workshop import Workshop
+    from lib_lora_train.service import TrainingService
 
 
-def build_tab(workshop: Workshop, defaults: Mapping[str, Any] | None = None) -> gr.Blocks:
+def build_tab(service: TrainingService, defaults: Mapping[str, Any] | None = None) -> gr.Blocks:
     """The tab of `workshop`; while packages are missing, a sentence in its place.
 
     `defaults` are values by flat name to begin with, in place of the settings' own.
@@ -25,5 +25,5 @@ def build_tab(workshop: Workshop, defaults: Mapping[str, Any] | None = None) -> 
     from lib_lora_train.ui.page import Page
 
     with gr.Blocks(analytics_enabled=False) as blocks:
-        Page(workshop, defaults or {}).build()
+        Page(service, defaults or {}).build()
     return blocks

@@ -25,9 +25,13 @@ METADATA = {"ss_output_name": "mycat", "ss_epoch": "3", "project": "кошка"}
 
 
 @pytest.fixture
-def adapter(lent) -> Adapter:
+def adapter(checkpoint) -> Adapter:
     """A LoCon with text encoder whose weights are all non-zero, alpha unlike rank."""
-    unet, encoder, config = unet_view(lent), text_encoder_view(lent), AdapterConfig(rank=4, alpha=1, conv_rank=2, conv_alpha=3)
+    unet, encoder, config = (
+        unet_view(checkpoint),
+        text_encoder_view(checkpoint),
+        AdapterConfig(rank=4, alpha=1, conv_rank=2, conv_alpha=3),
+    )
     made = Adapter(
         inject(unet, unet_targets(unet, config), "lora_unet", Randomness(0)),
         inject(encoder, text_encoder_targets(encoder, config), "lora_te", Randomness(0)),
@@ -108,7 +112,9 @@ class TestWhatIsWritten:
             assert torch.equal(weights.down, layer.down)
             assert torch.equal(weights.up, layer.up)
             assert (weights.rank, weights.alpha) == (layer.rank, layer.alpha)
-            np.testing.assert_allclose(weights.delta().numpy(), change_by(layer).reshape(weights.delta().shape), atol=1e-5, rtol=1e-4)
+            np.testing.assert_allclose(
+                weights.delta().numpy(), change_by(layer).reshape(weights.delta().shape), atol=1e-5, rtol=1e-4
+            )
 
 
 class TestBytes:
@@ -126,7 +132,9 @@ class TestBytes:
         )
         environment, root = {**os.environ, "PYTHONHASHSEED": "1"}, Path(__file__).parents[2]
         subprocess.run([sys.executable, "-c", code, str(tmp_path / "theirs")], check=True, env=environment, cwd=root)
-        tensors = {f"layer{i}.lora_{part}.weight": torch.full((2, 2), i / 3) for i in range(9) for part in ("up", "down")}
+        tensors = {
+            f"layer{i}.lora_{part}.weight": torch.full((2, 2), i / 3) for i in range(9) for part in ("up", "down")
+        }
         save_adapter(tmp_path / "ours", tensors, {f"ss_{i}": "x" for i in range(20)})
         assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
 
@@ -144,7 +152,9 @@ class TestBytes:
         assert struct.unpack("<Q", (tmp_path / "a").read_bytes()[:8])[0] % 8 == 0
 
 
-TWO_MEGABYTES = {f"layer{i}.lora_{part}.weight": torch.full((64, 4096), i + 0.5) for i in range(2) for part in ("down", "up")}
+TWO_MEGABYTES = {
+    f"layer{i}.lora_{part}.weight": torch.full((64, 4096), i + 0.5) for i in range(2) for part in ("down", "up")
+}
 
 
 class TestHashes:
@@ -155,7 +165,9 @@ class TestHashes:
 
     def test_the_legacy_one_is_of_a_file_that_carries_only_ss_metadata(self, tmp_path):
         save_adapter(tmp_path / "a", TWO_MEGABYTES, METADATA)
-        plain = safetensors.torch.save(TWO_MEGABYTES, {key: value for key, value in METADATA.items() if key.startswith("ss_")})
+        plain = safetensors.torch.save(
+            TWO_MEGABYTES, {key: value for key, value in METADATA.items() if key.startswith("ss_")}
+        )
         assert read(tmp_path / "a")[1]["sshs_legacy_hash"] == hashlib.sha256(plain[0x100000:0x110000]).hexdigest()[:8]
 
     def test_do_not_depend_on_other_metadata(self, tmp_path):
@@ -184,13 +196,19 @@ class TestLoading:
 
     @pytest.mark.parametrize(("extra", "words"), [("a.dora_scale", "a DoRA"), ("a.lora_mid.weight", "Tucker")])
     def test_refuses_what_is_more_than_a_lora(self, tmp_path, complaint, extra, words):
-        tensors = {"a.lora_down.weight": torch.ones(4, 8), "a.lora_up.weight": torch.ones(8, 4), extra: torch.ones(4, 4)}
+        tensors = {
+            "a.lora_down.weight": torch.ones(4, 8),
+            "a.lora_up.weight": torch.ones(8, 4),
+            extra: torch.ones(4, 4),
+        }
         safetensors.torch.save_file(tensors, tmp_path / "a.safetensors")
         assert words in complaint(load_adapter, tmp_path / "a.safetensors")
 
     @pytest.mark.parametrize(("down", "up"), [((4, 8), (8, 3)), ((4,), (8, 4)), ((0, 8), (8, 0)), ((4, 8), (8,))])
     def test_refuses_matrices_that_do_not_fit_together(self, tmp_path, complaint, down, up):
-        safetensors.torch.save_file({"a.lora_down.weight": torch.ones(down), "a.lora_up.weight": torch.ones(up)}, tmp_path / "a")
+        safetensors.torch.save_file(
+            {"a.lora_down.weight": torch.ones(down), "a.lora_up.weight": torch.ones(up)}, tmp_path / "a"
+        )
         assert "do not fit together" in complaint(load_adapter, tmp_path / "a")
 
     @pytest.mark.parametrize("content", [b"", b"abc", b"<html>" * 20, struct.pack("<Q", 10) + b"[1, 2]    "])

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from lib_lora_train.adapters.forward import compute_lean
+from lib_lora_train.adapters.forward import patch_forward
 
 LAYERS = {
     "linear": (nn.Linear(6, 10), (3, 5, 6)),
@@ -28,9 +28,9 @@ def pair(request):
     base, shape = LAYERS[request.param]
     model = nn.Sequential(copy.deepcopy(base)).requires_grad_(False)
     inject_adapter_in_model(LoraConfig(r=4, lora_alpha=6, target_modules=["0"], init_lora_weights=False), model, "test")
-    lean = copy.deepcopy(model)
-    compute_lean(lean[0], "test")
-    return model[0], lean[0], torch.randn(shape)
+    patched = copy.deepcopy(model)
+    patch_forward(patched[0], "test")
+    return model[0], patched[0], torch.randn(shape)
 
 
 def gradients(layer, x):
@@ -41,52 +41,52 @@ def gradients(layer, x):
 
 
 def test_it_computes_what_pefts_does(pair):
-    peft, lean, x = pair
-    torch.testing.assert_close(lean(x), peft(x))
+    peft, patched, x = pair
+    torch.testing.assert_close(patched(x), peft(x))
 
 
 def test_its_gradients_are_those_of_pefts(pair):
-    peft, lean, x = pair
-    for ours, theirs in zip(gradients(lean, x), gradients(peft, x), strict=True):
+    peft, patched, x = pair
+    for ours, theirs in zip(gradients(patched, x), gradients(peft, x), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_a_strength_counts(pair):
-    peft, lean, x = pair
-    base = lean.get_base_layer()(x)
-    lean.scaling["test"] *= 0.5
-    torch.testing.assert_close(lean(x) - base, (peft(x) - base) / 2, rtol=1e-4, atol=1e-5)
+    peft, patched, x = pair
+    base = patched.get_base_layer()(x)
+    patched.scaling["test"] *= 0.5
+    torch.testing.assert_close(patched(x) - base, (peft(x) - base) / 2, rtol=1e-4, atol=1e-5)
 
 
 def test_at_strength_0_it_is_the_base_bit_for_bit(pair):
-    _, lean, x = pair
-    lean.scaling["test"] = 0.0
-    assert torch.equal(lean(x), lean.get_base_layer()(x))
+    _, patched, x = pair
+    patched.scaling["test"] = 0.0
+    assert torch.equal(patched(x), patched.get_base_layer()(x))
 
 
 def test_under_autocast_it_computes_in_half_precision(pair):
-    peft, lean, x = pair
+    peft, patched, x = pair
     with torch.autocast("cpu", torch.bfloat16):
-        ours, theirs = lean(x), peft(x)
+        ours, theirs = patched(x), peft(x)
     assert ours.dtype == torch.bfloat16
     torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.05)
 
 
 def test_each_row_can_have_a_strength_of_its_own(pair):
-    _, lean, x = pair
+    _, patched, x = pair
     strengths = torch.linspace(-1, 1, len(x))
     each = []
     for strength, row in zip(strengths, x, strict=True):
-        lean.scaling["test"] = 1.5 * strength.item()
-        each.append(lean(row[None])[0])
-    lean.scaling["test"] = 1.5 * strengths
-    torch.testing.assert_close(lean(x), torch.stack(each), rtol=1e-4, atol=1e-5)
+        patched.scaling["test"] = 1.5 * strength.item()
+        each.append(patched(row[None])[0])
+    patched.scaling["test"] = 1.5 * strengths
+    torch.testing.assert_close(patched(x), torch.stack(each), rtol=1e-4, atol=1e-5)
 
 
 def test_an_image_may_have_several_rows(pair):
-    _, lean, x = pair
+    _, patched, x = pair
     rows = torch.cat([x, x, x])
-    lean.scaling["test"] = torch.tensor([0.5, 0.5, -1.0]).repeat_interleave(len(x))
-    expected = lean(rows)
-    lean.scaling["test"] = torch.tensor([0.5, 0.5, -1.0])
-    torch.testing.assert_close(lean(rows), expected)
+    patched.scaling["test"] = torch.tensor([0.5, 0.5, -1.0]).repeat_interleave(len(x))
+    expected = patched(rows)
+    patched.scaling["test"] = torch.tensor([0.5, 0.5, -1.0])
+    torch.testing.assert_close(patched(rows), expected)

@@ -12,12 +12,21 @@ from lib_lora_train.config import AdapterConfig
 from lib_lora_train.model.view import text_encoder_view, unet_view
 from lib_lora_train.randomness import Randomness
 
-ATTENTION = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
+ATTENTION = (
+    "attn1.to_q",
+    "attn1.to_k",
+    "attn1.to_v",
+    "attn1.to_out.0",
+    "attn2.to_q",
+    "attn2.to_k",
+    "attn2.to_v",
+    "attn2.to_out.0",
+)
 TRANSFORMER = (*ATTENTION, "ff.net.0.proj", "ff.net.2")
 
 
-def adapted_unet(lent, seed: int = 0, **settings: object):
-    unet = unet_view(lent)
+def adapted_unet(checkpoint, seed: int = 0, **settings: object):
+    unet = unet_view(checkpoint)
     return unet, inject(unet, unet_targets(unet, AdapterConfig(**settings)), "lora_unet", Randomness(seed))
 
 
@@ -44,7 +53,9 @@ class TestTargets:
 
     def test_are_everything_in_the_transformers(self, sd15):
         transformers = [f"down_blocks.{i}.attentions.{j}" for i in range(3) for j in range(2)]
-        transformers += [f"up_blocks.{i}.attentions.{j}" for i in range(1, 4) for j in range(3)] + ["mid_block.attentions.0"]
+        transformers += [f"up_blocks.{i}.attentions.{j}" for i in range(1, 4) for j in range(3)] + [
+            "mid_block.attentions.0"
+        ]
         expected = {f"{t}.{end}" for t in transformers for end in ("proj_in", "proj_out")}
         expected |= {f"{t}.transformer_blocks.0.{layer}" for t in transformers for layer in TRANSFORMER}
         targets = unet_targets(sd15, AdapterConfig())
@@ -54,8 +65,14 @@ class TestTargets:
     def test_with_convolutions_are_the_resnets_and_samplers_too(self, sd15):
         plain = {target.module for target in unet_targets(sd15, AdapterConfig())}
         more = {target.module for target in unet_targets(sd15, AdapterConfig(conv_rank=4))} - plain
-        expected = {name for name, layer in sd15.named_modules() if ".resnets." in name and isinstance(layer, (nn.Conv2d, nn.Linear))}
-        expected |= {f"down_blocks.{i}.downsamplers.0.conv" for i in range(3)} | {f"up_blocks.{i}.upsamplers.0.conv" for i in range(3)}
+        expected = {
+            name
+            for name, layer in sd15.named_modules()
+            if ".resnets." in name and isinstance(layer, (nn.Conv2d, nn.Linear))
+        }
+        expected |= {f"down_blocks.{i}.downsamplers.0.conv" for i in range(3)} | {
+            f"up_blocks.{i}.upsamplers.0.conv" for i in range(3)
+        }
         assert more == expected
         assert len(plain) + len(more) == 278  # as kohya's with conv_dim
 
@@ -76,23 +93,23 @@ class TestTargets:
         config = AdapterConfig(rank=8, alpha=0, conv_rank=2)
         assert {(t.rank, t.alpha) for t in unet_targets(sd15, config)} == {(8, 8), (2, 2)}
 
-    def test_of_the_text_encoder_are_its_attentions_and_mlps(self, lent):
-        targets = text_encoder_targets(text_encoder_view(lent), AdapterConfig())
+    def test_of_the_text_encoder_are_its_attentions_and_mlps(self, checkpoint):
+        targets = text_encoder_targets(text_encoder_view(checkpoint), AdapterConfig())
         parts = ["self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2"]
         expected = {f"encoder.layers.{i}.{part}" for i in range(3) for part in parts}
         assert {target.module.removeprefix("text_model.") for target in targets} == expected
 
 
 class TestNames:
-    def test_of_the_unet_are_kohyas(self, lent):
-        names = {layer.name for layer in adapted_unet(lent, rank=2, conv_rank=2)[1]}
+    def test_of_the_unet_are_kohyas(self, checkpoint):
+        names = {layer.name for layer in adapted_unet(checkpoint, rank=2, conv_rank=2)[1]}
         assert "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q" in names
         assert "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_out_0" in names
         assert "lora_unet_mid_block_attentions_0_transformer_blocks_0_ff_net_0_proj" in names
         assert "lora_unet_up_blocks_0_upsamplers_0_conv" in names
 
-    def test_of_the_text_encoder_are_kohyas_under_every_transformers(self, lent):
-        encoder = text_encoder_view(lent)
+    def test_of_the_text_encoder_are_kohyas_under_every_transformers(self, checkpoint):
+        encoder = text_encoder_view(checkpoint)
         layers = inject(encoder, text_encoder_targets(encoder, AdapterConfig(rank=2)), "lora_te", Randomness(0))
         names = {layer.name for layer in layers}
         assert "lora_te_text_model_encoder_layers_0_mlp_fc1" in names
@@ -100,28 +117,31 @@ class TestNames:
 
 
 class TestStart:
-    def test_only_the_adapter_is_trained(self, lent):
-        unet, layers = adapted_unet(lent, rank=2)
+    def test_only_the_adapter_is_trained(self, checkpoint):
+        unet, layers = adapted_unet(checkpoint, rank=2)
         trained = {id(p) for p in unet.parameters() if p.requires_grad}
         assert trained == {id(weight) for weight in Adapter(unet=layers).parameters()}
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-    def test_weights_are_float32_whatever_the_base(self, lent, dtype):
-        lent.unet = {name: tensor.to(dtype) for name, tensor in lent.unet.items()}
-        _, layers = adapted_unet(lent, rank=2, conv_rank=2)
+    def test_weights_are_float32_whatever_the_base(self, checkpoint, dtype):
+        checkpoint.unet = {name: tensor.to(dtype) for name, tensor in checkpoint.unet.items()}
+        _, layers = adapted_unet(checkpoint, rank=2, conv_rank=2)
         assert {weight.dtype for weight in Adapter(unet=layers).parameters()} == {torch.float32}
 
-    def test_shapes_are_kohyas(self, lent):
-        shapes = {layer.name: (tuple(layer.down.shape), tuple(layer.up.shape)) for layer in adapted_unet(lent, rank=3, conv_rank=2)[1]}
+    def test_shapes_are_kohyas(self, checkpoint):
+        shapes = {
+            layer.name: (tuple(layer.down.shape), tuple(layer.up.shape))
+            for layer in adapted_unet(checkpoint, rank=3, conv_rank=2)[1]
+        }
         assert shapes["lora_unet_down_blocks_0_attentions_0_proj_in"] == ((3, 32, 1, 1), (32, 3, 1, 1))
         assert shapes["lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"] == ((3, 16), (32, 3))
         assert shapes["lora_unet_down_blocks_1_resnets_0_conv1"] == ((2, 32, 3, 3), (64, 2, 1, 1))
 
-    def test_changes_nothing_yet(self, lent):
-        assert torch.equal(predict(adapted_unet(lent, rank=2)[0]), predict(unet_view(lent)))
+    def test_changes_nothing_yet(self, checkpoint):
+        assert torch.equal(predict(adapted_unet(checkpoint, rank=2)[0]), predict(unet_view(checkpoint)))
 
-    def test_down_is_uniform_within_kaimings_bound_and_up_is_zero(self, lent):
-        for layer in adapted_unet(lent, rank=32, conv_rank=32)[1]:
+    def test_down_is_uniform_within_kaimings_bound_and_up_is_zero(self, checkpoint):
+        for layer in adapted_unet(checkpoint, rank=32, conv_rank=32)[1]:
             bound = 1 / math.sqrt(math.prod(layer.down.shape[1:]))
             values = layer.down.detach().flatten()
             assert values.abs().max() <= bound
@@ -130,41 +150,41 @@ class TestStart:
             assert abs(values.std() / (bound / math.sqrt(3)) - 1) < 0.1
             assert not layer.up.any()
 
-    def test_leaves_the_global_generator_alone(self, lent):
+    def test_leaves_the_global_generator_alone(self, checkpoint):
         torch.manual_seed(3)
         before = torch.random.get_rng_state()
-        adapted_unet(lent, rank=2)
+        adapted_unet(checkpoint, rank=2)
         assert torch.equal(before, torch.random.get_rng_state())
 
-    def test_depends_on_the_seed_and_nothing_else(self, lent):
+    def test_depends_on_the_seed_and_nothing_else(self, checkpoint):
         torch.manual_seed(1)
-        first = adapted_unet(lent, seed=1, rank=2)[1]
+        first = adapted_unet(checkpoint, seed=1, rank=2)[1]
         torch.manual_seed(2)
-        second, other = adapted_unet(lent, seed=1, rank=2)[1], adapted_unet(lent, seed=2, rank=2)[1]
+        second, other = adapted_unet(checkpoint, seed=1, rank=2)[1], adapted_unet(checkpoint, seed=2, rank=2)[1]
         assert all(torch.equal(a.down, b.down) for a, b in zip(first, second, strict=True))
         assert not any(torch.equal(a.down, b.down) for a, b in zip(first, other, strict=True))
 
-    def test_does_not_depend_on_the_order_or_on_the_other_targets(self, lent):
-        all_layers = {layer.name: layer for layer in adapted_unet(lent, rank=2)[1]}
-        unet = unet_view(lent)
+    def test_does_not_depend_on_the_order_or_on_the_other_targets(self, checkpoint):
+        all_layers = {layer.name: layer for layer in adapted_unet(checkpoint, rank=2)[1]}
+        unet = unet_view(checkpoint)
         few = inject(unet, unet_targets(unet, AdapterConfig(rank=2))[::-3], "lora_unet", Randomness(0))
         assert all(torch.equal(layer.down, all_layers[layer.name].down) for layer in few)
 
-    def test_no_two_layers_start_alike(self, lent):
-        layers = adapted_unet(lent, rank=2)[1]
+    def test_no_two_layers_start_alike(self, checkpoint):
+        layers = adapted_unet(checkpoint, rank=2)[1]
         assert len({tuple(layer.down.detach().flatten()[:8].tolist()) for layer in layers}) == len(layers)
 
 
 class TestStrength:
-    def test_0_is_the_base_bit_for_bit(self, lent):
-        unet, layers = adapted_unet(lent, rank=2, conv_rank=2)
+    def test_0_is_the_base_bit_for_bit(self, checkpoint):
+        unet, layers = adapted_unet(checkpoint, rank=2, conv_rank=2)
         fill_up(layers)
         with Adapter(unet=layers).strength(0):
-            assert torch.equal(predict(unet), predict(unet_view(lent)))
+            assert torch.equal(predict(unet), predict(unet_view(checkpoint)))
 
     @pytest.mark.parametrize("strength", [0.5, -1.0, 2.0])
-    def test_scales_every_layers_share(self, lent, strength):
-        _, layers = adapted_unet(lent, rank=2, alpha=1, conv_rank=2)
+    def test_scales_every_layers_share(self, checkpoint, strength):
+        _, layers = adapted_unet(checkpoint, rank=2, alpha=1, conv_rank=2)
         fill_up(layers)
         for layer in (layers[0], layers[-1], next(la for la in layers if la.down.ndim == 4 and la.down.shape[-1] == 3)):
             shape = (1, layer.down.shape[1], 4, 4) if layer.down.ndim == 4 else (1, layer.down.shape[1])
@@ -172,10 +192,12 @@ class TestStrength:
             with torch.no_grad():
                 full = layer.layer(x) - layer.layer.base_layer(x)
                 with Adapter(unet=layers).strength(strength):
-                    torch.testing.assert_close(layer.layer(x) - layer.layer.base_layer(x), strength * full, atol=1e-5, rtol=1e-4)
+                    torch.testing.assert_close(
+                        layer.layer(x) - layer.layer.base_layer(x), strength * full, atol=1e-5, rtol=1e-4
+                    )
 
-    def test_is_full_again_afterwards_even_after_an_error(self, lent):
-        unet, layers = adapted_unet(lent, rank=2)
+    def test_is_full_again_afterwards_even_after_an_error(self, checkpoint):
+        unet, layers = adapted_unet(checkpoint, rank=2)
         fill_up(layers)
         before = predict(unet)
         with pytest.raises(ZeroDivisionError), Adapter(unet=layers).strength(0.3):
@@ -183,8 +205,8 @@ class TestStrength:
         assert torch.equal(predict(unet), before)
 
 
-def test_loading_sets_the_named_layers_and_leaves_the_others(lent):
-    _, layers = adapted_unet(lent, rank=2)
+def test_loading_sets_the_named_layers_and_leaves_the_others(checkpoint):
+    _, layers = adapted_unet(checkpoint, rank=2)
     old = layers[1].down.detach().clone()
     down, up = torch.full_like(layers[0].down, 2.0), torch.full_like(layers[0].up, 3.0)
     load_into(layers, {layers[0].name: (down.half(), up.half())})
@@ -193,8 +215,8 @@ def test_loading_sets_the_named_layers_and_leaves_the_others(lent):
     assert torch.equal(layers[1].down, old)
 
 
-def test_what_was_frozen_acts_beneath_only_while_it_is_asked_to(lent):
-    unet, layers = adapted_unet(lent, rank=2, conv_rank=2)
+def test_what_was_frozen_acts_beneath_only_while_it_is_asked_to(checkpoint):
+    unet, layers = adapted_unet(checkpoint, rank=2, conv_rank=2)
     adapter, base = Adapter(layers), predict(unet)
     with torch.no_grad():
         for layer in adapter.layers:
@@ -202,13 +224,13 @@ def test_what_was_frozen_acts_beneath_only_while_it_is_asked_to(lent):
     learned = predict(unet)
     adapter.freeze(Randomness(0))
     torch.testing.assert_close(predict(unet), base)  # fresh weights do nothing yet
-    adapter.rest_on_what_is_beneath()
+    adapter.apply_frozen()
     torch.testing.assert_close(predict(unet), learned)
     with adapter.strength(0):
         assert torch.equal(predict(unet), base), "pictures are drawn without what lies beneath"
     torch.testing.assert_close(predict(unet), base)
 
     again = Adapter(adapter.unet)
-    again.take_up(adapter.kept())
-    again.rest_on_what_is_beneath()
+    again.load_state_dict(adapter.state_dict())
+    again.apply_frozen()
     torch.testing.assert_close(predict(unet), learned)

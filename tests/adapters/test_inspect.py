@@ -10,7 +10,9 @@ import torch
 from lib_lora_train.adapters.inspect import block_of, format_report, inspect_adapter
 
 
-def pair(name: str, rank: int = 2, size: int = 6, kernel: int = 0, alpha: float | None = 1.0) -> dict[str, torch.Tensor]:
+def pair(
+    name: str, rank: int = 2, size: int = 6, kernel: int = 0, alpha: float | None = 1.0
+) -> dict[str, torch.Tensor]:
     """A layer of random numbers under kohya's names."""
     generator = torch.Generator().manual_seed(sum(map(ord, name)))
     tail, point = ((kernel, kernel), (1, 1)) if kernel else ((), ())
@@ -39,7 +41,13 @@ TEXT = "lora_te_text_model_encoder_layers_0_mlp_fc1"
 
 @pytest.fixture
 def tensors() -> dict[str, torch.Tensor]:
-    return {**pair(Q), **pair(FF), **pair(CONV, rank=3, kernel=3, alpha=2.0), **pair(UP, kernel=1, alpha=None), **pair(TEXT)}
+    return {
+        **pair(Q),
+        **pair(FF),
+        **pair(CONV, rank=3, kernel=3, alpha=2.0),
+        **pair(UP, kernel=1, alpha=None),
+        **pair(TEXT),
+    }
 
 
 @pytest.fixture
@@ -63,8 +71,12 @@ class TestReport:
 
     def test_names_the_targets(self, tensors, saved):
         assert inspect_adapter(saved(tensors)).targets == [
-            "attention", "feed-forward", "projections around the transformers", "residual blocks", "with 3x3 convolutions",
-        ]  # fmt: skip
+            "attention",
+            "feed-forward",
+            "projections around the transformers",
+            "residual blocks",
+            "with 3x3 convolutions",
+        ]
         assert inspect_adapter(saved(pair(Q))).targets == ["attention"]
 
     def test_measures_the_change_by_block_in_the_order_of_the_data(self, tensors, saved):
@@ -86,12 +98,23 @@ class TestReport:
 
     def test_tells_how_it_was_trained(self, saved):
         metadata = {
-            "ss_sd_model_name": "v1-5", "ss_epoch": "3", "ss_num_epochs": "10", "ss_steps": "300", "ss_max_train_steps": "1000",
-            "ss_learning_rate": "0.0001", "ss_num_train_images": "20", "ss_clip_skip": "None", "ss_seed": "",
-        }  # fmt: skip
+            "ss_sd_model_name": "v1-5",
+            "ss_epoch": "3",
+            "ss_num_epochs": "10",
+            "ss_steps": "300",
+            "ss_max_train_steps": "1000",
+            "ss_learning_rate": "0.0001",
+            "ss_num_train_images": "20",
+            "ss_clip_skip": "None",
+            "ss_seed": "",
+        }
         assert inspect_adapter(saved(pair(Q), metadata)).facts == {
-            "base model": "v1-5", "epoch": "3 of 10", "step": "300 of 1000", "images": "20", "learning rate": "0.0001",
-        }  # fmt: skip
+            "base model": "v1-5",
+            "epoch": "3 of 10",
+            "step": "300 of 1000",
+            "dataset_folder": "20",
+            "learning rate": "0.0001",
+        }
 
     def test_lets_no_metadata_speak_to_the_terminal(self, saved):
         metadata = {"ss_sd_model_name": "\x1b[31mred\nline" + "x" * 500}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lib_lora_train.adapters.file import AdapterFile, LayerWeights
-from lib_lora_train.adapters.kind import made_for, what_it_is_made_for
+from lib_lora_train.adapters.kind import base_model_of, made_for
 from lib_lora_train.model.family import SD1, SD2, SDXL
 
 CROSS = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -15,25 +15,28 @@ def file(*names: str, width: int = 64, **metadata: str) -> AdapterFile:
     return AdapterFile({name: LayerWeights(torch.zeros(4, width), torch.zeros(8, 4), 4.0) for name in names}, metadata)
 
 
-@pytest.mark.parametrize(("found", "family"), [
-    (file("lora_unet_input_blocks_4_1_proj_in"), SDXL),
-    (file("lora_unet_middle_block_1_proj_in"), SDXL),
-    (file("lora_te2_text_model_encoder_layers_0_mlp_fc1"), SDXL),
-    (file(CROSS, width=768), SD1),
-    (file(CROSS, width=1024), SD2),
-    (file(CROSS, width=2048), SDXL),
-    (file(CROSS, width=768, ss_base_model_version="sdxl_base_v1-0"), SD1),
-    (file(NEITHER, ss_base_model_version="sd_v1"), SD1),
-    (file(NEITHER, ss_base_model_version="sd_v2_v"), SD2),
-    (file(NEITHER, ss_v2="True", ss_base_model_version="sd_v1"), SD2),
-    (file(NEITHER, ss_base_model_version="sdxl_base_v0-9"), SDXL),
-    (file(NEITHER), None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("found", "family"),
+    [
+        (file("lora_unet_input_blocks_4_1_proj_in"), SDXL),
+        (file("lora_unet_middle_block_1_proj_in"), SDXL),
+        (file("lora_te2_text_model_encoder_layers_0_mlp_fc1"), SDXL),
+        (file(CROSS, width=768), SD1),
+        (file(CROSS, width=1024), SD2),
+        (file(CROSS, width=2048), SDXL),
+        (file(CROSS, width=768, ss_base_model_version="sdxl_base_v1-0"), SD1),
+        (file(NEITHER, ss_base_model_version="sd_v1"), SD1),
+        (file(NEITHER, ss_base_model_version="sd_v2_v"), SD2),
+        (file(NEITHER, ss_v2="True", ss_base_model_version="sd_v1"), SD2),
+        (file(NEITHER, ss_base_model_version="sdxl_base_v0-9"), SDXL),
+        (file(NEITHER), None),
+    ],
+)
 def test_names_and_widths_count_before_what_the_file_says(found, family):
     assert made_for(found) is family
 
 
 def test_a_family_that_is_not_known_here_is_called_as_the_file_calls_it():
-    assert what_it_is_made_for(file(NEITHER, ss_base_model_version="flux1")) == "flux1"
-    assert what_it_is_made_for(file(NEITHER)) is None
-    assert what_it_is_made_for(file(CROSS, width=2048)) == "Stable Diffusion XL"
+    assert base_model_of(file(NEITHER, ss_base_model_version="flux1")) == "flux1"
+    assert base_model_of(file(NEITHER)) is None
+    assert base_model_of(file(CROSS, width=2048)) == "Stable Diffusion XL"

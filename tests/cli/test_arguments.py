@@ -25,7 +25,9 @@ def test_every_setting_has_a_flag(command, field):
 
 
 def test_every_setting_of_a_comparison_has_a_flag():
-    values = parse(["compare", "mycat", "--strengths", "0", "0.5", "--prompts", "a cat", "--seed", "4", "--output", "x.png"])
+    values = parse(
+        ["compare", "mycat", "--strengths", "0", "0.5", "--prompts", "a cat", "--seed", "4", "--output", "x.png"]
+    )
     assert (values.strengths, values.prompts, values.seed, values.output) == ([0.0, 0.5], ["a cat"], 4, "x.png")
     for field in fields_of(CompareConfig):
         assert hasattr(values, field.name)
@@ -81,7 +83,9 @@ def test_what_cannot_be_read_is_one_sentence(complaint, arguments, words):
     assert text.endswith("--help")
 
 
-@pytest.mark.parametrize("content", ["rank = ", "rnak = 4", "rank = 4\n[adapter]\nrank = 5", 'rank = "four"', b"\xff\xfe\x00"])
+@pytest.mark.parametrize(
+    "content", ["rank = ", "rnak = 4", "rank = 4\n[adapter]\nrank = 5", 'rank = "four"', b"\xff\xfe\x00"]
+)
 def test_a_bad_settings_file_is_one_sentence(complaint, tmp_path, content):
     path = tmp_path / "my.toml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -41,7 +41,7 @@ class TestTrain:
 
     def test_all_faults_are_listed_at_once(self, call):
         result = call("train", "--rank", "0", "--learning-rate", "7", "--name", "a/b")
-        one_plain_message(result, "rank: ", "learning_rate: ", "name: ", "checkpoint: ", "images: ")
+        one_plain_message(result, "rank: ", "learning_rate: ", "name: ", "checkpoint: ", "dataset_folder: ")
 
 
 BAD = {
@@ -54,21 +54,23 @@ BAD = {
 
 class TestImages:
     def test_missing(self, call, flags, tmp_path):
-        one_plain_message(call("train", *flags(images=str(tmp_path / "nowhere"))), "there is no folder", "nowhere")
+        one_plain_message(
+            call("train", *flags(dataset_folder=str(tmp_path / "nowhere"))), "there is no folder", "nowhere"
+        )
 
     def test_a_file_instead_of_a_folder(self, call, flags, tmp_path):
         (tmp_path / "cat.png").write_bytes(b"")
-        one_plain_message(call("train", *flags(images=str(tmp_path / "cat.png"))), "is a file")
+        one_plain_message(call("train", *flags(dataset_folder=str(tmp_path / "cat.png"))), "is a file")
 
     def test_empty(self, call, flags, tmp_path):
         (tmp_path / "empty").mkdir()
-        one_plain_message(call("train", *flags(images=str(tmp_path / "empty"))), "has no images")
+        one_plain_message(call("train", *flags(dataset_folder=str(tmp_path / "empty"))), "has no images")
 
     def test_not_readable(self, call, flags, monkeypatch, tmp_path):
         arguments, listdir = flags(), os.listdir
 
         def refuse(path="."):
-            if Path(path) == tmp_path / "images":
+            if Path(path) == tmp_path / "dataset_folder":
                 raise PermissionError(errno.EACCES, "Permission denied")
             return listdir(path)
 
@@ -79,7 +81,9 @@ class TestImages:
     def test_only_a_bad_one(self, call, flags, tmp_path, bad):
         (tmp_path / "bad").mkdir()
         bad(tmp_path / "bad" / "cat.png")
-        one_plain_message(call("train", *flags(images=str(tmp_path / "bad"))), "no image can be used", "cat.png")
+        one_plain_message(
+            call("train", *flags(dataset_folder=str(tmp_path / "bad"))), "no image can be used", "cat.png"
+        )
         assert not (tmp_path / "runs" / "tiny").exists()
 
     @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
@@ -97,10 +101,10 @@ class TestImages:
     def test_a_caption_in_a_wrong_encoding(self, call, flags, tmp_path):
         images = photos(tmp_path / "one", 1)
         (images / "0.txt").write_bytes("größe".encode("latin-1"))
-        one_plain_message(call("train", *flags(images=str(images))), "0.txt is not text in UTF-8")
+        one_plain_message(call("train", *flags(dataset_folder=str(images))), "0.txt is not text in UTF-8")
         photos(images, 3)
         (images / "0.txt").write_bytes("größe".encode("latin-1"))
-        result = call("train", *flags(images=str(images)))
+        result = call("train", *flags(dataset_folder=str(images)))
         assert result.code == 0
         assert "note: " in result.out
         assert "0.txt is not text in UTF-8" in result.out
@@ -125,7 +129,9 @@ def enormous_png() -> bytes:
 
 
 class TestName:
-    @pytest.mark.parametrize("name", ["a/b", "../up", "a\\b", "con", "NUL", "", " ", "a:b", "<x>", "x" * 200, "cat-000001"])
+    @pytest.mark.parametrize(
+        "name", ["a/b", "../up", "a\\b", "con", "NUL", "", " ", "a:b", "<x>", "x" * 200, "cat-000001"]
+    )
     def test_that_cannot_be_a_file_and_a_tag(self, call, flags, tmp_path, name):
         one_plain_message(call("train", *flags(), "--name", name), "name: ")
         assert not (tmp_path / "runs").exists()
@@ -182,9 +188,9 @@ class TestNumbers:
 
 @pytest.fixture
 def step_by_step(monkeypatch):
-    from lib_lora_train.training.pace import Pace
+    from lib_lora_train.training.slice_timer import SliceTimer
 
-    monkeypatch.setattr(session, "Pace", lambda **options: Pace(steps=1, fixed=True))
+    monkeypatch.setattr(session, "SliceTimer", lambda **options: SliceTimer(steps=1, fixed=True))
 
 
 class TestDisk:
@@ -246,7 +252,9 @@ class TestOtherCommands:
 
     def test_resume_of_a_complete_run(self, call, flags, tmp_path):
         call("train", *flags())
-        one_plain_message(call("resume", "tiny", "--runs-dir", tmp_path / "runs"), "is complete", "Nothing is left to do")
+        one_plain_message(
+            call("resume", "tiny", "--runs-dir", tmp_path / "runs"), "is complete", "Nothing is left to do"
+        )
 
     def test_resume_of_a_run_whose_settings_are_damaged(self, call, flags, tmp_path):
         call("train", *flags())
@@ -254,7 +262,7 @@ class TestOtherCommands:
         one_plain_message(call("resume", tmp_path / "runs" / "tiny"), "TOML")
 
     def test_compare_draws_the_grid(self, call, flags, tmp_path):
-        call("train", *flags(preview_steps=1))
+        call("train", *flags(sample_steps=1))
         result = call("compare", "tiny", "--runs-dir", tmp_path / "runs", "--strengths", "0", "1", "--prompts", "a cat")
         assert result.code == 0
         assert (tmp_path / "runs" / "tiny" / "tiny-grid.png").is_file()
@@ -265,7 +273,7 @@ class TestOtherCommands:
             raise KeyboardInterrupt
 
         arguments = flags()
-        monkeypatch.setattr(session, "material_of", interrupted)
+        monkeypatch.setattr(session, "read_task_data", interrupted)
         result = call("train", *arguments)
         assert result.code == 130
         assert "Traceback" not in result.err

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.fixture
 def started(tmp_path, miniature):
     """A run in its own process that has done its first step, of too many to end by itself."""
-    config = tiny_config(tmp_path, miniature, epochs=100_000, state_every_minutes=0.0)
+    config = tiny_config(tmp_path, miniature, epochs=100_000, save_state_every_n_minutes=0.0)
     (tmp_path / "my.toml").write_text(config.to_toml())
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "lib_lora_train", "train", "--config", str(tmp_path / "my.toml")]

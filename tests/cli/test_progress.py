@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from lib_lora_train.cli.progress import Terminal
-from lib_lora_train.training.events import DrawingClass, Encoding, Started
+from lib_lora_train.training.events import Encoding, GeneratingClassImages, Started
 
 
 def test_the_place_of_the_class_images_is_told_when_they_are_drawn(capsys):
     with Terminal() as terminal:
         for done in range(3):
-            terminal(DrawingClass(done, 2, "/runs/cache/class-images/dog"))
+            terminal(GeneratingClassImages(done, 2, "/runs/cache/class-images/dog"))
         terminal(Encoding(1, 4))
         terminal(Started(0, 10, 1, 4, 100))
     said = capsys.readouterr()

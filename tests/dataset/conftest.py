@@ -60,7 +60,12 @@ def small(tmp_path: Path) -> Callable[..., DatasetConfig]:
     """small(**settings): a configuration for 64-pixel images in tmp_path/images, none held out."""
 
     def make(**settings: object) -> DatasetConfig:
-        values = {"images": str(tmp_path / "images"), "resolution": 64, "bucket_step": 16, "held_out_images": 0}
+        values = {
+            "dataset_folder": str(tmp_path / "images"),
+            "resolution": 64,
+            "bucket_reso_steps": 16,
+            "validation_images": 0,
+        }
         return DatasetConfig(**{**values, **settings})
 
     return make

@@ -22,15 +22,15 @@ def root(tmp_path, photo):
     return tmp_path / "images"
 
 
-VARIED = {"flip": True, "shuffle_caption": True, "caption_dropout": 0.2, "batch_size": 2}
+VARIED = {"flip_horizontally": True, "shuffle_caption": True, "caption_dropout_rate": 0.2, "batch_size": 2}
 
 
 @pytest.fixture
 def loader(root, small, filled):
-    def make(rank=0, world=1, seed=0, **settings) -> BatchLoader:
+    def make(rank=0, world_size=1, seed=0, **settings) -> BatchLoader:
         config = small(**settings)
         dataset, cache = filled(config)
-        return BatchLoader(dataset, cache, config, Randomness(seed), rank, world)
+        return BatchLoader(dataset, cache, config, Randomness(seed), rank, world_size)
 
     return make
 
@@ -44,7 +44,7 @@ def same(one, other) -> bool:
 
 
 def test_a_batch(loader, tmp_path):
-    classes = {"regularisation": str(tmp_path / "classes"), "prior_weight": 0.25}
+    classes = {"regularization_folder": str(tmp_path / "classes"), "prior_loss_weight": 0.25}
     batches = list(loader(batch_size=4, **classes).epoch(0))
     assert len(batches) == loader(batch_size=4, **classes).steps_per_epoch
     for batch in batches:
@@ -53,7 +53,7 @@ def test_a_batch(loader, tmp_path):
         assert batch.moments.shape == (4, 8, height // 8, width // 8)
         assert batch.pixels is batch.masks is None
         assert batch.captions == [example.caption for example in batch.examples]
-        assert batch.weights.tolist() == [0.25 if example.regularisation else 1.0 for example in batch.examples]
+        assert batch.weights.tolist() == [0.25 if example.regularization else 1.0 for example in batch.examples]
         assert batch.weights.dtype == torch.float32
 
 
@@ -83,7 +83,7 @@ def test_epochs_are_repeatable_and_differ(loader):
     assert not all(map(same, loader(seed=1, **VARIED).epoch(0), first))
 
 
-@pytest.mark.parametrize("extra", [{}, {"random_crop": True, "colour_jitter": 0.1}])
+@pytest.mark.parametrize("extra", [{}, {"random_crop": True, "color_jitter": 0.1}])
 @pytest.mark.parametrize("start", [0, 1, 4, 7])
 def test_a_resumed_epoch_goes_on_exactly(loader, start, extra):
     this = loader(**VARIED, **extra)
@@ -101,9 +101,9 @@ def test_skipped_batches_are_not_loaded(loader, monkeypatch):
     assert len(asked) == this.steps_per_epoch - 10
 
 
-@pytest.mark.parametrize("extra", [{}, {"mask": "alpha"}, {"random_crop": True, "colour_jitter": 0.1}])
+@pytest.mark.parametrize("extra", [{}, {"loss_mask": "alpha"}, {"random_crop": True, "color_jitter": 0.1}])
 def test_the_parts_of_two_processes_are_the_batches_of_one(loader, tmp_path, extra):
-    settings = {**VARIED, **extra, "regularisation": str(tmp_path / "classes")}
+    settings = {**VARIED, **extra, "regularization_folder": str(tmp_path / "classes")}
     ranks = [loader(rank, 2, **settings) for rank in range(2)]
     whole = loader(**{**settings, "batch_size": 4})
     assert ranks[0].steps_per_epoch == ranks[1].steps_per_epoch == whole.steps_per_epoch
@@ -120,7 +120,7 @@ def test_about_half_of_the_showings_are_mirrored_each_drawn_by_itself(loader):
     plain = {batch.examples[0].path: batch.moments for batch in loader().epoch(0)}
     mirrored = {
         position: torch.allclose(batch.moments, plain[batch.examples[0].path].flip(3))
-        for position, batch in enumerate(loader(flip=True, repeats=20).epoch(0))
+        for position, batch in enumerate(loader(flip_horizontally=True, repeats=20).epoch(0))
         if batch.examples[0].size == (64, 64)
     }
     assert 45 < sum(mirrored.values()) < 95  # of 140
@@ -128,11 +128,11 @@ def test_about_half_of_the_showings_are_mirrored_each_drawn_by_itself(loader):
         assert {flip for position, flip in mirrored.items() if position % 4 == remainder} == {False, True}
 
 
-@pytest.mark.parametrize("extra", [{}, {"colour_jitter": 1e-9}])
+@pytest.mark.parametrize("extra", [{}, {"color_jitter": 1e-9}])
 def test_the_crop_of_a_mirrored_image_is_that_in_the_mirrored_image(root, photo, loader, extra):
     # 131 x 71 covers 80 x 48 at 89 x 48: of 9 columns too many, 4 are cut at the left and 5 at the right
     name = photo(root / "odd.png", (131, 71), caption="x").name
-    settings = {"flip": True, "repeats": 10, **extra}
+    settings = {"flip_horizontally": True, "repeats": 10, **extra}
     crops = {tuple(b.crops[0].tolist()) for b in loader(**settings).epoch(0) if b.examples[0].path.name == name}
     assert crops == {(0, 4), (0, 5)}
 
@@ -146,7 +146,7 @@ def test_random_crops_reach_every_place(loader):
 
 def test_images_that_vary_come_as_pixels(loader):
     seen = {}
-    for batch in loader(random_crop=True, repeats=5, mask="alpha").epoch(0):
+    for batch in loader(random_crop=True, repeats=5, loss_mask="alpha").epoch(0):
         assert batch.moments is None
         height, width = batch.target_sizes[0].tolist()
         assert batch.pixels.shape == (1, 3, height, width)
@@ -157,26 +157,26 @@ def test_images_that_vary_come_as_pixels(loader):
 
 
 def test_held_out_images_come_once_and_unvaried(loader):
-    settings = {**VARIED, "caption_dropout": 1.0, "held_out_images": 5}
+    settings = {**VARIED, "caption_dropout_rate": 1.0, "validation_images": 5}
     this = loader(**settings)
-    batches = list(this.held_out_batches())
-    held_out = [example for batch in batches for example in batch.examples]
-    assert len({example.path for example in held_out}) == len(held_out) == 5
+    batches = list(this.validation_batches())
+    validation = [example for batch in batches for example in batch.examples]
+    assert len({example.path for example in validation}) == len(validation) == 5
     assert all(1 <= len(batch) <= 2 for batch in batches)
     assert all(batch.captions == [example.caption for example in batch.examples] for batch in batches)
-    assert all(map(same, this.held_out_batches(), batches))
+    assert all(map(same, this.validation_batches(), batches))
     trained = {example.path for batch in this.epoch(0) for example in batch.examples}
-    assert not trained & {example.path for example in held_out}
+    assert not trained & {example.path for example in validation}
 
 
 def test_held_out_images_are_latents_even_where_others_are_pixels(loader):
-    batches = list(loader(random_crop=True, held_out_images=2).held_out_batches())
+    batches = list(loader(random_crop=True, validation_images=2).validation_batches())
     assert all(batch.pixels is None and batch.moments is not None for batch in batches)
 
 
 def test_the_hosts_generators_are_left_alone(loader):
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    list(loader(**VARIED, random_crop=True, colour_jitter=0.2, held_out_images=2).epoch(0))
+    list(loader(**VARIED, random_crop=True, color_jitter=0.2, validation_images=2).epoch(0))
     assert torch.equal(torch.get_rng_state(), torch_before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)
 
@@ -195,7 +195,7 @@ def test_an_image_lost_during_the_run_is_named(loader, root, complaint):
 
 
 def test_a_batch_moves_whole(loader):
-    batch = next(loader(mask="alpha").epoch(0)).to("meta")
+    batch = next(loader(loss_mask="alpha").epoch(0)).to("meta")
     tensors = [batch.weights, batch.original_sizes, batch.crops, batch.target_sizes, batch.moments, batch.masks]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert batch.captions

@@ -24,28 +24,28 @@ def brute_force(resolution: int, shortest: int, longest: int, step: int) -> set[
 @pytest.mark.parametrize("resolution", [512, 640, 768, 1024, 600])
 @pytest.mark.parametrize("step", [64, 32])
 def test_the_sizes_are_kohyas(resolution, step):
-    config = DatasetConfig(resolution=resolution, bucket_min=256, bucket_max=1024, bucket_step=step)
+    config = DatasetConfig(resolution=resolution, min_bucket_reso=256, max_bucket_reso=1024, bucket_reso_steps=step)
     assert set(bucket_sizes(config)) == brute_force(resolution, 256, 1024, step)
 
 
 def test_the_defaults_at_512_are_256_and_1024():
-    assert bucket_sizes(DatasetConfig()) == bucket_sizes(DatasetConfig(bucket_min=256, bucket_max=1024))
+    assert bucket_sizes(DatasetConfig()) == bucket_sizes(DatasetConfig(min_bucket_reso=256, max_bucket_reso=1024))
     assert {(256, 1024), (512, 512), (1024, 256), (448, 576)} <= set(bucket_sizes(DatasetConfig()))
 
 
 def test_small_resolutions_have_buckets_too():
-    assert bucket_sizes(DatasetConfig(resolution=64, bucket_step=64)) == [(64, 64)]
-    sizes = bucket_sizes(DatasetConfig(resolution=64, bucket_step=16))
+    assert bucket_sizes(DatasetConfig(resolution=64, bucket_reso_steps=64)) == [(64, 64)]
+    sizes = bucket_sizes(DatasetConfig(resolution=64, bucket_reso_steps=16))
     assert set(sizes) == brute_force(64, 32, 128, 16)
 
 
 def test_sides_are_multiples_of_the_step_whatever_the_limits():
-    sizes = bucket_sizes(DatasetConfig(bucket_min=300, bucket_max=1000))
+    sizes = bucket_sizes(DatasetConfig(min_bucket_reso=300, max_bucket_reso=1000))
     assert all(side % 64 == 0 and 300 <= side <= 1000 for size in sizes for side in size)
 
 
 def test_without_buckets_there_is_one_square():
-    assert bucket_sizes(DatasetConfig(buckets=False, resolution=520)) == [(520, 520)]
+    assert bucket_sizes(DatasetConfig(enable_bucket=False, resolution=520)) == [(520, 520)]
 
 
 def test_the_bucket_has_the_least_aspect_difference():

@@ -54,7 +54,7 @@ def test_an_entry_is_what_the_encoder_made_of_the_image(root, small, encoder, fo
 def test_mirrored_entries_are_mirrored_in_width_with_their_masks(root, small, encoder, folder):
     (root / "mask").mkdir()
     Image.fromarray(np.linspace(0, 255, 64).astype(np.uint8)[None].repeat(64, axis=0)).save(root / "mask" / "a.png")
-    config = small(flip=True, mask="folder")
+    config = small(flip_horizontally=True, loss_mask="folder")
     dataset = read_dataset(config)
     cache = LatentCache(config, "v1", folder)
     cache.fill(dataset, encoder)
@@ -75,7 +75,7 @@ def test_images_are_encoded_in_batches_of_one_bucket(root, small, encoder):
 
 
 def test_progress_counts_to_the_end(root, small, encoder, folder):
-    config, seen = small(flip=True), []
+    config, seen = small(flip_horizontally=True), []
     cache = LatentCache(config, "v1", folder)
     cache.fill(read_dataset(config), encoder, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 10) for done in range(11)]
@@ -105,7 +105,9 @@ class TestWhatIsKeptIsUsedAgainOnlyWhereItIsStillRight:
         encoded_again(small())
         assert encoded_again(small(), "v2") == 5
 
-    @pytest.mark.parametrize("change", [{"resolution": 128}, {"buckets": False}, {"flip": True}, {"mask": "alpha"}])
+    @pytest.mark.parametrize(
+        "change", [{"resolution": 128}, {"enable_bucket": False}, {"flip_horizontally": True}, {"loss_mask": "alpha"}]
+    )
     def test_another_setting(self, small, encoded_again, change):
         encoded_again(small())
         assert encoded_again(small(**change)) > 0
@@ -119,9 +121,9 @@ class TestWhatIsKeptIsUsedAgainOnlyWhereItIsStillRight:
 
     def test_an_edited_mask(self, small, encoded_again, root, photo):
         photo(root / "mask" / "a.png")
-        encoded_again(small(mask="folder"))
+        encoded_again(small(loss_mask="folder"))
         Image.new("L", (64, 64)).save(root / "mask" / "a.png")
-        assert encoded_again(small(mask="folder")) == 1
+        assert encoded_again(small(loss_mask="folder")) == 1
 
     @pytest.mark.parametrize("damage", ["empty", "half", "nonsense", "other shape"])
     def test_a_damaged_file_is_made_anew(self, small, encoded_again, tmp_path, damage):
@@ -208,7 +210,7 @@ class TestTrouble:
 
 
 def test_where_images_vary_only_held_out_ones_are_encoded_and_broken_ones_still_found(root, small, encoder):
-    config = small(random_crop=True, held_out_images=1)
+    config = small(random_crop=True, validation_images=1)
     dataset = read_dataset(config)
     broken = dataset.training[0].path
     broken.write_bytes(broken.read_bytes()[:500])
@@ -225,7 +227,7 @@ class TestTwoProcesses:
 
         def work(rank):
             results[rank] = caches[rank].fill(
-                read_dataset(config), encoders[rank], rank=rank, world=2, barrier=meeting.wait
+                read_dataset(config), encoders[rank], rank=rank, world_size=2, barrier=meeting.wait
             )
 
         threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
@@ -236,7 +238,7 @@ class TestTwoProcesses:
         return caches, results
 
     def test_each_encodes_its_share_and_both_read_all(self, root, small, encoder, tmp_path):
-        config, encoders = small(flip=True), [type(encoder)(), type(encoder)()]
+        config, encoders = small(flip_horizontally=True), [type(encoder)(), type(encoder)()]
         caches, results = self.fill_both(config, tmp_path / "latents", encoders)
         assert [one.images for one in encoders] == [6, 4]
         for one, other in zip(*(entries(caches[rank], results[rank], config) for rank in range(2)), strict=True):
@@ -256,7 +258,7 @@ class TestTwoProcesses:
             LatentCache(small(), "v1", tmp_path / "latents").fill(
                 read_dataset(small()),
                 lambda pixels: encoder(pixels) * torch.nan,
-                world=2,
+                world_size=2,
                 barrier=lambda: met.append(1),
             )
         assert met == [1]

@@ -10,7 +10,7 @@ from lib_lora_train.dataset.captioning import caption_images
 from lib_lora_train.errors import UserError
 
 
-def describe(image: Image.Image) -> str:
+def caption_image(image: Image.Image) -> str:
     """The image's size, in words that no file of these tests has by itself."""
     return f"seen {image.width} x {image.height}"
 
@@ -24,7 +24,7 @@ def texts(tmp_path):
 def test_each_image_without_a_caption_gets_one(tmp_path, photo, texts):
     photo(tmp_path / "a.png", (32, 16))
     photo(tmp_path / "10_cat" / "b.JPG", (48, 16))
-    report = caption_images(tmp_path, describe)
+    report = caption_images(tmp_path, caption_image)
     assert texts() == {"a.txt": "seen 32 x 16", "b.txt": "seen 48 x 16"}
     assert {path.name for path in report.written} == {"a.txt", "b.txt"}
     assert (report.kept, report.problems, report.stopped) == (0, [], False)
@@ -32,13 +32,13 @@ def test_each_image_without_a_caption_gets_one(tmp_path, photo, texts):
 
 def test_training_finds_what_was_written(tmp_path, photo):
     image = photo(tmp_path / "été 猫.png")
-    caption_images(tmp_path, lambda image: "un été\n猫 ", trigger="ümcat")
+    caption_images(tmp_path, lambda image: "un été\n猫 ", trigger_word="ümcat")
     assert CaptionFiles(tmp_path, []).caption(image) == "ümcat, un été 猫"
 
 
 def test_the_trigger_is_not_put_twice(tmp_path, photo, texts):
     photo(tmp_path / "a.png")
-    caption_images(tmp_path, lambda image: "a Cat on a mat", trigger="cat")
+    caption_images(tmp_path, lambda image: "a Cat on a mat", trigger_word="cat")
     assert texts() == {"a.txt": "a Cat on a mat"}
 
 
@@ -54,25 +54,25 @@ class TestATextThatExistsIsKept:
         (tmp_path / "metadata.json").write_text(json.dumps({"kohya": {"tags": "mine"}}))
 
     def test_wherever_it_stands(self, tmp_path, captioned, texts):
-        report = caption_images(tmp_path, describe)
+        report = caption_images(tmp_path, caption_image)
         assert texts() == {"text.txt": "mine"}
         assert (report.kept, report.written) == (4, [])
 
     def test_unless_asked_otherwise(self, tmp_path, captioned, texts):
-        report = caption_images(tmp_path, describe, overwrite=True)
+        report = caption_images(tmp_path, caption_image, overwrite=True)
         assert texts() == dict.fromkeys(("text.txt", "caption.txt", "line.txt", "kohya.txt"), "seen 64 x 64")
         assert (report.kept, len(report.written)) == (0, 4)
         assert CaptionFiles(tmp_path, []).caption(tmp_path / "line.png") == "seen 64 x 64"
 
     def test_an_empty_file_is_no_text(self, tmp_path, photo, texts):
         photo(tmp_path / "a.png", caption=" \n")
-        caption_images(tmp_path, describe)
+        caption_images(tmp_path, caption_image)
         assert texts() == {"a.txt": "seen 64 x 64"}
 
     def test_also_one_that_cannot_be_read(self, tmp_path, photo):
         photo(tmp_path / "a.png")
         (tmp_path / "a.txt").write_bytes(b"\xe9t\xe9")
-        report = caption_images(tmp_path, describe)
+        report = caption_images(tmp_path, caption_image)
         assert (tmp_path / "a.txt").read_bytes() == b"\xe9t\xe9"
         assert "UTF-8" in report.problems[0]
 
@@ -90,7 +90,7 @@ class TestATextThatExistsIsKept:
     def test_two_images_of_one_name_share_the_first_ones(self, tmp_path, photo, texts, overwrite):
         photo(tmp_path / "a.jpg", (16, 16))
         photo(tmp_path / "a.png", (32, 32))
-        report = caption_images(tmp_path, describe, overwrite=overwrite)
+        report = caption_images(tmp_path, caption_image, overwrite=overwrite)
         assert texts() == {"a.txt": "seen 16 x 16"}
         assert (report.kept, len(report.written)) == (1, 1)
 
@@ -99,7 +99,7 @@ class TestOneBadImageIsLeftOut:
     def test_a_damaged_file(self, tmp_path, photo, texts):
         (tmp_path / "a.png").write_bytes(b"no image")
         photo(tmp_path / "b.png")
-        report = caption_images(tmp_path, describe)
+        report = caption_images(tmp_path, caption_image)
         assert texts() == {"b.txt": "seen 64 x 64"}
         assert len(report.problems) == 1
         assert "a.png is damaged" in report.problems[0]
@@ -120,7 +120,7 @@ class TestOneBadImageIsLeftOut:
 
     def test_one_that_is_described_with_no_word(self, tmp_path, photo, texts):
         photo(tmp_path / "a.png")
-        report = caption_images(tmp_path, lambda image: " \n", trigger="cat")
+        report = caption_images(tmp_path, lambda image: " \n", trigger_word="cat")
         assert texts() == {}
         assert "no word" in report.problems[0]
 
@@ -138,13 +138,11 @@ def test_it_stops_between_two_images_and_goes_on_another_time(tmp_path, photo, t
     for name in "abc":
         photo(tmp_path / f"{name}.png")
     described = []
-    report = caption_images(
-        tmp_path, lambda image: described.append(1) or "x", should_stop=lambda: len(described) == 2
-    )
+    report = caption_images(tmp_path, lambda image: described.append(1) or "x", should_stop=lambda: len(described) == 2)
     assert report.stopped
     assert set(texts()) == {"a.txt", "b.txt"}
     assert "stopped" in str(report)
-    again = caption_images(tmp_path, describe)
+    again = caption_images(tmp_path, caption_image)
     assert (again.kept, len(again.written), again.stopped) == (2, 1, False)
 
 
@@ -153,19 +151,19 @@ def test_progress_counts_every_image(tmp_path, photo):
     (tmp_path / "b.png").write_bytes(b"bad")
     photo(tmp_path / "c.png")
     calls = []
-    caption_images(tmp_path, describe, progress=lambda done, total: calls.append((done, total)))
+    caption_images(tmp_path, caption_image, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
 class TestWhatEndsIt:
     def test_no_folder(self, tmp_path, complaint):
-        assert "there is no folder" in complaint(caption_images, tmp_path / "x", describe)
+        assert "there is no folder" in complaint(caption_images, tmp_path / "x", caption_image)
 
     def test_a_metadata_file_that_cannot_be_read_lest_its_captions_be_hidden(self, tmp_path, photo, texts):
         photo(tmp_path / "a.png")
         (tmp_path / "metadata.json").write_text("{")
         with pytest.raises(UserError, match="not valid JSON"):
-            caption_images(tmp_path, describe)
+            caption_images(tmp_path, caption_image)
         assert texts() == {}
 
     def test_a_disk_that_takes_nothing(self, tmp_path, photo, monkeypatch):
@@ -176,4 +174,4 @@ class TestWhatEndsIt:
 
         monkeypatch.setattr("lib_lora_train.dataset.captioning.write_text", full)
         with pytest.raises(UserError, match="full"):
-            caption_images(tmp_path, describe)
+            caption_images(tmp_path, caption_image)

@@ -28,7 +28,7 @@ def test_shuffling_keeps_the_first_tags_and_loses_none(kept):
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_dropout_empties_its_share_of_captions(share):
-    config, generator = DatasetConfig(caption_dropout=share), rng()
+    config, generator = DatasetConfig(caption_dropout_rate=share), rng()
     dropped = sum(vary(CAPTION, config, generator) is None for _ in range(2000))
     assert dropped == pytest.approx(2000 * share, abs=80 if 0 < share < 1 else 0)
 
@@ -55,7 +55,8 @@ def test_a_trigger_of_odd_signs_and_no_trigger():
 
 
 @pytest.mark.parametrize(
-    ("caption", "expected"), [("", "sks cat"), ("a red star", "sks cat, a red star"), ("a sks star", "a sks star"), ("a cat", "sks cat, a cat")]
+    ("caption", "expected"),
+    [("", "sks cat"), ("a red star", "sks cat, a red star"), ("a sks star", "a sks star"), ("a cat", "sks cat, a cat")],
 )
 def test_a_class_word_comes_with_the_trigger_where_that_is_put(caption, expected):
     assert with_trigger(caption, "sks", "cat") == expected

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from lib_lora_train.dataset import folders
-from lib_lora_train.dataset.examples import held_out_count, read_dataset
+from lib_lora_train.dataset.examples import read_dataset, validation_count
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ class TestLayouts:
         dataset = read_dataset(small(repeats=3))
         assert captions(dataset) == {"a.jpg": "an ape", "b.png": "a bee"}
         example = dataset.training[1]
-        assert (example.repeats, example.weight, example.regularisation, example.size) == (3, 1.0, False, (80, 40))
-        assert (dataset.warnings, dataset.regularisation, dataset.held_out) == ([], [], [])
+        assert (example.repeats, example.weight, example.regularization, example.size) == (3, 1.0, False, (80, 40))
+        assert (dataset.warnings, dataset.regularization, dataset.validation) == ([], [], [])
 
     def test_kohya_folders_multiply_repeats_and_name_what_has_no_caption(self, root, photo, small):
         photo(root / "10_white cat" / "a.png")
@@ -46,7 +46,7 @@ class TestLayouts:
 
     def test_a_trigger_stands_before_the_folders_name(self, root, photo, small):
         photo(root / "10_cat" / "a.png")
-        assert captions(read_dataset(small(trigger="sks"))) == {"a.png": "sks"}
+        assert captions(read_dataset(small(trigger_word="sks"))) == {"a.png": "sks"}
 
     def test_order_is_that_of_the_names_whatever_the_disk_says(self, root, photo, small, monkeypatch):
         for name in ("b.png", "A.png", "a.png", "C.PNG", "sub/0.png"):
@@ -76,7 +76,7 @@ class TestLayouts:
             photo(root / name, caption="x")
         for name in ("mask/a.jpg", "sub/mask/b.png", "mask/sub/c.png"):
             photo(root / name)
-        dataset = read_dataset(small(mask="folder"))
+        dataset = read_dataset(small(loss_mask="folder"))
         found = {e.path.name: e.mask_path and e.mask_path.relative_to(root).as_posix() for e in dataset.training}
         assert found == {"a.png": "mask/a.jpg", "b.jpg": "sub/mask/b.png", "c.png": "mask/sub/c.png", "d.png": None}
         assert ["1 of 4 images have no mask" in warning for warning in dataset.warnings] == [True]
@@ -86,7 +86,7 @@ class TestLayouts:
         photo(root / "b.png", caption="x")
         photo(root / "mask" / "a.png")
         (root / "mask" / "b.png").write_bytes(b"nonsense")
-        dataset = read_dataset(small(mask="folder"))
+        dataset = read_dataset(small(loss_mask="folder"))
         assert names(dataset.training) == ["a.png"]
         assert "mask/b.png is damaged" in dataset.warnings[0].replace(os.sep, "/")
 
@@ -94,13 +94,13 @@ class TestLayouts:
     def test_by_itself_an_epoch_shows_about_150_pictures(self, root, photo, small, images, repeats):
         for number in range(images):
             photo(root / f"{number:03}.png")
-        dataset = read_dataset(small(repeats=0, held_out_images=0))
+        dataset = read_dataset(small(repeats=0, validation_images=0))
         assert {example.repeats for example in dataset.training} == {repeats}
 
     def test_by_itself_counts_in_folder_names_stand(self, root, photo, small):
         photo(root / "3_cat" / "a.png")
         photo(root / "b.png")
-        dataset = read_dataset(small(repeats=0, held_out_images=0))
+        dataset = read_dataset(small(repeats=0, validation_images=0))
         assert [example.repeats for example in dataset.training] == [3, 1]
 
     def test_doubtful_repeats_are_pointed_out(self, root, photo, small):
@@ -180,7 +180,7 @@ class TestCaptions:
         dataset = read_dataset(small())
         assert set(captions(dataset).values()) == {""}
         assert ["2 of 2 images" in warning and "no caption" in warning for warning in dataset.warnings] == [True]
-        assert read_dataset(small(trigger="mycat")).warnings == []
+        assert read_dataset(small(trigger_word="mycat")).warnings == []
 
     def test_capitals_of_the_extension_do_not_matter(self, root, photo, small):
         photo(root / "a.PNG")
@@ -192,7 +192,7 @@ class TestCaptions:
         photo(root / "b.png", caption="MyCat on a sofa")
         photo(root / "c.png")
         expected = {"a.png": "mycat, a sofa", "b.png": "MyCat on a sofa", "c.png": "mycat"}
-        assert captions(read_dataset(small(trigger=" mycat "))) == expected
+        assert captions(read_dataset(small(trigger_word=" mycat "))) == expected
 
     @pytest.mark.parametrize("content", [b"{broken", "{'ä'}".encode("latin-1")])
     def test_a_broken_metadata_file_ends_the_run_before_it_begins(self, root, photo, small, complaint, content):
@@ -209,31 +209,33 @@ class TestRegularisation:
         photo(root / "a.png", caption="x")
         photo(tmp_path / "classes" / "3_cat" / "r.png")
         photo(tmp_path / "classes" / "s.png", caption="a dog")
-        return small(regularisation=str(tmp_path / "classes"), prior_weight=0.5, trigger="sks", repeats=7)
+        return small(
+            regularization_folder=str(tmp_path / "classes"), prior_loss_weight=0.5, trigger_word="sks", repeats=7
+        )
 
     def test_without_a_caption_it_is_called_by_the_class_word(self, root, photo, small):
         photo(root / "images" / "a.png"), photo(root / "classes" / "r.png")
-        dataset = read_dataset(small(regularisation=str(root / "classes"), trigger="sks", class_word="dog"))
-        assert [example.caption for example in (*dataset.training, *dataset.regularisation)] == ["sks dog", "dog"]
+        dataset = read_dataset(small(regularization_folder=str(root / "classes"), trigger_word="sks", class_word="dog"))
+        assert [example.caption for example in (*dataset.training, *dataset.regularization)] == ["sks dog", "dog"]
 
     def test_it_has_its_own_weight_and_no_trigger(self, config):
-        first, second = read_dataset(config).regularisation
-        assert (first.caption, first.repeats, first.weight, first.regularisation) == ("cat", 3, 0.5, True)
+        first, second = read_dataset(config).regularization
+        assert (first.caption, first.repeats, first.weight, first.regularization) == ("cat", 3, 0.5, True)
         assert (second.caption, second.repeats) == ("a dog", 1)
 
     def test_inside_the_other_folder_it_is_not_trained_on(self, root, photo, small):
         photo(root / "a.png", caption="x")
         photo(root / "classes" / "r.png", caption="y")
-        dataset = read_dataset(small(regularisation=str(root / "classes")))
-        assert (names(dataset.training), names(dataset.regularisation)) == (["a.png"], ["r.png"])
+        dataset = read_dataset(small(regularization_folder=str(root / "classes")))
+        assert (names(dataset.training), names(dataset.regularization)) == (["a.png"], ["r.png"])
 
     def test_the_same_folder_twice(self, config, complaint, root):
-        config.regularisation = str(root)
+        config.regularization = str(root)
         assert "Use two folders" in complaint(read_dataset, config)
 
     def test_a_missing_one_is_named(self, config, complaint):
-        config.regularisation = "nowhere"
-        assert complaint(read_dataset, config).startswith("regularisation: there is no folder nowhere")
+        config.regularization = "nowhere"
+        assert complaint(read_dataset, config).startswith("regularization_folder: there is no folder nowhere")
 
 
 class TestHeldOut:
@@ -242,33 +244,35 @@ class TestHeldOut:
         [(1, -1, 0), (4, -1, 0), (5, -1, 1), (19, -1, 1), (20, -1, 2), (100, -1, 10), (5, 0, 0), (5, 4, 4), (1, 0, 0)],
     )
     def test_count(self, images, wanted, expected):
-        assert held_out_count(images, wanted) == expected
+        assert validation_count(images, wanted) == expected
 
     def test_never_all(self, root, photo, small, complaint):
         photo(root / "a.png", caption="x")
         photo(root / "b.png", caption="x")
-        assert "leaves none to train on" in complaint(read_dataset, small(held_out_images=2))
+        assert "leaves none to train on" in complaint(read_dataset, small(validation_images=2))
 
     def test_the_seed_chooses_and_nothing_is_in_both(self, root, photo, small):
         for number in range(12):
             photo(root / f"{number:02}.png", caption="x")
-        config = small(held_out_images=3)
+        config = small(validation_images=3)
         splits = [read_dataset(config, seed) for seed in range(5)]
         for split in splits:
-            assert sorted(names(split.training) + names(split.held_out)) == [f"{number:02}.png" for number in range(12)]
-            assert len(split.held_out) == 3
-        assert names(read_dataset(config, 2).held_out) == names(splits[2].held_out)
-        assert len({tuple(names(split.held_out)) for split in splits}) > 1
+            assert sorted(names(split.training) + names(split.validation)) == [
+                f"{number:02}.png" for number in range(12)
+            ]
+            assert len(split.validation) == 3
+        assert names(read_dataset(config, 2).validation) == names(splits[2].validation)
+        assert len({tuple(names(split.validation)) for split in splits}) > 1
 
 
 class TestBadInputs:
     def test_folders(self, tmp_path, photo, small, complaint):
-        assert "no folder is given" in complaint(read_dataset, small(images=""))
+        assert "no folder is given" in complaint(read_dataset, small(dataset_folder=""))
         assert "there is no folder" in complaint(read_dataset, small())
         (tmp_path / "images").mkdir()
         assert "has no images" in complaint(read_dataset, small())
         path = photo(tmp_path / "one.png")
-        assert "is a file" in complaint(read_dataset, small(images=str(path)))
+        assert "is a file" in complaint(read_dataset, small(dataset_folder=str(path)))
 
     def test_a_folder_that_may_not_be_read(self, root, photo, small, complaint, monkeypatch):
         photo(root / "a.png", caption="x")
@@ -310,11 +314,11 @@ class TestBadInputs:
         for number in range(5):
             (root / f"{number}.png").write_bytes(b"nonsense")
         message = complaint(read_dataset, small())
-        assert message.startswith("images: no image can be used")
+        assert message.startswith("dataset_folder: no image can be used")
         assert all(f"{number}.png" in message for number in range(3))
         assert "2 more" in message
 
     def test_small_images_are_pointed_out(self, root, small):
         Image.new("RGB", (20, 20)).save(root / "a.png")
-        warnings = read_dataset(small(trigger="x")).warnings
+        warnings = read_dataset(small(trigger_word="x")).warnings
         assert ["much smaller than 64 x 64" in warning for warning in warnings] == [True]

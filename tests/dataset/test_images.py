@@ -17,8 +17,8 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 def quarters() -> Image.Image:
     """48 x 32, its quarters red, green / blue, white."""
     picture = Image.new("RGB", (48, 32), WHITE)
-    for box, colour in (((0, 0, 24, 16), RED), ((24, 0, 48, 16), GREEN), ((0, 16, 24, 32), BLUE)):
-        picture.paste(colour, box)
+    for box, color in (((0, 0, 24, 16), RED), ((24, 0, 48, 16), GREEN), ((0, 16, 24, 32), BLUE)):
+        picture.paste(color, box)
     return picture
 
 
@@ -27,8 +27,8 @@ def corners(picture: Image.Image) -> list[tuple[int, ...]]:
     return [picture.getpixel(at) for at in ((2, 2), (right, 2), (2, bottom), (right, bottom))]
 
 
-def close(colour: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    return all(abs(a - b) < 40 for a, b in zip(colour, other, strict=True))
+def close(color: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return all(abs(a - b) < 40 for a, b in zip(color, other, strict=True))
 
 
 # What undoes each orientation, from the EXIF standard's words: where the stored rows and columns belong.
@@ -112,8 +112,8 @@ def test_more_than_eight_bits_are_scaled_not_clipped(tmp_path, kind):
         values = (ramp * 65535).astype(np.uint16 if top == "16" else np.int32)
     path = tmp_path / f"a.{extension}"
     Image.fromarray(values).save(path)
-    grey = np.asarray(load_image(path).rgb)[0, :, 0]
-    assert np.abs(grey - ramp[0] * 255).max() <= 1
+    gray = np.asarray(load_image(path).rgb)[0, :, 0]
+    assert np.abs(gray - ramp[0] * 255).max() <= 1
 
 
 def test_values_beyond_every_usual_scale_use_their_own_range(tmp_path):

@@ -15,8 +15,8 @@ from lib_lora_train.randomness import Randomness
 SQUARE, WIDE = (64, 64), (96, 48)
 
 
-def example(name: str, size: tuple[int, int] = SQUARE, repeats: int = 1, regularisation: bool = False) -> Example:
-    return Example(Path(name), name, repeats, 1.0, regularisation, None, *size)
+def example(name: str, size: tuple[int, int] = SQUARE, repeats: int = 1, regularization: bool = False) -> Example:
+    return Example(Path(name), name, repeats, 1.0, regularization, None, *size)
 
 
 def own(count: int, size: tuple[int, int] = SQUARE, repeats: int = 1) -> list[Example]:
@@ -27,17 +27,17 @@ def prior(count: int, size: tuple[int, int] = SQUARE, repeats: int = 1) -> list[
     return [example(f"prior {size} {number}", size, repeats, True) for number in range(count)]
 
 
-def plan(training, regularisation=(), batch_size=1, world=1, seed=0) -> BatchPlan:
-    config = DatasetConfig(resolution=64, bucket_step=16, batch_size=batch_size)
-    return BatchPlan(Dataset(list(training), list(regularisation)), config, Randomness(seed), world)
+def plan(training, regularization=(), batch_size=1, world_size=1, seed=0) -> BatchPlan:
+    config = DatasetConfig(resolution=64, bucket_reso_steps=16, batch_size=batch_size)
+    return BatchPlan(Dataset(list(training), list(regularization)), config, Randomness(seed), world_size)
 
 
 def shown(plan: BatchPlan, epoch: int = 0) -> Counter[str]:
-    return Counter(showing.example.path.name for batch in plan.order(epoch) for showing in batch)
+    return Counter(sample.example.path.name for batch in plan.order(epoch) for sample in batch)
 
 
 def paths(order) -> list[list[str]]:
-    return [[showing.example.path.name for showing in batch] for batch in order]
+    return [[sample.example.path.name for sample in batch] for batch in order]
 
 
 @pytest.mark.parametrize("repeats", [1, 3, 10])
@@ -54,7 +54,7 @@ def test_batches_are_full_and_of_one_bucket(batch_size):
     this = plan(own(5) + own(7, WIDE), batch_size=batch_size)
     order = this.order(3)
     assert all(len(batch) == batch_size for batch in order)
-    assert all(len({showing.placement.bucket for showing in batch}) == 1 for batch in order)
+    assert all(len({sample.placement.bucket for sample in batch}) == 1 for batch in order)
     assert len(order) == this.steps_per_epoch == math.ceil(5 / batch_size) + math.ceil(7 / batch_size)
     assert set(shown(this)) == {item.path.name for item in own(5) + own(7, WIDE)}
 
@@ -78,13 +78,15 @@ def test_the_order_is_a_function_of_seed_and_epoch_alone():
 
 
 def test_positions_count_through_the_epoch():
-    positions = [showing.position for batch in plan(own(8), batch_size=2).order(0) for showing in batch]
+    positions = [sample.position for batch in plan(own(8), batch_size=2).order(0) for sample in batch]
     assert positions == list(range(8))
 
 
 def test_two_processes_see_what_one_with_twice_the_batch_sees():
     training, classes = own(11) + own(5, WIDE), prior(7)
-    assert plan(training, classes, batch_size=2, world=2).order(1) == plan(training, classes, batch_size=4).order(1)
+    assert plan(training, classes, batch_size=2, world_size=2).order(1) == plan(training, classes, batch_size=4).order(
+        1
+    )
 
 
 def test_batches_of_different_buckets_are_mixed():
@@ -118,13 +120,13 @@ class TestRegularisation:
         assert {n for name, n in total.items() if name.startswith("prior")} == {images}
 
     def test_repeats_count_against_each_other(self):
-        classes = [example("prior a", repeats=3, regularisation=True), example("prior b", regularisation=True)]
+        classes = [example("prior a", repeats=3, regularization=True), example("prior b", regularization=True)]
         counted = shown(plan(own(8), classes))
         assert (counted["prior a"], counted["prior b"]) == (6, 2)
 
     def test_every_batch_of_two_holds_one_of_each(self):
         for batch in plan(own(6), prior(20), batch_size=2).order(0):
-            assert sorted(showing.example.regularisation for showing in batch) == [False, True]
+            assert sorted(sample.example.regularization for sample in batch) == [False, True]
 
     def test_in_other_buckets_they_come_in_proportion_to_their_number(self):
         this = plan(own(9), prior(20) + prior(10, WIDE), batch_size=3)
@@ -132,7 +134,7 @@ class TestRegularisation:
             sum(n for name, n in shown(this).items() if name.startswith(f"prior {size}")) for size in (SQUARE, WIDE)
         ]
         assert counted == [6, 3]
-        assert sorted(this.showings.values()) == [3, 15]
+        assert sorted(this.samples.values()) == [3, 15]
 
     def test_every_epoch_has_the_same_number_of_batches(self):
         this = plan(own(7) + own(2, WIDE), prior(13) + prior(5, WIDE) + prior(1, (48, 96)), batch_size=4)

@@ -81,10 +81,10 @@ def test_where_the_mask_comes_from():
 
 
 def test_jitter_varies_within_its_share_and_only_then():
-    grey = Image.new("RGB", (16, 16), (100, 100, 100))
+    gray = Image.new("RGB", (16, 16), (100, 100, 100))
 
     def brightness(jitter: float, seed: int) -> float:
-        pixels = image_pixels(grey, unscaled(16, 16), jitter=jitter, rng=np.random.Generator(np.random.PCG64(seed)))
+        pixels = image_pixels(gray, unscaled(16, 16), jitter=jitter, rng=np.random.Generator(np.random.PCG64(seed)))
         return float(((pixels + 1) * 127.5).mean())
 
     values = [brightness(0.2, seed) for seed in range(100)]

@@ -10,17 +10,11 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import CLIPTextConfig, CLIPTokenizer
 
-from lib_lora_train.embedded import (
-    CHECKPOINT,
-    DEMO_IMAGES,
-    DEMO_REGULARISATION,
-    TOKENIZER,
-    V_CHECKPOINT,
-    XL_CHECKPOINT,
-)
-from lib_lora_train.embedded.measure import measure
-from lib_lora_train.embedded.vocabulary import WORDS, write_tokenizer
-from lib_lora_train.embedded.world import BACKGROUNDS, COLOURS, NEW_SHAPE, SHAPES
+from lib_lora_train.embedded import CHECKPOINT, DEMO_IMAGES, DEMO_REGULARIZATION, TOKENIZER
+from lib_lora_train.embedded.evaluator import measure
+from lib_lora_train.embedded.synthetic import BACKGROUNDS, COLORS, NEW_SHAPE, SHAPES
+from tests.assets import V_CHECKPOINT, XL_CHECKPOINT
+from tools.checkpoints.vocabulary import WORDS, write_tokenizer
 
 MEGABYTE = 10**6
 
@@ -33,8 +27,8 @@ def weights():
 
 def test_everything_is_under_20_megabytes_and_the_twins_under_30_more():
     files = [file for file in CHECKPOINT.parent.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
-    twins = [V_CHECKPOINT.with_suffix(""), XL_CHECKPOINT.with_suffix("")]
-    theirs = [file for file in files if any(twin in (file.with_suffix(""), *file.parents) for twin in twins)]
+    variants = [V_CHECKPOINT.with_suffix(""), XL_CHECKPOINT.with_suffix("")]
+    theirs = [file for file in files if any(variant in (file.with_suffix(""), *file.parents) for variant in variants)]
     assert theirs
     assert sum(file.stat().st_size for file in theirs) < 30 * MEGABYTE
     assert sum(file.stat().st_size for file in files if file not in theirs) < 20 * MEGABYTE
@@ -92,19 +86,19 @@ def test_the_shipped_tokenizer_is_what_its_code_writes(tmp_path):
     }
 
 
-@pytest.mark.parametrize(("folder", "count"), [(DEMO_IMAGES, 12), (DEMO_REGULARISATION, 30)])
+@pytest.mark.parametrize(("folder", "count"), [(DEMO_IMAGES, 12), (DEMO_REGULARIZATION, 30)])
 def test_every_demo_picture_shows_what_its_caption_says(folder, count):
     pictures = sorted(folder.glob("*.png"))
     assert len(pictures) == count
     for picture in pictures:
         caption = picture.with_suffix(".txt").read_text().strip()
-        colour, shape, background = re.fullmatch(r"an? (\w+) (\w+) on a (\w+) background", caption).groups()
-        assert measure(Image.open(picture)).shows(shape, colour, background)
+        color, shape, background = re.fullmatch(r"an? (\w+) (\w+) on a (\w+) background", caption).groups()
+        assert measure(Image.open(picture)).shows(shape, color, background)
 
 
 def test_the_demo_covers_all_colours_and_backgrounds_and_keeps_the_shapes_apart():
     words = [set(file.read_text().split()) for file in DEMO_IMAGES.glob("*.txt")]
-    assert set(COLOURS) | set(BACKGROUNDS) <= set().union(*words)
+    assert set(COLORS) | set(BACKGROUNDS) <= set().union(*words)
     assert all(NEW_SHAPE in caption for caption in words)
-    known = [set(file.read_text().split()) for file in DEMO_REGULARISATION.glob("*.txt")]
+    known = [set(file.read_text().split()) for file in DEMO_REGULARIZATION.glob("*.txt")]
     assert all(caption & set(SHAPES) and NEW_SHAPE not in caption for caption in known)

@@ -11,10 +11,10 @@ from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.hosts.standalone import StandaloneHost
 from lib_lora_train.model.conditioning import Conditioning, predict
 from lib_lora_train.model.parts import Parts
-from lib_lora_train.model.sampling import Drawing
+from lib_lora_train.model.sampling import SamplingOptions
 from lib_lora_train.model.text import TextCache
 from lib_lora_train.model.view import text_encoder_view, unet_view, vae_view
-from lib_lora_train.training.learning import TextSource
+from lib_lora_train.training.setup import TextSource
 from tests.families import UNETS, open_clip_by_hand, write_family
 from tests.miniature import VAE
 from tests.model.test_text import by_hand as clip_by_hand
@@ -27,7 +27,7 @@ VIEWS = {
     ("sdxl", "unet"): unet_view,
     ("sdxl", "vae"): vae_view,
     ("sdxl", "text_encoder"): text_encoder_view,
-    ("sdxl", "text_encoder_2"): lambda lent: text_encoder_view(lent, 1),
+    ("sdxl", "text_encoder_2"): lambda checkpoint: text_encoder_view(checkpoint, 1),
 }
 
 
@@ -38,18 +38,18 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture
-def lent_of(files):
-    def lend(family: str, **settings):
+def checkpoint_of(files):
+    def attach(family: str, **settings):
         config = CheckpointConfig(checkpoint=str(files[family]), **({"prediction": "epsilon"} | settings))
         with StandaloneHost(config, CPU).lease() as checkpoint:
             return checkpoint
 
-    return lend
+    return attach
 
 
 @pytest.fixture
-def parts_of(lent_of):
-    return lambda family, **settings: Parts.of(lent_of(family), CheckpointConfig(**settings))
+def parts_of(checkpoint_of):
+    return lambda family, **settings: Parts.of(checkpoint_of(family), CheckpointConfig(**settings))
 
 
 def open_clip(family: str, files) -> dict[str, torch.Tensor]:
@@ -73,26 +73,26 @@ def zero_padded(ids: list[int], end: int) -> list[int]:
 
 @pytest.mark.parametrize(("family", "part"), VIEWS)
 class TestViews:
-    def test_have_no_weight_of_their_own(self, lent_of, family, part):
-        lent = lent_of(family)
-        own = {tensor.untyped_storage().data_ptr() for tensor in getattr(lent, part).values()}
-        parameters = list(VIEWS[family, part](lent).parameters())
+    def test_have_no_weight_of_their_own(self, checkpoint_of, family, part):
+        checkpoint = checkpoint_of(family)
+        own = {tensor.untyped_storage().data_ptr() for tensor in getattr(checkpoint, part).values()}
+        parameters = list(VIEWS[family, part](checkpoint).parameters())
         shared = [p for p in parameters if p.untyped_storage().data_ptr() in own]
         assert len(shared) == len(parameters) > 10
 
-    def test_use_every_number_that_is_lent_once(self, lent_of, family, part):
-        lent = lent_of(family)
-        lent_numbers = {k: t for k, t in getattr(lent, part).items() if k != "logit_scale"}
-        parameters = list(VIEWS[family, part](lent).parameters())
-        assert sum(p.numel() for p in parameters) == sum(t.numel() for t in lent_numbers.values())
+    def test_use_every_number_that_is_lent_once(self, checkpoint_of, family, part):
+        checkpoint = checkpoint_of(family)
+        shared_numbers = {k: t for k, t in getattr(checkpoint, part).items() if k != "logit_scale"}
+        parameters = list(VIEWS[family, part](checkpoint).parameters())
+        assert sum(p.numel() for p in parameters) == sum(t.numel() for t in shared_numbers.values())
         assert len({p.data_ptr() for p in parameters}) == len(parameters)
 
-    def test_follow_the_tensors_when_they_are_lent_anew(self, lent_of, family, part):
-        lent = lent_of(family)
-        view = VIEWS[family, part](lent)
-        setattr(lent, part, {name: tensor.clone() for name, tensor in getattr(lent, part).items()})
-        lent.views[0].take()
-        own = {tensor.untyped_storage().data_ptr() for tensor in getattr(lent, part).values()}
+    def test_follow_the_tensors_when_they_are_lent_anew(self, checkpoint_of, family, part):
+        checkpoint = checkpoint_of(family)
+        view = VIEWS[family, part](checkpoint)
+        setattr(checkpoint, part, {name: tensor.clone() for name, tensor in getattr(checkpoint, part).items()})
+        checkpoint.views[0].attach()
+        own = {tensor.untyped_storage().data_ptr() for tensor in getattr(checkpoint, part).values()}
         assert all(p.untyped_storage().data_ptr() in own for p in view.parameters())
 
 
@@ -104,24 +104,33 @@ class TestAgainstDiffusers:
         AutoencoderKL(**VAE).save_config(tmp_path / "vae")
         return tmp_path
 
-    def test_the_unet(self, files, lent_of, configs, family):
+    def test_the_unet(self, files, checkpoint_of, configs, family):
         reference = UNet2DConditionModel.from_single_file(
             str(files[family]), config=str(configs), subfolder="unet", local_files_only=True
         ).eval()
         context = normal(2, 77, UNETS[family]["cross_attention_dim"])
-        told = Conditioning(context)
+        conditioning = Conditioning(context)
         if family == "sdxl":
-            told = Conditioning(context, normal(2, 64), torch.tensor([[640, 480, 0, 16, 512, 512], [1, 2, 3, 4, 5, 6]]))
+            conditioning = Conditioning(
+                context, normal(2, 64), torch.tensor([[640, 480, 0, 16, 512, 512], [1, 2, 3, 4, 5, 6]])
+            )
         noisy, steps = normal(2, 4, 8, 8), torch.tensor([10, 900])
         with torch.no_grad():
-            ours, theirs = (predict(unet, noisy, steps, told) for unet in (unet_view(lent_of(family)), reference))
+            ours, theirs = (
+                predict(unet, noisy, steps, conditioning) for unet in (unet_view(checkpoint_of(family)), reference)
+            )
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
-    def test_the_vae(self, files, lent_of, configs, family):
-        reference = AutoencoderKL.from_single_file(str(files[family]), config=str(configs), subfolder="vae", local_files_only=True)
+    def test_the_vae(self, files, checkpoint_of, configs, family):
+        reference = AutoencoderKL.from_single_file(
+            str(files[family]), config=str(configs), subfolder="vae", local_files_only=True
+        )
         pixels = normal(1, 3, 32, 32)
         with torch.no_grad():
-            ours, theirs = (model.encode(pixels).latent_dist.parameters for model in (vae_view(lent_of(family)), reference.eval()))
+            ours, theirs = (
+                model.encode(pixels).latent_dist.parameters
+                for model in (vae_view(checkpoint_of(family)), reference.eval())
+            )
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
@@ -129,10 +138,14 @@ class TestAgainstDiffusers:
 class TestTextFeatures:
     def test_of_sd2_are_the_last_state_but_one_through_the_final_norm(self, files, parts_of):
         parts, weights = parts_of("sd2"), open_clip("sd2", files)
-        tokenizer = parts.lent.tokenizer
-        ids = torch.tensor([zero_padded(tokenizer("a red cat", padding="max_length", max_length=77).input_ids, tokenizer.eos_token_id)])
+        tokenizer = parts.checkpoint.tokenizer
+        ids = torch.tensor(
+            [zero_padded(tokenizer("a red cat", padding="max_length", max_length=77).input_ids, tokenizer.eos_token_id)]
+        )
         penultimate, _, _ = open_clip_by_hand(weights, ids)
-        expected = torch.nn.functional.layer_norm(penultimate, (64,), weights["ln_final.weight"], weights["ln_final.bias"])
+        expected = torch.nn.functional.layer_norm(
+            penultimate, (64,), weights["ln_final.weight"], weights["ln_final.bias"]
+        )
         features = parts.text.encode(["a red cat"])
         torch.testing.assert_close(features.context, expected, atol=1e-5, rtol=0)
         assert features.pooled is None
@@ -148,8 +161,8 @@ class TestTextFeatures:
     def test_of_a_long_caption_stand_behind_each_other_and_are_pooled_from_the_first_chunk(self, files, parts_of):
         parts = parts_of("sdxl", max_tokens=150)
         features = parts.text.encode([words(100), "a cat"])
-        ids = parts.lent.tokenizer(words(100), add_special_tokens=False).input_ids
-        pieces = [parts.lent.tokenizer.decode(piece) for piece in (ids[:75], ids[75:])]
+        ids = parts.checkpoint.tokenizer(words(100), add_special_tokens=False).input_ids
+        pieces = [parts.checkpoint.tokenizer.decode(piece) for piece in (ids[:75], ids[75:])]
         first, second, pooled = self.expected(files, parts, pieces)
         expected = torch.cat([first, second], dim=-1).flatten(0, 1)
         torch.testing.assert_close(features.context[0], expected, atol=1e-5, rtol=0)
@@ -157,7 +170,7 @@ class TestTextFeatures:
         assert features.context.shape == (2, 154, 96)
 
     def expected(self, files, parts, texts):
-        tokenizer = parts.lent.tokenizer
+        tokenizer = parts.checkpoint.tokenizer
         ids = tokenizer(texts, padding="max_length", max_length=77).input_ids
         zeros = torch.tensor([zero_padded(row, tokenizer.eos_token_id) for row in ids])
         second, _, pooled = open_clip_by_hand(open_clip("sdxl", files), zeros)
@@ -169,7 +182,9 @@ class TestTextFeatures:
     def before_the_norm(self, weights, ids):
         core = {name: tensor for name, tensor in weights.items() if "final_layer_norm" not in name}
         scale, shift = torch.ones(32), torch.zeros(32)
-        normed = clip_by_hand(core | {"text_model.final_layer_norm.weight": scale, "text_model.final_layer_norm.bias": shift}, ids, 1)
+        normed = clip_by_hand(
+            core | {"text_model.final_layer_norm.weight": scale, "text_model.final_layer_norm.bias": shift}, ids, 1
+        )
         from transformers import CLIPTextModel
 
         from tests.families import clip_config
@@ -186,23 +201,23 @@ class TestPrompts:
     def draw_and_listen(self, parts, monkeypatch, negative):
         heard = []
 
-        def listen(unet, told, uncond, seeds, drawing):
-            heard.append((told, uncond))
-            return torch.zeros(len(seeds), 4, drawing.height // 8, drawing.width // 8)
+        def listen(unet, conditioning, uncond, seeds, options):
+            heard.append((conditioning, uncond))
+            return torch.zeros(len(seeds), 4, options.height // 8, options.width // 8)
 
-        monkeypatch.setattr("lib_lora_train.model.parts.draw_latents", listen)
-        parts.draw(["a red cat", "star"], negative, [1, 2], Drawing(64, 32))
+        monkeypatch.setattr("lib_lora_train.model.parts.sample_latents", listen)
+        parts.generate(["a red cat", "star"], negative, [1, 2], SamplingOptions(64, 32))
         return heard[0]
 
     def test_tell_sdxl_the_size_of_the_picture_uncut(self, parts_of, monkeypatch):
-        told, uncond = self.draw_and_listen(parts_of("sdxl"), monkeypatch, "blue")
-        assert told.time_ids.tolist() == uncond.time_ids.tolist() == [[32, 64, 0, 0, 32, 64]] * 2
+        conditioning, uncond = self.draw_and_listen(parts_of("sdxl"), monkeypatch, "blue")
+        assert conditioning.time_ids.tolist() == uncond.time_ids.tolist() == [[32, 64, 0, 0, 32, 64]] * 2
 
     def test_an_empty_negative_prompt_is_zeros_for_sdxl(self, parts_of, monkeypatch):
         parts = parts_of("sdxl")
-        told, uncond = self.draw_and_listen(parts, monkeypatch, "")
+        conditioning, uncond = self.draw_and_listen(parts, monkeypatch, "")
         assert uncond.context.abs().max() == uncond.pooled.abs().max() == 0
-        assert torch.equal(told.pooled, parts.text.encode(["a red cat", "star"]).pooled)
+        assert torch.equal(conditioning.pooled, parts.text.encode(["a red cat", "star"]).pooled)
 
     def test_an_empty_negative_prompt_is_encoded_for_sd2(self, parts_of, monkeypatch):
         parts = parts_of("sd2")
@@ -214,17 +229,19 @@ class TestPrompts:
 class TestACaptionThatIsLeftOut:
     """None in place of a caption; "" is a caption that says nothing."""
 
-    def told(self, parts, learns):
+    def conditioning(self, parts, learns):
         weight = torch.nn.Parameter(torch.zeros(1), requires_grad=learns)
         return TextSource(parts, [weight], TextCache(parts.text)).encode([None, "a red cat", ""])
 
     def test_is_zeros_for_sdxl(self, parts_of, learns):
         parts = parts_of("sdxl")
-        told, encoded = self.told(parts, learns), parts.text.encode(["a red cat", ""])
-        assert told.context[0].abs().max() == told.pooled[0].abs().max() == 0
-        torch.testing.assert_close((told.context[1:], told.pooled[1:]), (encoded.context, encoded.pooled))
+        conditioning, encoded = self.conditioning(parts, learns), parts.text.encode(["a red cat", ""])
+        assert conditioning.context[0].abs().max() == conditioning.pooled[0].abs().max() == 0
+        torch.testing.assert_close(
+            (conditioning.context[1:], conditioning.pooled[1:]), (encoded.context, encoded.pooled)
+        )
 
     def test_is_an_empty_text_for_sd2(self, parts_of, learns):
-        told = self.told(parts_of("sd2"), learns)
-        assert torch.equal(told.context[0], told.context[2])
-        assert told.context[0].abs().max() > 0
+        conditioning = self.conditioning(parts_of("sd2"), learns)
+        assert torch.equal(conditioning.context[0], conditioning.context[2])
+        assert conditioning.context[0].abs().max() > 0

@@ -39,9 +39,12 @@ UNETS = {
     "miniature": (UNET, UNetShape((32, 64), 1, (1, 0)), None),
 }
 SD_VAE = {
-    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4,
-    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
-}  # fmt: skip
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
 
 LDM_NAMES = {
     "time_embed.2.bias": "time_embedding.linear_2.bias",
@@ -72,7 +75,9 @@ class TestUNet:
         unet = meta(UNet2DConditionModel, config)
         expected = unet.state_dict()
         ldm = renamed(expected, inverted(unet_modules(shape)))
-        theirs = convert_ldm_unet_checkpoint({f"model.diffusion_model.{k}": v for k, v in ldm.items()}, dict(unet.config))
+        theirs = convert_ldm_unet_checkpoint(
+            {f"model.diffusion_model.{k}": v for k, v in ldm.items()}, dict(unet.config)
+        )
         ours = renamed(ldm, unet_modules(shape))
         assert ours.keys() == theirs.keys() == expected.keys()
         assert all(ours[key] is theirs[key] is expected[key] for key in expected)
@@ -103,21 +108,23 @@ class TestVae:
         ours = renamed(ldm, vae_modules(levels, resnets))
         assert ours.keys() == theirs.keys() == expected.keys()
         assert all(ours[key] is expected[key] for key in expected)
-        assert {key: tensor.shape for key, tensor in theirs.items()} == {key: tensor.shape for key, tensor in expected.items()}
+        assert {key: tensor.shape for key, tensor in theirs.items()} == {
+            key: tensor.shape for key, tensor in expected.items()
+        }
 
     def test_levels_are_read_off_the_names(self):
         ldm = renamed(meta(AutoencoderKL, SD_VAE).state_dict(), inverted(vae_modules(4, 2)))
         assert vae_levels(ldm) == (4, 2)
 
 
-def test_the_miniatures_values_go_where_diffusers_puts_them(miniature, lent):
+def test_the_miniatures_values_go_where_diffusers_puts_them(miniature, checkpoint):
     file = load_file(miniature)
     unet, vae = meta(UNet2DConditionModel, UNET), meta(AutoencoderKL, VAE)
     theirs = convert_ldm_unet_checkpoint(dict(file), dict(unet.config))
-    ours = renamed(lent.unet, unet_modules(unet_shape(lent.unet)))
+    ours = renamed(checkpoint.unet, unet_modules(unet_shape(checkpoint.unet)))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     theirs = convert_ldm_vae_checkpoint(dict(file), dict(vae.config))
-    ours = renamed(lent.vae, vae_modules(*vae_levels(lent.vae)))
+    ours = renamed(checkpoint.vae, vae_modules(*vae_levels(checkpoint.vae)))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key].flatten(), theirs[key].flatten()) for key in ours)

@@ -15,12 +15,16 @@ def normal(seed: int) -> torch.Tensor:
 
 
 def test_has_the_signal_that_is_left_at_each_timestep():
-    torch.testing.assert_close(stable_diffusion_schedule().alphas_cumprod, REFERENCE.alphas_cumprod, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(
+        stable_diffusion_schedule().alphas_cumprod, REFERENCE.alphas_cumprod, atol=1e-6, rtol=1e-4
+    )
 
 
 def test_adds_noise():
     expected = REFERENCE.add_noise(normal(1), normal(2), TIMESTEPS)
-    torch.testing.assert_close(stable_diffusion_schedule().add_noise(normal(1), normal(2), TIMESTEPS), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        stable_diffusion_schedule().add_noise(normal(1), normal(2), TIMESTEPS), expected, atol=1e-4, rtol=0
+    )
 
 
 def test_asks_for_the_noise():
@@ -29,7 +33,9 @@ def test_asks_for_the_noise():
 
 def test_asks_for_the_velocity():
     expected = REFERENCE.get_velocity(normal(1), normal(2), TIMESTEPS)
-    torch.testing.assert_close(stable_diffusion_schedule("v").target(normal(1), normal(2), TIMESTEPS), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        stable_diffusion_schedule("v").target(normal(1), normal(2), TIMESTEPS), expected, atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])

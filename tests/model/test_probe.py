@@ -28,10 +28,10 @@ class Network:
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
-def test_tells_them_apart(monkeypatch, lent, prediction):
-    monkeypatch.setattr(probe, "unet_view", lambda lent: lent.views.append(None) or Network(prediction))
-    assert probe.predicts_noise(lent) == (prediction == "epsilon")
-    assert lent.views == []
+def test_tells_them_apart(monkeypatch, checkpoint, prediction):
+    monkeypatch.setattr(probe, "unet_view", lambda checkpoint: checkpoint.views.append(None) or Network(prediction))
+    assert probe.predicts_noise(checkpoint) == (prediction == "epsilon")
+    assert checkpoint.views == []
 
 
 @pytest.mark.parametrize(("yaml", "asked"), [("", True), ("model:\n  params:\n    parameterization: v\n", False)])
@@ -40,7 +40,9 @@ def test_only_an_sd2_file_that_nobody_speaks_for_is_asked(tmp_path, monkeypatch,
     if yaml:
         file.with_suffix(".yaml").write_text(yaml)
     calls = []
-    monkeypatch.setattr("lib_lora_train.hosts.standalone.predicts_noise", lambda lent: bool(calls.append(lent)))
-    with StandaloneHost(CheckpointConfig(checkpoint=str(file)), torch.device("cpu")).lease() as lent:
-        assert lent.prediction == "v"
+    monkeypatch.setattr(
+        "lib_lora_train.hosts.standalone.predicts_noise", lambda checkpoint: bool(calls.append(checkpoint))
+    )
+    with StandaloneHost(CheckpointConfig(checkpoint=str(file)), torch.device("cpu")).lease() as checkpoint:
+        assert checkpoint.prediction == "v"
     assert bool(calls) == asked

@@ -7,24 +7,24 @@ import pytest
 import torch
 
 from lib_lora_train.model.conditioning import Conditioning
-from lib_lora_train.model.sampling import SAMPLERS, Drawing, decode, draw_latents, to_image
+from lib_lora_train.model.sampling import SAMPLERS, SamplingOptions, decode, sample_latents, to_image
 from lib_lora_train.model.view import unet_view, vae_view
 
-DRAWING = Drawing(64, 64, steps=5, guidance=3.0)
+DRAWING = SamplingOptions(64, 64, steps=5, guidance=3.0)
 
 
 def abar() -> torch.Tensor:
     return torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0)
 
 
-def ddim(predict, seed: int, drawing: Drawing) -> torch.Tensor:
+def ddim(predict, seed: int, options: SamplingOptions) -> torch.Tensor:
     """Song et al. 2021, eq. 12 with eta 0, at timesteps 1, 1 + 1000 / n, ... as the WebUI takes them."""
-    stride = 1000 // drawing.steps
-    x = torch.randn((4, drawing.height // 8, drawing.width // 8), generator=torch.Generator().manual_seed(seed))
-    for t in range(1 + (drawing.steps - 1) * stride, 0, -stride):
+    stride = 1000 // options.steps
+    x = torch.randn((4, options.height // 8, options.width // 8), generator=torch.Generator().manual_seed(seed))
+    for t in range(1 + (options.steps - 1) * stride, 0, -stride):
         now, before = abar()[t], abar()[max(t - stride, 0)]
         y = predict(x, t)
-        if drawing.prediction == "v":
+        if options.prediction == "v":
             eps, x0 = now.sqrt() * y + (1 - now).sqrt() * x, now.sqrt() * x - (1 - now).sqrt() * y
         else:
             eps, x0 = y, (x - (1 - now).sqrt() * y) / now.sqrt()
@@ -37,38 +37,38 @@ def features(*seeds: int) -> torch.Tensor:
 
 
 @pytest.fixture
-def unet(lent):
-    return unet_view(lent)
+def unet(checkpoint):
+    return unet_view(checkpoint)
 
 
-def draw(unet, contexts: torch.Tensor, seeds: list[int], drawing: Drawing = DRAWING) -> torch.Tensor:
-    return draw_latents(unet, Conditioning(contexts), Conditioning(features(99).expand_as(contexts)), seeds, drawing)
+def draw(unet, contexts: torch.Tensor, seeds: list[int], options: SamplingOptions = DRAWING) -> torch.Tensor:
+    return sample_latents(unet, Conditioning(contexts), Conditioning(features(99).expand_as(contexts)), seeds, options)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 @torch.no_grad()
 def test_ddim_agrees_with_ddim_by_hand(unet, prediction):
-    drawing = Drawing(64, 64, steps=5, guidance=3.0, prediction=prediction)
+    options = SamplingOptions(64, 64, steps=5, guidance=3.0, prediction=prediction)
     context, uncond = features(1), features(99)
 
     def predict(x: torch.Tensor, t: int) -> torch.Tensor:
         with_text, without = (unet(x[None], t, c).sample[0] for c in (context, uncond))
-        return without + drawing.guidance * (with_text - without)
+        return without + options.guidance * (with_text - without)
 
-    torch.testing.assert_close(draw(unet, context, [7], drawing)[0], ddim(predict, 7, drawing), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(draw(unet, context, [7], options)[0], ddim(predict, 7, options), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 class TestEverySampler:
     def test_draws_an_image_alike_in_whatever_batch(self, unet, sampler):
-        drawing = Drawing(64, 64, sampler=sampler, steps=4, guidance=3.0)
-        alone = draw(unet, features(2), [8], drawing)[0]
-        among = draw(unet, features(1, 2, 3), [7, 8, 9], drawing)[1]
+        options = SamplingOptions(64, 64, sampler=sampler, steps=4, guidance=3.0)
+        alone = draw(unet, features(2), [8], options)[0]
+        among = draw(unet, features(1, 2, 3), [7, 8, 9], options)[1]
         torch.testing.assert_close(among, alone, atol=1e-3, rtol=1e-3)
 
     def test_draws_the_same_for_the_same_seed_and_another_for_another(self, unet, sampler):
-        drawing = Drawing(64, 64, sampler=sampler, steps=3)
-        first, again, other = (draw(unet, features(1), [seed], drawing) for seed in (5, 5, 6))
+        options = SamplingOptions(64, 64, sampler=sampler, steps=3)
+        first, again, other = (draw(unet, features(1), [seed], options) for seed in (5, 5, 6))
         assert torch.equal(first, again)
         assert not torch.allclose(first, other, atol=0.1)
 
@@ -86,13 +86,13 @@ class TestEverySampler:
 
             knows.config = {"in_channels": 4}
             nothing = Conditioning(torch.zeros(1, 77, 16))
-            drawing = Drawing(64, 64, sampler=sampler, steps=20, prediction=prediction)
-            drawn = draw_latents(knows, nothing, nothing, [0], drawing)
+            options = SamplingOptions(64, 64, sampler=sampler, steps=20, prediction=prediction)
+            drawn = sample_latents(knows, nothing, nothing, [0], options)
             torch.testing.assert_close(drawn, goal, atol=0.15, rtol=0)
 
     def test_touches_no_global_generator(self, unet, sampler):
         before = torch.random.get_rng_state()
-        draw(unet, features(1), [5], Drawing(64, 64, sampler=sampler, steps=2))
+        draw(unet, features(1), [5], SamplingOptions(64, 64, sampler=sampler, steps=2))
         assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -104,19 +104,19 @@ def interpolated(t: float) -> torch.Tensor:
 
 
 def test_guidance_1_is_the_prompt_alone(unet):
-    drawing = Drawing(64, 64, steps=3, guidance=1.0)
-    told, first, second = (Conditioning(features(seed)) for seed in (1, 50, 51))
-    ours, other = (draw_latents(unet, told, uncond, [4], drawing) for uncond in (first, second))
+    options = SamplingOptions(64, 64, steps=3, guidance=1.0)
+    conditioning, first, second = (Conditioning(features(seed)) for seed in (1, 50, 51))
+    ours, other = (sample_latents(unet, conditioning, uncond, [4], options) for uncond in (first, second))
     torch.testing.assert_close(ours, other, atol=1e-4, rtol=1e-4)
 
 
 def test_takes_width_and_height_in_pixels(unet):
-    assert draw(unet, features(1), [1], Drawing(128, 64, steps=1)).shape == (1, 4, 8, 16)
+    assert draw(unet, features(1), [1], SamplingOptions(128, 64, steps=1)).shape == (1, 4, 8, 16)
 
 
 class TestImages:
-    def test_have_the_decoders_pixels(self, lent):
-        vae, latents = vae_view(lent), features(1).flatten()[:64].reshape(1, 4, 4, 4)
+    def test_have_the_decoders_pixels(self, checkpoint):
+        vae, latents = vae_view(checkpoint), features(1).flatten()[:64].reshape(1, 4, 4, 4)
         (image,) = decode(vae, latents, 0.18215)
         with torch.no_grad():
             pixels = vae.decode(latents / 0.18215).sample[0].permute(1, 2, 0).double().numpy()

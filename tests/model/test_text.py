@@ -38,9 +38,9 @@ def by_hand(weights: dict[str, torch.Tensor], ids: torch.Tensor, layers_skipped:
 
 
 @pytest.fixture
-def encoding(lent):
+def encoding(checkpoint):
     def make(clip_skip: int = 1, max_tokens: int = 75) -> TextEncoding:
-        clip = ClipText(lent.tokenizer, text_encoder_view(lent), SD1.text[0], clip_skip)
+        clip = ClipText(checkpoint.tokenizer, text_encoder_view(checkpoint), SD1.text[0], clip_skip)
         return TextEncoding([clip], max_tokens)
 
     return make
@@ -54,14 +54,25 @@ def words(count: int) -> str:
 class TestChunks:
     @pytest.mark.parametrize(
         ("tokens", "most", "chunks"),
-        [(0, 75, 1), (1, 75, 1), (75, 75, 1), (76, 75, 1), (75, 150, 1), (76, 150, 2), (150, 150, 2), (151, 150, 2), (151, 225, 3), (400, 225, 3)],
+        [
+            (0, 75, 1),
+            (1, 75, 1),
+            (75, 75, 1),
+            (76, 75, 1),
+            (75, 150, 1),
+            (76, 150, 2),
+            (150, 150, 2),
+            (151, 150, 2),
+            (151, 225, 3),
+            (400, 225, 3),
+        ],
     )
     def test_are_as_many_as_the_caption_needs_up_to_the_limit(self, encoding, tokens, most, chunks):
         assert [len(chunk) for chunk in encoding().encoders[0].chunks(words(tokens), most)] == [77] * chunks
 
-    def test_each_begin_and_end_and_fill_with_the_end(self, encoding, lent):
-        begin, end = lent.tokenizer.bos_token_id, lent.tokenizer.eos_token_id
-        ids = lent.tokenizer(words(80), add_special_tokens=False).input_ids
+    def test_each_begin_and_end_and_fill_with_the_end(self, encoding, checkpoint):
+        begin, end = checkpoint.tokenizer.bos_token_id, checkpoint.tokenizer.eos_token_id
+        ids = checkpoint.tokenizer(words(80), add_special_tokens=False).input_ids
         first, second = encoding().encoders[0].chunks(words(80), 150)
         assert first == [begin, *ids[:75], end]
         assert second == [begin, *ids[75:], *[end] * 71]
@@ -72,24 +83,36 @@ class TestChunks:
 
 class TestFeatures:
     @pytest.mark.parametrize("clip_skip", [1, 2, 3])
-    def test_are_those_of_the_layer_asked_for(self, encoding, lent, clip_skip):
+    def test_are_those_of_the_layer_asked_for(self, encoding, checkpoint, clip_skip):
         made = encoding(clip_skip=clip_skip)
         ids = torch.tensor(made.encoders[0].chunks("a red cat", 75))
         with torch.no_grad():
-            torch.testing.assert_close(made.encode(["a red cat"]).context, by_hand(lent.text_encoder, ids, clip_skip - 1), atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                made.encode(["a red cat"]).context,
+                by_hand(checkpoint.text_encoder, ids, clip_skip - 1),
+                atol=1e-5,
+                rtol=0,
+            )
 
     @torch.no_grad()
-    def test_of_a_long_caption_stand_one_chunk_behind_the_other(self, encoding, lent):
+    def test_of_a_long_caption_stand_one_chunk_behind_the_other(self, encoding, checkpoint):
         made = encoding(max_tokens=150)
-        first, second = (by_hand(lent.text_encoder, torch.tensor([chunk])) for chunk in made.encoders[0].chunks(words(100), 150))
-        torch.testing.assert_close(made.encode([words(100)]).context, torch.cat([first, second], dim=1), atol=1e-5, rtol=0)
+        first, second = (
+            by_hand(checkpoint.text_encoder, torch.tensor([chunk]))
+            for chunk in made.encoders[0].chunks(words(100), 150)
+        )
+        torch.testing.assert_close(
+            made.encode([words(100)]).context, torch.cat([first, second], dim=1), atol=1e-5, rtol=0
+        )
 
     @torch.no_grad()
     def test_of_a_short_caption_beside_a_long_one_are_filled_with_an_empty_chunk(self, encoding):
         made = encoding(max_tokens=150)
         both = made.encode(["a cat", words(100)]).context
         assert both.shape == (2, 154, 16)
-        torch.testing.assert_close(both[0], torch.cat([made.encode([text]).context[0] for text in ("a cat", "")]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            both[0], torch.cat([made.encode([text]).context[0] for text in ("a cat", "")]), atol=1e-5, rtol=0
+        )
 
     def test_carry_gradients_to_an_encoder_that_is_trained(self, encoding):
         made = encoding()

@@ -32,75 +32,85 @@ def configs(tmp_path_factory):
 
 @pytest.mark.parametrize("part", VIEWS)
 class TestEveryView:
-    def test_has_no_weight_of_its_own(self, lent, part):
-        lent_storages = {tensor.untyped_storage().data_ptr() for tensor in getattr(lent, part).values()}
-        view = VIEWS[part](lent)
-        assert {p.untyped_storage().data_ptr() for p in view.parameters()} <= lent_storages
+    def test_has_no_weight_of_its_own(self, checkpoint, part):
+        shared_storages = {tensor.untyped_storage().data_ptr() for tensor in getattr(checkpoint, part).values()}
+        view = VIEWS[part](checkpoint)
+        assert {p.untyped_storage().data_ptr() for p in view.parameters()} <= shared_storages
 
-    def test_uses_every_lent_weight_once(self, lent, part):
-        addresses = sorted(tensor.data_ptr() for tensor in getattr(lent, part).values())
-        assert sorted(p.data_ptr() for p in VIEWS[part](lent).parameters()) == addresses
+    def test_uses_every_lent_weight_once(self, checkpoint, part):
+        addresses = sorted(tensor.data_ptr() for tensor in getattr(checkpoint, part).values())
+        assert sorted(p.data_ptr() for p in VIEWS[part](checkpoint).parameters()) == addresses
 
-    def test_has_nothing_left_on_meta(self, lent, part):
-        view = VIEWS[part](lent)
+    def test_has_nothing_left_on_meta(self, checkpoint, part):
+        view = VIEWS[part](checkpoint)
         assert "meta" not in {tensor.device.type for tensor in [*view.parameters(), *view.buffers()]}
 
-    def test_is_frozen_and_in_evaluation_mode(self, lent, part):
-        view = VIEWS[part](lent)
+    def test_is_frozen_and_in_evaluation_mode(self, checkpoint, part):
+        view = VIEWS[part](checkpoint)
         assert not any(p.requires_grad for p in view.parameters())
         assert not any(module.training for module in view.modules())
 
-    def test_of_a_checkpoint_that_lacks_a_weight_is_refused(self, lent, part, complaint):
-        name = next(key for key in getattr(lent, part) if key.endswith("bias"))
-        lacking = {key: tensor for key, tensor in getattr(lent, part).items() if key != name}
-        text = complaint(VIEWS[part], dataclasses.replace(lent, **{part: lacking}))
+    def test_of_a_checkpoint_that_lacks_a_weight_is_refused(self, checkpoint, part, complaint):
+        name = next(key for key in getattr(checkpoint, part) if key.endswith("bias"))
+        lacking = {key: tensor for key, tensor in getattr(checkpoint, part).items() if key != name}
+        text = complaint(VIEWS[part], dataclasses.replace(checkpoint, **{part: lacking}))
         assert "of miniature is not built as expected (1 weights differ" in text
         assert "Choose another checkpoint." in text
 
-    def test_of_no_weights_at_all_is_refused(self, lent, part, complaint):
-        assert "not built as expected" in complaint(VIEWS[part], dataclasses.replace(lent, **{part: {}}))
+    def test_of_no_weights_at_all_is_refused(self, checkpoint, part, complaint):
+        assert "not built as expected" in complaint(VIEWS[part], dataclasses.replace(checkpoint, **{part: {}}))
 
-    def test_of_a_checkpoint_with_a_weight_too_many_is_refused(self, lent, part, complaint):
-        more = {**getattr(lent, part), "something.else.weight": torch.zeros(1)}
-        text = complaint(VIEWS[part], dataclasses.replace(lent, **{part: more}))
+    def test_of_a_checkpoint_with_a_weight_too_many_is_refused(self, checkpoint, part, complaint):
+        more = {**getattr(checkpoint, part), "something.else.weight": torch.zeros(1)}
+        text = complaint(VIEWS[part], dataclasses.replace(checkpoint, **{part: more}))
         assert "not built as expected" in text
 
-    def test_of_a_checkpoint_with_a_weight_of_another_shape_is_refused(self, lent, part, complaint):
-        name = next(key for key in getattr(lent, part) if key.endswith("bias"))
-        other = {**getattr(lent, part), name: torch.zeros(3)}
-        assert "not built as expected" in complaint(VIEWS[part], dataclasses.replace(lent, **{part: other}))
+    def test_of_a_checkpoint_with_a_weight_of_another_shape_is_refused(self, checkpoint, part, complaint):
+        name = next(key for key in getattr(checkpoint, part) if key.endswith("bias"))
+        other = {**getattr(checkpoint, part), name: torch.zeros(3)}
+        assert "not built as expected" in complaint(VIEWS[part], dataclasses.replace(checkpoint, **{part: other}))
 
 
 class TestOutputs:
-    def test_of_the_unet(self, miniature, lent, configs):
-        reference = UNet2DConditionModel.from_single_file(str(miniature), config=str(configs), subfolder="unet", local_files_only=True)
+    def test_of_the_unet(self, miniature, checkpoint, configs):
+        reference = UNet2DConditionModel.from_single_file(
+            str(miniature), config=str(configs), subfolder="unet", local_files_only=True
+        )
         inputs = (normal(2, 4, 8, 8), torch.tensor([10, 900]), normal(2, 77, 16))
         with torch.no_grad():
-            torch.testing.assert_close(unet_view(lent)(*inputs).sample, reference.eval()(*inputs).sample, atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                unet_view(checkpoint)(*inputs).sample, reference.eval()(*inputs).sample, atol=1e-5, rtol=0
+            )
 
-    def test_of_the_vae(self, miniature, lent, configs):
-        reference = AutoencoderKL.from_single_file(str(miniature), config=str(configs), subfolder="vae", local_files_only=True)
-        pixels, latents, view = normal(1, 3, 32, 32), normal(1, 4, 4, 4), vae_view(lent)
+    def test_of_the_vae(self, miniature, checkpoint, configs):
+        reference = AutoencoderKL.from_single_file(
+            str(miniature), config=str(configs), subfolder="vae", local_files_only=True
+        )
+        pixels, latents, view = normal(1, 3, 32, 32), normal(1, 4, 4, 4), vae_view(checkpoint)
         with torch.no_grad():
             ours, theirs = (model.encode(pixels).latent_dist.parameters for model in (view, reference.eval()))
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
             torch.testing.assert_close(view.decode(latents).sample, reference.decode(latents).sample, atol=1e-5, rtol=0)
 
-    def test_of_the_text_encoder(self, miniature, lent):
+    def test_of_the_text_encoder(self, miniature, checkpoint):
         prefix = "cond_stage_model.transformer."
-        reference = CLIPTextModel(text_config(len(lent.tokenizer))).eval()
+        reference = CLIPTextModel(text_config(len(checkpoint.tokenizer))).eval()
         strip = "" if any(key.startswith("text_model.") for key in reference.state_dict()) else "text_model."
-        weights = {key.removeprefix(prefix).removeprefix(strip): t for key, t in load_file(miniature).items() if key.startswith(prefix)}
+        weights = {
+            key.removeprefix(prefix).removeprefix(strip): t
+            for key, t in load_file(miniature).items()
+            if key.startswith(prefix)
+        }
         reference.load_state_dict(weights, strict=False)
-        ids = torch.arange(2 * 77).reshape(2, 77) % len(lent.tokenizer)
+        ids = torch.arange(2 * 77).reshape(2, 77) % len(checkpoint.tokenizer)
         with torch.no_grad():
-            ours, theirs = text_encoder_view(lent)(ids), reference(ids)
+            ours, theirs = text_encoder_view(checkpoint)(ids), reference(ids)
         torch.testing.assert_close(ours.last_hidden_state, theirs.last_hidden_state, atol=1e-5, rtol=0)
 
 
-def test_training_an_adapter_changes_no_lent_bit(lent):
-    before = {part: {name: t.clone() for name, t in getattr(lent, part).items()} for part in VIEWS}
-    unet, encoder = unet_view(lent), text_encoder_view(lent)
+def test_training_an_adapter_changes_no_lent_bit(checkpoint):
+    before = {part: {name: t.clone() for name, t in getattr(checkpoint, part).items()} for part in VIEWS}
+    unet, encoder = unet_view(checkpoint), text_encoder_view(checkpoint)
     config = AdapterConfig(rank=2, conv_rank=2)
     layers = inject(unet, unet_targets(unet, config), "lora_unet", Randomness(0))
     layers += inject(encoder, text_encoder_targets(encoder, config), "lora_te", Randomness(0))
@@ -114,4 +124,4 @@ def test_training_an_adapter_changes_no_lent_bit(lent):
         optimizer.step()
     assert not any(torch.equal(old, new) for old, new in zip(started, weights, strict=True))
     for part, tensors in before.items():
-        assert all(torch.equal(tensor, getattr(lent, part)[name]) for name, tensor in tensors.items())
+        assert all(torch.equal(tensor, getattr(checkpoint, part)[name]) for name, tensor in tensors.items())

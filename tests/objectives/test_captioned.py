@@ -11,7 +11,7 @@ from lib_lora_train.dataset.batches import Batch
 from lib_lora_train.model.conditioning import Conditioning
 from lib_lora_train.model.noise import stable_diffusion_schedule
 from lib_lora_train.objectives.captioned import Captioned, per_example
-from lib_lora_train.objectives.noise import Draws, Share
+from lib_lora_train.objectives.noise_sampler import Distributed, NoiseSampler
 from lib_lora_train.randomness import Randomness
 
 SCALE = 0.18215
@@ -42,20 +42,29 @@ def network(noisy: torch.Tensor, timesteps: torch.Tensor, context: torch.Tensor)
     return SimpleNamespace(sample=0.5 * noisy + timesteps.view(-1, 1, 1, 1) / 1000 + 0.01 * context.view(-1, 1, 1, 1))
 
 
-def objective(prediction: str = "epsilon", share: Share = Share(), **settings: object) -> Captioned:
+def objective(prediction: str = "epsilon", distributed: Distributed = Distributed(), **settings: object) -> Captioned:
     config = ObjectiveConfig(**settings)
     return Captioned(
-        network, text_features, lambda pixels: pixels, stable_diffusion_schedule(prediction), SCALE, config,
-        Draws(config, Randomness(7), share), torch.device("cpu"),
-    )  # fmt: skip
+        network,
+        text_features,
+        lambda pixels: pixels,
+        stable_diffusion_schedule(prediction),
+        SCALE,
+        config,
+        NoiseSampler(config, Randomness(7), distributed),
+        torch.device("cpu"),
+    )
 
 
 def by_hand(batch: Batch, index: int, prediction: str, elementwise, weight) -> float:
     """The equation in float64, with the same draws."""
-    draws = Draws(ObjectiveConfig(), Randomness(7))
+    noise_sampler = NoiseSampler(ObjectiveConfig(), Randomness(7))
     mean, std = batch.moments.double().numpy()[:, :4], batch.moments.double().numpy()[:, 4:]
-    x = (mean + std * draws.posterior(torch.Size(mean.shape), index).double().numpy()) * SCALE
-    eps, t = draws.noise(torch.Size(x.shape), index).double().numpy(), draws.timesteps(len(x), index).numpy()
+    x = (mean + std * noise_sampler.posterior(torch.Size(mean.shape), index).double().numpy()) * SCALE
+    eps, t = (
+        noise_sampler.noise(torch.Size(x.shape), index).double().numpy(),
+        noise_sampler.timesteps(len(x), index).numpy(),
+    )
     total = 0.0
     for i in range(len(x)):
         signal, sigma = ABAR[t[i]] ** 0.5, (1 - ABAR[t[i]]) ** 0.5
@@ -91,7 +100,7 @@ WEIGHTS = {
 @pytest.mark.parametrize("masked", [False, True])
 def test_loss_is_the_equations(weighting, prediction, loss, elementwise, masked):
     batch = a_batch(masked=masked, weights=(1.0, 0.5, 2.0))
-    ours = objective(prediction, weighting=weighting, loss=loss).loss(batch, 4)
+    ours = objective(prediction, loss_weighting=weighting, loss_type=loss).loss(batch, 4)
     expected = by_hand(batch, 4, prediction, elementwise, WEIGHTS[weighting, prediction])
     assert ours.item() == pytest.approx(expected, rel=1e-4)
 
@@ -132,8 +141,11 @@ def test_loss_depends_on_the_index_alone_and_not_on_what_was_drawn_before():
 
 def test_two_processes_together_have_the_loss_of_one_with_the_doubled_batch():
     whole = a_batch(4, masked=True, weights=(1.0, 2.0, 3.0, 4.0))
-    halves = [Batch(**{name: value if value is None else value[rows] for name, value in vars(whole).items()}) for rows in (slice(2), slice(2, 4))]
-    losses = [objective(share=Share(rank, 2)).loss(half, 3).item() for rank, half in enumerate(halves)]
+    halves = [
+        Batch(**{name: value if value is None else value[rows] for name, value in vars(whole).items()})
+        for rows in (slice(2), slice(2, 4))
+    ]
+    losses = [objective(distributed=Distributed(rank, 2)).loss(half, 3).item() for rank, half in enumerate(halves)]
     assert sum(losses) / 2 == pytest.approx(objective().loss(whole, 3).item(), rel=1e-5)
 
 

@@ -7,18 +7,23 @@ import torch
 from lib_lora_train.config import ObjectiveConfig
 from lib_lora_train.model.noise import stable_diffusion_schedule
 from lib_lora_train.objectives.difference import Difference
-from lib_lora_train.objectives.noise import Draws
+from lib_lora_train.objectives.noise_sampler import NoiseSampler
 from lib_lora_train.randomness import Randomness
-from tests.objectives.test_levels import ABAR, CAPTIONS, a_batch, noised_by_hand
+from tests.objectives.test_image_sets import ABAR, CAPTIONS, a_batch, noised_by_hand
 from tests.objectives.toys import Toy, f
 
 
 def objective(toy: Toy, prediction: str = "epsilon", frozen: list[int] | None = None) -> Difference:
     config, frozen = ObjectiveConfig(), [] if frozen is None else frozen
     return Difference(
-        toy.network(), stable_diffusion_schedule(prediction), config, Draws(config, Randomness(7)), torch.device("cpu"),
-        second=3, freeze=lambda: frozen.append(1),
-    )  # fmt: skip
+        toy.network(),
+        stable_diffusion_schedule(prediction),
+        config,
+        NoiseSampler(config, Randomness(7)),
+        torch.device("cpu"),
+        second=3,
+        freeze=lambda: frozen.append(1),
+    )
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])

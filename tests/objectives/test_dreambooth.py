@@ -12,7 +12,7 @@ from lib_lora_train.objectives.captioned import per_example
 from lib_lora_train.objectives.dreambooth import DreamBooth
 from tests.objectives.test_captioned import a_batch, objective
 
-OWN, CLASS = SimpleNamespace(regularisation=False), SimpleNamespace(regularisation=True)
+OWN, CLASS = SimpleNamespace(regularization=False), SimpleNamespace(regularization=True)
 
 
 def dreambooth(**more: float) -> DreamBooth:
@@ -22,8 +22,10 @@ def dreambooth(**more: float) -> DreamBooth:
 def each_loss(plain, batch, index: int) -> list[float]:
     """The unweighted loss of every example."""
     latents = plain.latents(batch, index)
-    noise, steps = plain.draws.noise(latents.shape, index), plain.draws.timesteps(len(latents), index)
-    return per_example(*plain.predict(latents, batch.captions, noise, steps, batch.time_ids), None, plain.config).tolist()
+    noise, steps = plain.noise_sampler.noise(latents.shape, index), plain.noise_sampler.timesteps(len(latents), index)
+    return per_example(
+        *plain.predict(latents, batch.captions, noise, steps, batch.time_ids), None, plain.config
+    ).tolist()
 
 
 @pytest.mark.parametrize(("index", "prior"), [(0, 0.8), (1, 0.65), (2, 0.5), (4, 0.2)])

@@ -8,20 +8,24 @@ import torch
 
 from lib_lora_train.config import ObjectiveConfig
 from lib_lora_train.model.noise import stable_diffusion_schedule
-from lib_lora_train.objectives.leco import HalfDrawn, Steering
-from lib_lora_train.objectives.noise import Draws
-from lib_lora_train.objectives.prompts import Asked, Change
+from lib_lora_train.objectives.leco import Leco, PartialDenoise
+from lib_lora_train.objectives.noise_sampler import NoiseSampler
+from lib_lora_train.objectives.prompts import PromptBatch, PromptPair
 from lib_lora_train.randomness import Randomness
 from tests.objectives.toys import Toy, f
 
 ABAR = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
-BATCH = Asked([Change("a circle", "thing", "round", "x"), Change("red", "", "red", "")], torch.Size((2, 4, 8, 8)))
+BATCH = PromptBatch(
+    [PromptPair("a circle", "thing", "round", "x"), PromptPair("red", "", "red", "")], torch.Size((2, 4, 8, 8))
+)
 
 
-def objective(toy: Toy, sign: float = -1.0, guidance: float = 1.5, steps: int = 10, **settings: object) -> Steering:
+def objective(toy: Toy, sign: float = -1.0, guidance: float = 1.5, steps: int = 10, **settings: object) -> Leco:
     config, network = ObjectiveConfig(**settings), toy.network()
-    drawing = HalfDrawn(network, stable_diffusion_schedule(), steps, 3.0)
-    return Steering(network, drawing, sign, guidance, config, Draws(config, Randomness(7)), torch.device("cpu"))
+    partial_denoise = PartialDenoise(network, stable_diffusion_schedule(), steps, 3.0)
+    return Leco(
+        network, partial_denoise, sign, guidance, config, NoiseSampler(config, Randomness(7)), torch.device("cpu")
+    )
 
 
 def drawn_by_hand(z: np.ndarray, prompt: str, path: list[int]) -> np.ndarray:
@@ -36,47 +40,52 @@ def drawn_by_hand(z: np.ndarray, prompt: str, path: list[int]) -> np.ndarray:
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 def test_loss_is_the_equations(sign):
-    draws = Draws(ObjectiveConfig(timestep_min=740, timestep_max=741), Randomness(7))
-    noise = draws.noise(BATCH.shape, 2).double().numpy()
+    noise_sampler = NoiseSampler(ObjectiveConfig(min_timestep=740, max_timestep=741), Randomness(7))
+    noise = noise_sampler.noise(BATCH.shape, 2).double().numpy()
     path = [999, 913, 826, 740]  # 259 timesteps in three equal parts, as ten steps of 100 reach no farther in two
     losses = []
-    for i, change in enumerate(BATCH.changes):
-        z = drawn_by_hand(noise[i], change.target, path)
-        goal = f(z, 740, change.instead) + sign * 1.5 * (f(z, 740, change.positive) - f(z, 740, change.negative))
-        losses.append(((f(z, 740, change.target, 0.25) - goal) ** 2).mean())
-    ours = objective(Toy(), sign, timestep_min=740, timestep_max=741).loss(BATCH, 2).item()
+    for i, prompt_pair in enumerate(BATCH.prompt_pairs):
+        z = drawn_by_hand(noise[i], prompt_pair.target, path)
+        goal = f(z, 740, prompt_pair.instead) + sign * 1.5 * (
+            f(z, 740, prompt_pair.positive) - f(z, 740, prompt_pair.negative)
+        )
+        losses.append(((f(z, 740, prompt_pair.target, 0.25) - goal) ** 2).mean())
+    ours = objective(Toy(), sign, min_timestep=740, max_timestep=741).loss(BATCH, 2).item()
     assert ours == pytest.approx(np.mean(losses), rel=1e-4)
 
 
 def test_the_highest_timestep_is_the_noise_itself():
     toy, noise = Toy(), torch.randn(BATCH.shape, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(objective(toy).drawing.down_to(999, noise, BATCH.targets), noise)
+    assert torch.equal(objective(toy).partial_denoise.denoise_to(999, noise, BATCH.targets), noise)
     assert toy.passes == []
 
 
 @pytest.mark.parametrize(("t", "passes"), [(998, 1), (900, 1), (899, 1), (898, 2), (500, 5), (0, 10)])
 def test_a_drawing_has_steps_of_about_equal_length(t, passes):
     toy = Toy()
-    objective(toy).drawing.down_to(t, torch.zeros(BATCH.shape), BATCH.targets)
+    objective(toy).partial_denoise.denoise_to(t, torch.zeros(BATCH.shape), BATCH.targets)
     assert len(toy.passes) == 2 * passes
 
 
 def test_the_gradient_reaches_the_adapter_through_the_last_pass_only():
     toy = Toy()
-    made = objective(toy, timestep_min=999, timestep_max=1000)
+    made = objective(toy, min_timestep=999, max_timestep=1000)
     made.loss(BATCH, 1).backward()
-    z = made.draws.noise(BATCH.shape, 1)
-    error = torch.stack([
-        f(z[i], 999, c.target, 0.25) - (f(z[i], 999, c.instead) - 1.5 * (f(z[i], 999, c.positive) - f(z[i], 999, c.negative)))
-        for i, c in enumerate(BATCH.changes)
-    ])  # fmt: skip
+    z = made.noise_sampler.noise(BATCH.shape, 1)
+    error = torch.stack(
+        [
+            f(z[i], 999, c.target, 0.25)
+            - (f(z[i], 999, c.instead) - 1.5 * (f(z[i], 999, c.positive) - f(z[i], 999, c.negative)))
+            for i, c in enumerate(BATCH.prompt_pairs)
+        ]
+    )
     assert toy.weight.grad.item() == pytest.approx((2 * error * z).mean().item(), rel=1e-4)
     assert [strength for _, strength in toy.passes] == [0.0, 0.0, 0.0, 1.0]
 
 
 def test_timesteps_are_uniform_over_the_range_and_the_same_in_every_process():
-    draws = Draws(ObjectiveConfig(timestep_min=200, timestep_max=300), Randomness(3))
-    seen = torch.tensor([draws.timestep(index) for index in range(4000)])
+    noise_sampler = NoiseSampler(ObjectiveConfig(min_timestep=200, max_timestep=300), Randomness(3))
+    seen = torch.tensor([noise_sampler.timestep(index) for index in range(4000)])
     counts = torch.bincount(seen - 200, minlength=100)
     assert (seen.min(), seen.max()) == (200, 299)
     assert ((counts - 40) ** 2 / 40).sum() < 150

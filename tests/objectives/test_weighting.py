@@ -14,7 +14,11 @@ SNR = ABAR / (1 - ABAR)
 
 def weights(prediction: str = "epsilon", **settings: object) -> np.ndarray:
     """At all thousand timesteps."""
-    return timestep_weights(ObjectiveConfig(**settings), stable_diffusion_schedule(prediction), torch.arange(1000)).double().numpy()
+    return (
+        timestep_weights(ObjectiveConfig(**settings), stable_diffusion_schedule(prediction), torch.arange(1000))
+        .double()
+        .numpy()
+    )
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
@@ -24,26 +28,30 @@ def test_without_weighting_all_count_alike(prediction):
 
 @pytest.mark.parametrize("gamma", [1.0, 5.0, 20.0])
 def test_min_snr(gamma):
-    np.testing.assert_allclose(weights(weighting="min_snr", min_snr_gamma=gamma), np.minimum(SNR, gamma) / SNR, rtol=1e-3)
-    np.testing.assert_allclose(weights("v", weighting="min_snr", min_snr_gamma=gamma), np.minimum(SNR, gamma) / (SNR + 1), rtol=1e-3)
+    np.testing.assert_allclose(
+        weights(loss_weighting="min_snr", min_snr_gamma=gamma), np.minimum(SNR, gamma) / SNR, rtol=1e-3
+    )
+    np.testing.assert_allclose(
+        weights("v", loss_weighting="min_snr", min_snr_gamma=gamma), np.minimum(SNR, gamma) / (SNR + 1), rtol=1e-3
+    )
 
 
 def test_min_snr_leaves_noisy_timesteps_alone_and_never_raises_one():
-    found = weights(weighting="min_snr")
+    found = weights(loss_weighting="min_snr")
     assert (found[SNR < 5] == 1).all()
     assert (found <= 1).all()
 
 
 def test_debiased():
     limited = np.minimum(SNR, 1000)
-    np.testing.assert_allclose(weights(weighting="debiased"), 1 / np.sqrt(limited), rtol=1e-3)
-    np.testing.assert_allclose(weights("v", weighting="debiased"), 1 / (limited + 1), rtol=1e-3)
+    np.testing.assert_allclose(weights(loss_weighting="debiased"), 1 / np.sqrt(limited), rtol=1e-3)
+    np.testing.assert_allclose(weights("v", loss_weighting="debiased"), 1 / (limited + 1), rtol=1e-3)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
 @pytest.mark.parametrize("weighting", ["min_snr", "debiased"])
 def test_no_weight_is_zero_or_infinite(prediction, weighting):
-    found = weights(prediction, weighting=weighting)
+    found = weights(prediction, loss_weighting=weighting)
     assert np.isfinite(found).all()
     assert (found > 0).all()
 
@@ -52,5 +60,5 @@ def test_no_weight_is_zero_or_infinite(prediction, weighting):
 def test_weights_are_finite_where_nothing_is_left_of_the_image(weighting, weight):
     """v at SNR 0: min(0, g) / (0 + 1), and 1 / (0 + 1)."""
     schedule = stable_diffusion_schedule("v", zero_terminal_snr=True)
-    weights = timestep_weights(ObjectiveConfig(weighting=weighting), schedule, torch.tensor([999]))
+    weights = timestep_weights(ObjectiveConfig(loss_weighting=weighting), schedule, torch.tensor([999]))
     assert weights.tolist() == [weight]

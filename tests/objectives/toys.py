@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 
 from lib_lora_train.model.conditioning import Conditioning
-from lib_lora_train.objectives.adapted import Adapted
+from lib_lora_train.objectives.adapted_denoiser import AdaptedDenoiser
 
 
 @dataclass
@@ -19,8 +19,8 @@ class Toy:
     strength: float | torch.Tensor = 1.0
     passes: list[tuple[str, object]] = field(default_factory=list)
 
-    def network(self) -> Adapted:
-        return Adapted(self._unet, self._features, self._set)
+    def network(self) -> AdaptedDenoiser:
+        return AdaptedDenoiser(self._unet, self._features, self._set)
 
     def _set(self, strength: float | torch.Tensor) -> None:
         self.strength = strength

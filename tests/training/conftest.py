@@ -11,15 +11,15 @@ import torch
 from lib_lora_train.config import CheckpointConfig, TrainConfig
 from lib_lora_train.hosts.standalone import StandaloneHost
 from lib_lora_train.training import session
-from lib_lora_train.training.pace import Pace
-from tests.training.runs import LendingHost, tiny_config
+from lib_lora_train.training.slice_timer import SliceTimer
+from tests.training.runs import SharingHost, tiny_config
 
 
 @pytest.fixture(scope="session")
-def host(miniature: Path) -> Iterator[LendingHost]:
+def host(miniature: Path) -> Iterator[SharingHost]:
     """Lends the miniature; leased once, for speed."""
-    with StandaloneHost(CheckpointConfig(checkpoint=str(miniature)), torch.device("cpu")).lease() as lent:
-        yield LendingHost(lent)
+    with StandaloneHost(CheckpointConfig(checkpoint=str(miniature)), torch.device("cpu")).lease() as checkpoint:
+        yield SharingHost(checkpoint)
 
 
 @pytest.fixture
@@ -31,4 +31,4 @@ def tiny(tmp_path: Path, miniature: Path) -> Callable[..., TrainConfig]:
 @pytest.fixture
 def step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slices of one step, so that there is a Progress event for each."""
-    monkeypatch.setattr(session, "Pace", lambda **options: Pace(steps=1, fixed=True))
+    monkeypatch.setattr(session, "SliceTimer", lambda **options: SliceTimer(steps=1, fixed=True))

@@ -13,28 +13,28 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lib_lora_train.config import TrainConfig
-from lib_lora_train.hosts.base import Waiting, wait_patiently
-from lib_lora_train.model.lent import LentCheckpoint
+from lib_lora_train.hosts.base import OnWait, keep_waiting
+from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
 from lib_lora_train.training.control import Control
 from lib_lora_train.training.events import Event, Progress
 
 
 @dataclass
-class LendingHost:
+class SharingHost:
     """Lends one checkpoint again and again, as a WebUI does, and counts the turns taken."""
 
-    lent: LentCheckpoint
+    checkpoint: SharedCheckpoint
     turns: int = field(default=0)
 
     @contextlib.contextmanager
-    def lease(self) -> Iterator[LentCheckpoint]:
-        yield self.lent
+    def lease(self) -> Iterator[SharedCheckpoint]:
+        yield self.checkpoint
 
-    def peek(self) -> LentCheckpoint:
-        return self.lent
+    def describe(self) -> SharedCheckpoint:
+        return self.checkpoint
 
     @contextlib.contextmanager
-    def turn(self, waiting: Waiting = wait_patiently) -> Iterator[None]:
+    def gpu_slot(self, on_wait: OnWait = keep_waiting) -> Iterator[None]:
         self.turns += 1
         yield
 
@@ -58,20 +58,20 @@ def tiny_config(folder: Path, checkpoint: Path, **settings: object) -> TrainConf
     values: dict[str, object] = {
         "name": "tiny",
         "checkpoint": str(checkpoint),
-        "images": str(folder / "images"),
+        "dataset_folder": str(folder / "images"),
         "lora_dir": str(folder / "Lora"),
         "runs_dir": str(folder / "runs"),
         "resolution": 64,
-        "held_out_images": 0,
+        "validation_images": 0,
         "repeats": 1,
         "rank": 2,
         "epochs": 1,
         "batch_size": 2,
         "learning_rate": 1e-2,
-        "lr_schedule": "constant",
+        "lr_scheduler": "constant",
         "save_precision": "fp32",
-        "preview_every": 0,
-        "validate_every": 0,
+        "sample_every_n_epochs": 0,
+        "validate_every_n_epochs": 0,
     }
     if "images" not in settings and not (folder / "images").exists():
         photos(folder / "images")

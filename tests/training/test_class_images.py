@@ -8,16 +8,16 @@ import pytest
 from PIL import Image, ImageChops
 
 from lib_lora_train.config import CheckpointConfig
-from lib_lora_train.hosts.place import Wish
+from lib_lora_train.hosts.environment import Txt2ImgRequest
 from lib_lora_train.model.parts import Parts
-from lib_lora_train.training.class_images import ClassImages, draw_missing
-from lib_lora_train.training.control import Control, StopAskedFor
-from lib_lora_train.training.events import DrawingClass, Finished, Stopped
-from lib_lora_train.training.previews import preview_drawing
+from lib_lora_train.training.class_images import ClassImages, generate_missing
+from lib_lora_train.training.control import Control, StopRequested
+from lib_lora_train.training.events import Finished, GeneratingClassImages, Stopped
+from lib_lora_train.training.samples import sampling_options
 from lib_lora_train.training.session import resume, train
 from tests.training.runs import adapter_files, of_kind
 
-CLASS = {"mode": "dreambooth", "trigger": "sks", "class_word": "cat", "preview_steps": 1}
+CLASS = {"training_method": "dreambooth", "trigger_word": "sks", "class_word": "cat", "sample_steps": 1}
 
 
 @pytest.fixture
@@ -25,26 +25,26 @@ def wanted(tiny, host):
     """wanted(count, **settings): (the class images of such a run, its settings)."""
 
     def make(count: int, **settings) -> tuple[ClassImages, object]:
-        config = tiny(**{**CLASS, "class_images": count, **settings})
-        found = ClassImages.of(config, host.peek())
+        config = tiny(**{**CLASS, "num_class_images": count, **settings})
+        found = ClassImages.of(config, host.describe())
         assert found is not None
         return found, config
 
     return make
 
 
-class PaintBox:
+class RecordingTxt2Img:
     """A WebUI's txt2img that paints its number of calls, and can be told to end the run at a picture."""
 
     def __init__(self, stop_at: int = 0, control: Control | None = None) -> None:
-        self.wishes: list[Wish] = []
+        self.requests: list[Txt2ImgRequest] = []
         self.stop_at, self.control = stop_at, control
 
-    def __call__(self, wish: Wish) -> Image.Image:
-        self.wishes.append(wish)
-        if self.control and len(self.wishes) == self.stop_at:
+    def __call__(self, request: Txt2ImgRequest) -> Image.Image:
+        self.requests.append(request)
+        if self.control and len(self.requests) == self.stop_at:
             self.control.stop()
-        return Image.new("RGB", (wish.width, wish.height), (wish.seed, 0, 0))
+        return Image.new("RGB", (request.width, request.height), (request.seed, 0, 0))
 
 
 def kept(images: ClassImages) -> dict[str, bytes]:
@@ -54,43 +54,43 @@ def kept(images: ClassImages) -> dict[str, bytes]:
 class TestDrawing:
     def test_makes_the_number_asked_with_the_prompts_in_turn_as_captions(self, wanted, host):
         images, config = wanted(3, class_prompts=["a cat", "a red cat"])
-        events: list[DrawingClass] = []
-        draw_missing(images, config, host, Control(), events.append)
+        events: list[GeneratingClassImages] = []
+        generate_missing(images, config, host, Control(), events.append)
         captions = [path.read_text(encoding="utf-8") for path in sorted(images.folder.glob("*.txt"))]
         assert captions == ["a cat", "a red cat", "a cat"]
         assert [Image.open(path).size for path in sorted(images.folder.glob("*.png"))] == [(64, 64)] * 3
-        assert events == [DrawingClass(done, 3, str(images.folder)) for done in range(4)]
+        assert events == [GeneratingClassImages(done, 3, str(images.folder)) for done in range(4)]
 
     def test_draws_what_the_sampler_draws_for_prompt_and_number(self, wanted, host):
         images, config = wanted(2)
-        draw_missing(images, config, host, Control(), lambda event: None)
-        parts = Parts.of(host.lent, CheckpointConfig())
-        (expected,) = parts.draw(["cat"], "", [2], preview_drawing(config, host.lent))
+        generate_missing(images, config, host, Control(), lambda event: None)
+        parts = Parts.of(host.checkpoint, CheckpointConfig())
+        (expected,) = parts.generate(["cat"], "", [2], sampling_options(config, host.checkpoint))
         assert not ImageChops.difference(Image.open(images.path(2)), expected).getbbox()
 
     def test_a_webui_draws_with_its_own_button(self, wanted, host):
-        images, config = wanted(2, preview_sampler="euler_a", preview_guidance=4.5, preview_negative="blurred")
-        box = PaintBox()
-        draw_missing(images, config, host, Control(), lambda event: None, box)
-        assert [wish.seed for wish in box.wishes] == [1, 2]
-        assert box.wishes[0] == Wish("cat", "blurred", 1, 64, 64, "euler_a", 1, 4.5)
+        images, config = wanted(2, sample_sampler="euler_a", sample_cfg_scale=4.5, sample_negative_prompt="blurred")
+        box = RecordingTxt2Img()
+        generate_missing(images, config, host, Control(), lambda event: None, box)
+        assert [request.seed for request in box.requests] == [1, 2]
+        assert box.requests[0] == Txt2ImgRequest("cat", "blurred", 1, 64, 64, "euler_a", 1, 4.5)
         assert Image.open(images.path(2)).getpixel((0, 0)) == (2, 0, 0)
 
     def test_more_are_added_to_what_is_there(self, wanted, host):
         few, config = wanted(2)
-        draw_missing(few, config, host, Control(), lambda event: None, PaintBox())
-        before, box = kept(few), PaintBox()
+        generate_missing(few, config, host, Control(), lambda event: None, RecordingTxt2Img())
+        before, box = kept(few), RecordingTxt2Img()
         more, config = wanted(4)
         assert more.folder == few.folder
-        draw_missing(more, config, host, Control(), lambda event: None, box)
-        assert [wish.seed for wish in box.wishes] == [3, 4]
+        generate_missing(more, config, host, Control(), lambda event: None, box)
+        assert [request.seed for request in box.requests] == [3, 4]
         assert before.items() <= kept(more).items()
 
     def test_a_stop_leaves_what_is_drawn_and_the_rest_comes_later(self, wanted, host):
         images, config = wanted(3)
         control = Control()
-        with pytest.raises(StopAskedFor):
-            draw_missing(images, config, host, control, lambda event: None, PaintBox(2, control))
+        with pytest.raises(StopRequested):
+            generate_missing(images, config, host, control, lambda event: None, RecordingTxt2Img(2, control))
         assert images.missing() == [3]
 
     def test_a_stray_half_written_file_is_not_taken_for_an_image(self, wanted, host):
@@ -101,8 +101,8 @@ class TestDrawing:
 
     def test_ends_when_another_checkpoint_is_loaded_meanwhile(self, wanted, host, complaint, monkeypatch):
         images, config = wanted(3)
-        monkeypatch.setattr(host.lent, "legacy_hash", lambda: "other")
-        text = complaint(draw_missing, images, config, host, Control(), lambda event: None, PaintBox())
+        monkeypatch.setattr(host.checkpoint, "legacy_hash", lambda: "other")
+        text = complaint(generate_missing, images, config, host, Control(), lambda event: None, RecordingTxt2Img())
         assert text.startswith("Another checkpoint was loaded while images of the class were drawn.")
         assert kept(images) == {}
 
@@ -115,53 +115,61 @@ class TestTheFolder:
             assert wanted(2, **other)[0].folder != first.folder
 
     def test_is_not_needed_where_one_is_given_or_none_is_asked_for(self, tiny, host, tmp_path):
-        assert ClassImages.of(tiny(**CLASS, regularisation=str(tmp_path)), host.peek()) is None
-        assert ClassImages.of(tiny(**CLASS, class_images=0), host.peek()) is None
-        assert ClassImages.of(tiny(), host.peek()) is None
+        assert ClassImages.of(tiny(**CLASS, regularization_folder=str(tmp_path)), host.describe()) is None
+        assert ClassImages.of(tiny(**CLASS, num_class_images=0), host.describe()) is None
+        assert ClassImages.of(tiny(), host.describe()) is None
 
 
 class TestARun:
     def test_draws_first_and_learns_with_them(self, tiny, host):
-        config, events = tiny(**CLASS, class_images=3), []
+        config, events = tiny(**CLASS, num_class_images=3), []
         train(config, host, events.append)
-        drawn = of_kind(events, DrawingClass)
+        drawn = of_kind(events, GeneratingClassImages)
         assert [event.done for event in drawn] == [0, 1, 2, 3]
         assert sorted(Path(drawn[0].folder).glob("*.png"))
         assert of_kind(events, Finished)
 
     def test_uses_what_an_earlier_run_has_drawn(self, tiny, host):
-        train(tiny(**CLASS, class_images=2), host)
+        train(tiny(**CLASS, num_class_images=2), host)
         events: list = []
-        train(tiny(**CLASS, class_images=2, name="second"), host, events.append)
-        assert of_kind(events, DrawingClass) == []
+        train(tiny(**CLASS, num_class_images=2, name="second"), host, events.append)
+        assert of_kind(events, GeneratingClassImages) == []
         assert of_kind(events, Finished)
 
-    def test_stopped_while_drawing_and_resumed_neither_loses_nor_remakes_and_writes_the_same_bytes(self, tiny, host, tmp_path):
-        whole = tiny(**CLASS, class_images=3, runs_dir=str(tmp_path / "other"), lora_dir=str(tmp_path / "otherLora"))
-        train(whole, host, txt2img=PaintBox())
+    def test_stopped_while_drawing_and_resumed_neither_loses_nor_remakes_and_writes_the_same_bytes(
+        self, tiny, host, tmp_path
+    ):
+        whole = tiny(
+            **CLASS, num_class_images=3, runs_dir=str(tmp_path / "other"), lora_dir=str(tmp_path / "otherLora")
+        )
+        train(whole, host, txt2img=RecordingTxt2Img())
         control, events = Control(), []
-        box = PaintBox(2, control)
-        config = tiny(**CLASS, class_images=3)
+        box = RecordingTxt2Img(2, control)
+        config = tiny(**CLASS, num_class_images=3)
         assert train(config, host, events.append, control, box) is None
         assert events[-1] == Stopped(0)
-        images = ClassImages.of(config, host.peek())
+        images = ClassImages.of(config, host.describe())
         before = {path: path.stat().st_mtime_ns for path in images.folder.glob("*")}
-        again = PaintBox()
+        again = RecordingTxt2Img()
         assert resume(Path(config.run.runs_dir) / "tiny", host, txt2img=again) is not None
-        assert [wish.seed for wish in again.wishes] == [3]
+        assert [request.seed for request in again.requests] == [3]
         assert {path: path.stat().st_mtime_ns for path in before} == before
         assert adapter_files(config) == adapter_files(whole)
 
-    def test_resumed_on_another_checkpoint_is_refused_before_anything_is_drawn(self, tiny, host, complaint, monkeypatch):
-        config, control = tiny(**CLASS, class_images=2, epochs=2), Control()
+    def test_resumed_on_another_checkpoint_is_refused_before_anything_is_drawn(
+        self, tiny, host, complaint, monkeypatch
+    ):
+        config, control = tiny(**CLASS, num_class_images=2, epochs=2), Control()
 
         def stop_in_time(event) -> None:
             if type(event).__name__ == "EpochDone":
                 control.stop()
 
-        assert train(config, host, stop_in_time, control, PaintBox()) is None
-        monkeypatch.setattr(host.lent, "legacy_hash", lambda: "another")
-        box = PaintBox()
+        assert train(config, host, stop_in_time, control, RecordingTxt2Img()) is None
+        monkeypatch.setattr(host.checkpoint, "legacy_hash", lambda: "another")
+        box = RecordingTxt2Img()
         text = complaint(resume, Path(config.run.runs_dir) / "tiny", host, txt2img=box)
-        assert text.endswith("is not the checkpoint that the run tiny began on. Put the old one back, or begin a new run.")
-        assert box.wishes == []
+        assert text.endswith(
+            "is not the checkpoint that the run tiny began on. Put the old one back, or begin a new run."
+        )
+        assert box.requests == []

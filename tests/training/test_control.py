@@ -10,7 +10,7 @@ from tests.training.runs import adapter_files, of_kind
 
 def test_nothing_is_wished_at_first():
     control = Control()
-    assert not control.stopping
+    assert not control.stop_requested
     assert not control.paused
 
 
@@ -18,7 +18,7 @@ def test_a_pause_lasts_until_going_on():
     control = Control()
     control.pause()
     assert control.paused
-    control.go_on()
+    control.unpause()
     assert not control.paused
     control.wait()  # returns at once
 
@@ -28,7 +28,7 @@ def test_a_stop_ends_a_pause_and_none_begins_after_it():
     control.pause()
     control.stop()
     control.pause()
-    assert control.stopping
+    assert control.stop_requested
     assert not control.paused
 
 
@@ -42,7 +42,7 @@ def test_a_paused_run_saves_its_state_waits_and_ends_with_the_same_bytes(tiny, h
         if isinstance(event, Progress) and len(of_kind(events, Progress)) == 1:
             control.pause()
         if isinstance(event, Paused):
-            threading.Timer(0.05, control.go_on).start()
+            threading.Timer(0.05, control.unpause).start()
 
     assert train(config, host, report, control) is not None
     assert of_kind(events, Paused)[0].reason == "You paused it."

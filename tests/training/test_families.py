@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from lib_lora_train.adapters.file import load_adapter
 from lib_lora_train.config import CheckpointConfig, TrainConfig
 from lib_lora_train.hosts.standalone import StandaloneHost
-from lib_lora_train.training.events import Previewed, Validated, Warned
+from lib_lora_train.training.events import Sampled, Validated, Warned
 from lib_lora_train.training.plan import make_plan
 from lib_lora_train.training.session import Session, train
 from tests.families import write_family
@@ -23,7 +23,10 @@ CPU = torch.device("cpu")
 LDM = r"lora_unet_(input_blocks_[45]_1|middle_block_1|output_blocks_[012]_1)_(proj_(in|out)|transformer_blocks_[01]_(attn[12]_to_(q|k|v|out_0)|ff_net_(0_proj|2)))"
 DIFFUSERS = r"lora_unet_(down_blocks_0_attentions_[01]|mid_block_attentions_0|up_blocks_1_attentions_[012])_(proj_(in|out)|transformer_blocks_0_(attn[12]_to_(q|k|v|out_0)|ff_net_(0_proj|2)))"
 TEXT = r"lora_te{}_text_model_encoder_layers_[{}]_(self_attn_(q|k|v|out)_proj|mlp_fc[12])"
-NAMES = {"sdxl": f"{LDM}|{TEXT.format(1, '0-2')}|{TEXT.format(2, '0-2')}", "sd2": f"{DIFFUSERS}|{TEXT.format('', '01')}"}
+NAMES = {
+    "sdxl": f"{LDM}|{TEXT.format(1, '0-2')}|{TEXT.format(2, '0-2')}",
+    "sd2": f"{DIFFUSERS}|{TEXT.format('', '01')}",
+}
 """kohya's names on the small checkpoints. The last layers of SD 2's encoder and of SDXL's first one have no effect."""
 COUNTS = {"sdxl": 6 * (2 + 2 * 10) + 3 * 6 + 3 * 6, "sd2": 6 * (2 + 10) + 2 * 6}
 
@@ -58,7 +61,7 @@ def metadata(path: Path) -> dict[str, str]:
 class TestAFileOfItsFamily:
     @pytest.fixture
     def written(self, run, family):
-        return run(family, text_encoder=True, max_steps=2)[1]
+        return run(family, train_text_encoder=True, max_steps=2)[1]
 
     def test_names_every_layer_as_kohya_does(self, written, family):
         layers = load_adapter(written).layers
@@ -86,15 +89,24 @@ def test_a_file_says_which_version_it_goes_with(run, kind, prediction):
 
 def test_convolutions_of_sdxl_have_ldms_names(run):
     names = set(load_adapter(run("sdxl", conv_rank=2, max_steps=1)[1]).layers)
-    wanted = {"input_blocks_3_0_op", "input_blocks_1_0_in_layers_2", "input_blocks_4_0_out_layers_3", "input_blocks_4_0_emb_layers_1",
-              "input_blocks_4_0_skip_connection", "middle_block_2_in_layers_2", "output_blocks_2_2_conv"}  # fmt: skip
+    wanted = {
+        "input_blocks_3_0_op",
+        "input_blocks_1_0_in_layers_2",
+        "input_blocks_4_0_out_layers_3",
+        "input_blocks_4_0_emb_layers_1",
+        "input_blocks_4_0_skip_connection",
+        "middle_block_2_in_layers_2",
+        "output_blocks_2_2_conv",
+    }
     assert {f"lora_unet_{name}" for name in wanted} <= names
 
 
 def test_sdxl_is_validated_and_drawn_as_it_is_trained(run):
-    events = run("v", max_steps=2, held_out_images=1, validate_every=1, preview_every=1, preview_steps=2)[2]
+    events = run(
+        "v", max_steps=2, validation_images=1, validate_every_n_epochs=1, sample_every_n_epochs=1, sample_steps=2
+    )[2]
     assert len(of_kind(events, Validated)) == 2
-    assert len(of_kind(events, Previewed)) == 1
+    assert len(of_kind(events, Sampled)) == 1
     assert of_kind(events, Warned) == []
 
 
@@ -110,20 +122,23 @@ def test_every_image_is_shown_with_its_own_sizes(run, monkeypatch, tmp_path):
         )
 
     monkeypatch.setattr(Session, "_prepare", listening)
-    run("sdxl", max_steps=1, batch_size=1, buckets=False)
+    run("sdxl", max_steps=1, batch_size=1, enable_bucket=False)
     assert seen == [[[96, 96, 0, 0, 64, 64]]]
 
 
 class TestContinuing:
     def test_goes_on_with_a_file_of_the_same_family(self, run):
-        first = run("sdxl", text_encoder=True, max_steps=1)[1]
+        first = run("sdxl", train_text_encoder=True, max_steps=1)[1]
         second = run("sdxl", name="second", continue_from=str(first), max_steps=1)[1]
         assert load_adapter(second).layers.keys() == load_adapter(first).layers.keys()
 
-    @pytest.mark.parametrize(("of", "on", "words"), [
-        ("sdxl", "sd2", "is made for Stable Diffusion XL, and sd2 is Stable Diffusion 2.x"),
-        ("sd2", "sdxl", "is made for Stable Diffusion 2.x, and sdxl is Stable Diffusion XL"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("of", "on", "words"),
+        [
+            ("sdxl", "sd2", "is made for Stable Diffusion XL, and sd2 is Stable Diffusion 2.x"),
+            ("sd2", "sdxl", "is made for Stable Diffusion 2.x, and sdxl is Stable Diffusion XL"),
+        ],
+    )
     def test_refuses_a_file_of_another_family_and_says_which(self, run, complaint, of, on, words):
         other = run(of, max_steps=1)[1]
         text = complaint(run, on, name="second", continue_from=str(other), max_steps=1)
@@ -153,18 +168,21 @@ def test_a_plan_on_sdxl_times_a_step_and_knows_the_family(files, tmp_path):
 
 
 class TestPrediction:
-    def lent(self, file: Path, **settings):
-        with StandaloneHost(CheckpointConfig(checkpoint=str(file), **settings), CPU).lease() as lent:
-            return lent
+    def checkpoint(self, file: Path, **settings):
+        with StandaloneHost(CheckpointConfig(checkpoint=str(file), **settings), CPU).lease() as checkpoint:
+            return checkpoint
 
     def test_follows_the_files_marks(self, files):
-        assert (self.lent(files["v"]).prediction, self.lent(files["v"]).zero_terminal_snr) == ("v", True)
-        assert (self.lent(files["sdxl"]).prediction, self.lent(files["sdxl"]).zero_terminal_snr) == ("epsilon", False)
+        assert (self.checkpoint(files["v"]).prediction, self.checkpoint(files["v"]).zero_terminal_snr) == ("v", True)
+        assert (self.checkpoint(files["sdxl"]).prediction, self.checkpoint(files["sdxl"]).zero_terminal_snr) == (
+            "epsilon",
+            False,
+        )
 
     def test_may_be_set_against_them(self, files):
-        assert not self.lent(files["v"], zero_terminal_snr="off").zero_terminal_snr
-        assert not self.lent(files["v"], prediction="epsilon").zero_terminal_snr
-        assert self.lent(files["sdxl"], prediction="v", zero_terminal_snr="on").zero_terminal_snr
+        assert not self.checkpoint(files["v"], zero_terminal_snr="off").zero_terminal_snr
+        assert not self.checkpoint(files["v"], prediction="epsilon").zero_terminal_snr
+        assert self.checkpoint(files["sdxl"], prediction="v", zero_terminal_snr="on").zero_terminal_snr
 
     def test_of_noise_where_all_is_noise_is_refused(self, run, complaint):
         assert "zero_terminal_snr: " in complaint(run, "sdxl", zero_terminal_snr="on")

@@ -61,32 +61,36 @@ def test_weight_decay_shrinks_a_weight_without_gradient(both):
 
 
 def test_constant_stays():
-    assert rates(OptimizerConfig(learning_rate=1e-3, lr_schedule="constant"), 5) == [1e-3] * 5
+    assert rates(OptimizerConfig(learning_rate=1e-3, lr_scheduler="constant"), 5) == [1e-3] * 5
 
 
 def test_warm_up_rises_from_0_to_the_rate_and_then_stays():
-    used = rates(OptimizerConfig(learning_rate=1e-3, lr_schedule="constant", warmup_steps=4), 6)
+    used = rates(OptimizerConfig(learning_rate=1e-3, lr_scheduler="constant", lr_warmup_steps=4), 6)
     assert used == pytest.approx([0, 0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3])
 
 
 @pytest.mark.parametrize("warmup", [0, 3])
 def test_cosine_falls_along_half_a_wave_after_the_warm_up(warmup):
     steps = 13
-    used = rates(OptimizerConfig(learning_rate=1e-3, lr_schedule="cosine", warmup_steps=warmup), steps)
+    used = rates(OptimizerConfig(learning_rate=1e-3, lr_scheduler="cosine", lr_warmup_steps=warmup), steps)
     falling = [0.5e-3 * (1 + math.cos(math.pi * i / (steps - warmup))) for i in range(steps - warmup)]
     assert used == pytest.approx([1e-3 * i / 3 for i in range(warmup)] + falling)
 
 
 def test_linear_falls_in_a_line():
-    assert rates(OptimizerConfig(learning_rate=1e-3, lr_schedule="linear"), 4) == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+    assert rates(OptimizerConfig(learning_rate=1e-3, lr_scheduler="linear"), 4) == pytest.approx(
+        [1e-3, 7.5e-4, 5e-4, 2.5e-4]
+    )
 
 
 @pytest.mark.parametrize("name", ["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"])
 def test_every_schedule_works_with_a_warm_up_longer_than_the_run(name):
-    used = rates(OptimizerConfig(learning_rate=1e-3, lr_schedule=name, warmup_steps=100), 4)
+    used = rates(OptimizerConfig(learning_rate=1e-3, lr_scheduler=name, lr_warmup_steps=100), 4)
     assert all(0 <= rate <= 1e-3 for rate in used)
     assert used == sorted(used)
 
 
 def test_eight_bits_are_refused_where_there_is_no_cuda(both, complaint):
-    assert "adamw8bit needs a CUDA device" in complaint(make_optimizer, both, OptimizerConfig(optimizer="adamw8bit"), CPU)
+    assert "adamw8bit needs a CUDA device" in complaint(
+        make_optimizer, both, OptimizerConfig(optimizer="adamw8bit"), CPU
+    )

@@ -11,20 +11,20 @@ from lib_lora_train.adapters.inject import Adapter
 from lib_lora_train.dataset.images import Size
 from lib_lora_train.model.parts import Parts
 from lib_lora_train.training.events import Started
-from lib_lora_train.training.learning import make_adapter
 from lib_lora_train.training.memory import estimate_memory
 from lib_lora_train.training.plan import make_plan
 from lib_lora_train.training.session import train
+from lib_lora_train.training.setup import make_adapter
 from tests.training.runs import adapter_files, final_weights, of_kind, photos
 
 CASES = {
     "plain": {"epochs": 3},
-    "every other epoch": {"epochs": 3, "save_every_epochs": 2},
-    "only at the end": {"epochs": 2, "save_every_epochs": 0},
-    "in steps": {"epochs": 2, "save_every_epochs": 2, "save_every_steps": 1},
+    "every other epoch": {"epochs": 3, "save_every_n_epochs": 2},
+    "only at the end": {"epochs": 2, "save_every_n_epochs": 0},
+    "in steps": {"epochs": 2, "save_every_n_epochs": 2, "save_every_n_steps": 1},
     "accumulating": {"epochs": 3, "batch_size": 1, "gradient_accumulation": 3},
     "limited": {"epochs": 5, "max_steps": 3},
-    "text encoder": {"text_encoder": True, "save_precision": "fp16"},
+    "text encoder": {"train_text_encoder": True, "save_precision": "fp16"},
 }
 
 
@@ -35,7 +35,7 @@ def test_a_plan_and_the_run_agree(tiny, host, settings):
     train(config, host, events.append)
     started, files = of_kind(events, Started)[0], adapter_files(config)
     assert plan.steps == started.steps
-    assert plan.images + plan.held_out_images == started.images
+    assert plan.images + plan.validation_images == started.images
     assert plan.memory.adapter_weights == started.adapter_parameters
     assert plan.files == len(files)
     assert Path(plan.folder) == Path(config.run.lora_dir) / "tiny"
@@ -54,9 +54,11 @@ def test_a_plan_changes_nothing_on_disk(tiny, host, tmp_path):
 
 def test_a_plan_names_what_it_counts(tiny, host, tmp_path):
     photos(tmp_path / "class", 3)
-    config = tiny(held_out_images=1, validate_every=1, repeats=2, regularisation=str(tmp_path / "class"))
+    config = tiny(
+        validation_images=1, validate_every_n_epochs=1, repeats=2, regularization_folder=str(tmp_path / "class")
+    )
     plan = make_plan(config, host)
-    assert (plan.images, plan.held_out_images, plan.regularisation_images) == (3, 1, 3)
+    assert (plan.images, plan.validation_images, plan.regularization_images) == (3, 1, 3)
     assert plan.shown_per_epoch == 3 * 2 * 2
     assert plan.buckets == {Size(64, 64): 12}
     assert plan.steps == 6
@@ -67,7 +69,7 @@ def test_a_plan_names_what_it_counts(tiny, host, tmp_path):
 
 def test_a_plan_says_at_once_what_would_keep_the_run_from_starting(tiny, host, complaint):
     assert "rank: " in complaint(make_plan, tiny(rank=0), host)
-    assert "images: " in complaint(make_plan, tiny(images="/nowhere"), host)
+    assert "dataset_folder: " in complaint(make_plan, tiny(dataset_folder="/nowhere"), host)
     config = tiny()
     train(config, host)
     assert "there is a run called tiny" in complaint(make_plan, config, host)
@@ -95,8 +97,8 @@ def kept_by_autograd(parts: Parts, adapter: Adapter, batch: int, side: int) -> i
 @pytest.mark.parametrize(("batch", "side"), [(1, 64), (3, 128)])
 def test_the_estimate_of_activations_is_what_autograd_keeps_and_a_little_that_comes_and_goes(tiny, host, batch, side):
     config = tiny(batch_size=batch, resolution=side)
-    estimate = estimate_memory(host.lent, config, Size(side, side))
-    parts = Parts.of(host.lent, config.model)
+    estimate = estimate_memory(host.checkpoint, config, Size(side, side))
+    parts = Parts.of(host.checkpoint, config.model)
     adapter = make_adapter(parts, config)
     kept = kept_by_autograd(parts, adapter, batch, side)
     assert kept <= estimate.activations <= 1.1 * kept
@@ -104,14 +106,17 @@ def test_the_estimate_of_activations_is_what_autograd_keeps_and_a_little_that_co
 
 def test_checkpointing_needs_less_memory(tiny, host):
     plain, saving = (
-        estimate_memory(host.lent, tiny(gradient_checkpointing=on), Size(64, 64)).activations for on in (False, True)
+        estimate_memory(host.checkpoint, tiny(gradient_checkpointing=on), Size(64, 64)).activations
+        for on in (False, True)
     )
     assert saving < plain
 
 
 def test_text_encoders_that_learn_count_with_their_weights_in_float32(tiny, host):
-    frozen, learning = (estimate_memory(host.lent, tiny(text_encoder=on), Size(64, 64)) for on in (False, True))
-    weights = 4 * sum(tensor.numel() for tensor in host.lent.text_encoder.values())
+    frozen, learning = (
+        estimate_memory(host.checkpoint, tiny(train_text_encoder=on), Size(64, 64)) for on in (False, True)
+    )
+    weights = 4 * sum(tensor.numel() for tensor in host.checkpoint.text_encoder.values())
     kept = 4 * 17 * 77 * 2 * 16 * 3  # bytes, numbers per token and unit of width, tokens, images, width, layers
     assert frozen.text == 0
     assert learning.text == weights + kept
@@ -120,9 +125,9 @@ def test_text_encoders_that_learn_count_with_their_weights_in_float32(tiny, host
 
 def test_the_other_parts_of_the_estimate_are_counts_of_numbers(tiny, host):
     config = tiny()
-    estimate = estimate_memory(host.lent, config, Size(64, 64))
-    adapter = make_adapter(Parts.of(host.lent, config.model), config)
+    estimate = estimate_memory(host.checkpoint, config, Size(64, 64))
+    adapter = make_adapter(Parts.of(host.checkpoint, config.model), config)
     weights = sum(p.numel() for p in adapter.parameters())
-    assert estimate.base == 4 * sum(t.numel() for t in host.lent.unet.values())
+    assert estimate.base == 4 * sum(t.numel() for t in host.checkpoint.unet.values())
     assert estimate.adapter == weights * 4 * (1 + 1 + 2)  # weight, gradient, two moments, four bytes each
     assert estimate.total == estimate.base + estimate.adapter + estimate.activations

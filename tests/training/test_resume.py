@@ -25,16 +25,16 @@ from tests.training.runs import adapter_files, of_kind, photos, stopping_after_a
 
 ALL_AT_ONCE = {
     "shuffle_caption": True,
-    "caption_dropout": 0.3,
-    "flip": True,
-    "text_encoder": True,
+    "caption_dropout_rate": 0.3,
+    "flip_horizontally": True,
+    "train_text_encoder": True,
     "batch_size": 1,
     "gradient_accumulation": 2,  # of 3 batches in an epoch: the second step crosses the end of the first epoch
     "epochs": 2,
-    "save_every_steps": 1,
-    "state_every_minutes": 0.0,
-    "lr_schedule": "cosine",
-    "warmup_steps": 1,
+    "save_every_n_steps": 1,
+    "save_state_every_n_minutes": 0.0,
+    "lr_scheduler": "cosine",
+    "lr_warmup_steps": 1,
     "noise_offset": 0.05,
 }
 STEPS = 3
@@ -71,7 +71,7 @@ def moved(config, folder: Path):
 @forks
 @pytest.mark.usefixtures("step_by_step")
 def test_killed_at_any_event_and_resumed_it_writes_the_same_bytes(tiny, host, tmp_path):
-    settings, events = {**ALL_AT_ONCE, "images": str(photos(tmp_path / "three", 3))}, []
+    settings, events = {**ALL_AT_ONCE, "dataset_folder": str(photos(tmp_path / "three", 3))}, []
     whole = tiny(**settings)
     train(whole, host, events.append)
     assert [event.step for event in of_kind(events, Progress)] == list(range(1, STEPS + 1))
@@ -89,7 +89,7 @@ def test_killed_at_any_event_and_resumed_it_writes_the_same_bytes(tiny, host, tm
 
 @pytest.mark.usefixtures("step_by_step")
 def test_stopped_after_any_step_and_resumed_it_writes_the_same_bytes(tiny, host, tmp_path):
-    settings = {**ALL_AT_ONCE, "images": str(photos(tmp_path / "three", 3))}
+    settings = {**ALL_AT_ONCE, "dataset_folder": str(photos(tmp_path / "three", 3))}
     whole = tiny(**settings)
     train(whole, host)
     expected = adapter_files(whole)
@@ -157,7 +157,7 @@ def test_another_checkpoint_is_refused(stopped, complaint, tmp_path):
 @pytest.mark.parametrize("change", ["caption", "image", "new image"])
 def test_changed_images_are_said_and_the_run_goes_on(stopped, host, change):
     config, folder = stopped()
-    images = Path(config.dataset.images)
+    images = Path(config.dataset.dataset_folder)
     if change == "caption":
         (images / "0.txt").write_text("a white cat")
     elif change == "image":
@@ -181,7 +181,7 @@ def test_there_must_be_a_run(tmp_path, host, complaint):
 
 
 def test_the_base_is_measured_once_and_every_epoch_too(stopped, host):
-    _, folder = stopped(validate_every=1, held_out_images=1, epochs=2, batch_size=1)
+    _, folder = stopped(validate_every_n_epochs=1, validation_images=1, epochs=2, batch_size=1)
     resume(folder, host)
     recorded = list(RunFolder.open(folder).events())
     assert [event.epoch for event in of_kind(recorded, Validated)] == [0, 1, 2]
@@ -189,7 +189,7 @@ def test_the_base_is_measured_once_and_every_epoch_too(stopped, host):
 
 
 def test_an_epoch_that_was_saved_but_not_measured_is_measured_first(tiny, host, monkeypatch):
-    config = tiny(validate_every=1, held_out_images=1, epochs=2, state_every_minutes=0.0)
+    config = tiny(validate_every_n_epochs=1, validation_images=1, epochs=2, save_state_every_n_minutes=0.0)
     folder = Path(config.run.runs_dir) / "tiny"
     measure = session.Session._measure
     monkeypatch.setattr(session.Session, "_measure", lambda run, epoch: fail_in_epoch_one(run, epoch, measure))

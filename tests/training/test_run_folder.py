@@ -11,9 +11,9 @@ from lib_lora_train.training.session import train
 def test_settings_are_kept_with_absolute_paths(tiny, monkeypatch, tmp_path):
     tiny()  # makes the images
     monkeypatch.chdir(tmp_path)
-    config = tiny(images="images", lora_dir="loras", runs_dir="runs")
+    config = tiny(dataset_folder="images", lora_dir="loras", runs_dir="runs")
     kept = RunFolder.open(RunFolder.create(config).path).config
-    assert (Path(kept.dataset.images), Path(kept.run.lora_dir)) == (tmp_path / "images", tmp_path / "loras")
+    assert (Path(kept.dataset.dataset_folder), Path(kept.run.lora_dir)) == (tmp_path / "images", tmp_path / "loras")
     assert kept.adapter.continue_from == ""
 
 

@@ -27,8 +27,8 @@ from lib_lora_train.training.events import (
     Encoding,
     EpochDone,
     Finished,
-    Previewed,
     Progress,
+    Sampled,
     Saved,
     Started,
     Validated,
@@ -36,7 +36,7 @@ from lib_lora_train.training.events import (
 )
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.session import resume, train
-from tests.training.runs import LendingHost, adapter_files, final_weights, of_kind
+from tests.training.runs import SharingHost, adapter_files, final_weights, of_kind
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -48,8 +48,10 @@ def adapters(config: TrainConfig) -> Path:
     return Path(config.run.lora_dir) / config.run.name
 
 
-def everything_in(lent) -> dict[str, torch.Tensor]:
-    return {f"{part}.{name}": t for part in ("unet", "vae", "text_encoder") for name, t in getattr(lent, part).items()}
+def everything_in(checkpoint) -> dict[str, torch.Tensor]:
+    return {
+        f"{part}.{name}": t for part in ("unet", "vae", "text_encoder") for name, t in getattr(checkpoint, part).items()
+    }
 
 
 class TestFiles:
@@ -59,17 +61,21 @@ class TestFiles:
         assert list(adapter_files(config)) == ["tiny-000001.safetensors", "tiny-000002.safetensors", "tiny.safetensors"]
 
     def test_every_so_many_epochs_and_steps(self, tiny, host):
-        config = tiny(epochs=3, save_every_epochs=2, save_every_steps=3)  # 2 steps an epoch, 6 in all
+        config = tiny(epochs=3, save_every_n_epochs=2, save_every_n_steps=3)  # 2 steps an epoch, 6 in all
         train(config, host)
-        assert list(adapter_files(config)) == ["tiny-000002.safetensors", "tiny-step00000003.safetensors", "tiny.safetensors"]
+        assert list(adapter_files(config)) == [
+            "tiny-000002.safetensors",
+            "tiny-step00000003.safetensors",
+            "tiny.safetensors",
+        ]
 
     def test_steps_that_end_an_epoch_are_saved_too(self, tiny, host):
-        config = tiny(epochs=2, save_every_epochs=0, save_every_steps=2)
+        config = tiny(epochs=2, save_every_n_epochs=0, save_every_n_steps=2)
         train(config, host)
         assert list(adapter_files(config)) == ["tiny-step00000002.safetensors", "tiny.safetensors"]
 
     def test_only_at_the_end_with_0(self, tiny, host):
-        config = tiny(epochs=2, save_every_epochs=0)
+        config = tiny(epochs=2, save_every_n_epochs=0)
         train(config, host)
         assert list(adapter_files(config)) == ["tiny.safetensors"]
 
@@ -130,7 +136,7 @@ class TestMetadata:
             "ss_network_module": "networks.lora",
             "ss_network_dim": "4",
             "ss_network_alpha": "2.0",
-            "ss_base_model_version": host.lent.family.base_model_version,
+            "ss_base_model_version": host.checkpoint.family.base_model_version,
             "ss_sd_model_name": "miniature",
             "ss_seed": "5",
             "ss_num_train_images": "4",
@@ -161,23 +167,26 @@ class TestMetadata:
 
 class TestEvents:
     def test_are_reported_and_recorded_alike(self, tiny, host):
-        config, events = tiny(epochs=2, held_out_images=1, validate_every=1), []
+        config, events = tiny(epochs=2, validation_images=1, validate_every_n_epochs=1), []
         train(config, host, events.append)
         recorded = list(RunFolder.at(config).events())
         assert recorded == [event for event in events if not isinstance(event, Encoding)]
 
     def test_tell_the_run_from_its_start_to_its_end(self, tiny, host):
-        config, events = tiny(epochs=2, held_out_images=1, validate_every=1, preview_every=2, preview_steps=1), []
+        config, events = (
+            tiny(epochs=2, validation_images=1, validate_every_n_epochs=1, sample_every_n_epochs=2, sample_steps=1),
+            [],
+        )
         train(config, host, events.append)
         kinds = [type(event) for event in events if type(event) not in (Encoding, Progress)]
         each = [Saved, Validated, EpochDone]
-        assert kinds == [Started, Validated, *each, Saved, Validated, Previewed, EpochDone, Finished]
+        assert kinds == [Started, Validated, *each, Saved, Validated, Sampled, EpochDone, Finished]
         start = of_kind(events, Started)[0]
         weights = sum(t.numel() for name, t in final_weights(config).items() if not name.endswith("alpha"))
         assert (start.step, start.steps, start.epochs, start.images, start.adapter_parameters) == (0, 4, 2, 4, weights)
         assert of_kind(events, Encoding)[-1].done == of_kind(events, Encoding)[-1].images == 4
         assert [Path(e.path).name for e in of_kind(events, Saved)] == ["tiny-000001.safetensors", "tiny.safetensors"]
-        for path in of_kind(events, Previewed)[0].paths:
+        for path in of_kind(events, Sampled)[0].paths:
             assert Path(path).is_file()
 
     def test_progress_reaches_every_step_and_its_loss_is_the_mean_of_the_slice(self, tiny, host, step_by_step):
@@ -194,9 +203,9 @@ class TestEvents:
 
 class TestTheHost:
     def test_gets_its_tensors_back_bit_for_bit(self, tiny, host):
-        before = {name: (t.data_ptr(), t.clone()) for name, t in everything_in(host.lent).items()}
-        train(tiny(text_encoder=True, gradient_checkpointing=True), host)
-        for name, tensor in everything_in(host.lent).items():
+        before = {name: (t.data_ptr(), t.clone()) for name, t in everything_in(host.checkpoint).items()}
+        train(tiny(train_text_encoder=True, gradient_checkpointing=True), host)
+        for name, tensor in everything_in(host.checkpoint).items():
             pointer, value = before[name]
             assert tensor.data_ptr() == pointer
             assert torch.equal(tensor, value)
@@ -208,7 +217,16 @@ class TestTheHost:
         np.random.seed(12)
         random.seed(13)
         before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-        train(tiny(held_out_images=1, validate_every=1, preview_every=1, preview_steps=2, preview_sampler="euler_a"), host)
+        train(
+            tiny(
+                validation_images=1,
+                validate_every_n_epochs=1,
+                sample_every_n_epochs=1,
+                sample_steps=2,
+                sample_sampler="euler_a",
+            ),
+            host,
+        )
         assert torch.equal(torch.get_rng_state(), before[0])
         assert np.array_equal(np.random.get_state()[1], before[1])
         assert random.getstate() == before[2]
@@ -230,18 +248,23 @@ class TestLearning:
         assert all(torch.equal(mine[name], others[name]) for name in mine)
 
     def test_gradient_checkpointing_changes_memory_and_not_the_adapter(self, tiny, host):
-        plain, saving = tiny(epochs=2, text_encoder=True), tiny(name="saving", epochs=2, gradient_checkpointing=True, text_encoder=True)
+        plain, saving = (
+            tiny(epochs=2, train_text_encoder=True),
+            tiny(name="saving", epochs=2, gradient_checkpointing=True, train_text_encoder=True),
+        )
         train(plain, host)
         train(saving, host)
         mine, others = final_weights(plain), final_weights(saving)
         assert all(torch.allclose(mine[name], others[name], atol=1e-5) for name in mine)
 
     def test_the_text_encoder_learns_only_when_asked(self, tiny, host):
-        without, both = tiny(), tiny(name="both", text_encoder=True)
+        without, both = tiny(), tiny(name="both", train_text_encoder=True)
         train(without, host)
         train(both, host)
         assert not any(name.startswith("lora_te") for name in final_weights(without))
-        ups = [t for name, t in final_weights(both).items() if name.startswith("lora_te") and name.endswith("up.weight")]
+        ups = [
+            t for name, t in final_weights(both).items() if name.startswith("lora_te") and name.endswith("up.weight")
+        ]
         assert len(ups) == 3 * 6  # layers times q, k, v, out, fc1, fc2
         assert sum(bool(up.any()) for up in ups) == len(ups)
 
@@ -251,7 +274,9 @@ class TestLearning:
         photos(tmp_path / "class", 2)
         adapters_by_weight = []
         for name, weight in (("full", 1.0), ("half", 0.5)):
-            config = tiny(name=name, regularisation=str(tmp_path / "class"), prior_weight=weight, max_steps=2)
+            config = tiny(
+                name=name, regularization_folder=str(tmp_path / "class"), prior_loss_weight=weight, max_steps=2
+            )
             train(config, host)
             adapters_by_weight.append(final_weights(config))
         full, half = adapters_by_weight
@@ -280,7 +305,7 @@ class TestContinuing:
         assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
 
     def test_adds_text_encoder_layers_where_they_are_asked_for(self, tiny, host, earlier):
-        config = tiny(continue_from=str(earlier), text_encoder=True)
+        config = tiny(continue_from=str(earlier), train_text_encoder=True)
         train(config, host)
         before, after = load_file(earlier), final_weights(config)
         added = after.keys() - before.keys()
@@ -302,7 +327,9 @@ class TestContinuing:
     def test_of_a_file_with_layers_of_another_width_is_refused(self, tiny, host, earlier, complaint, tmp_path):
         from safetensors.torch import save_file
 
-        weights = {n: torch.cat([t, t], dim=1) if n.endswith("down.weight") else t for n, t in load_file(earlier).items()}
+        weights = {
+            n: torch.cat([t, t], dim=1) if n.endswith("down.weight") else t for n, t in load_file(earlier).items()
+        }
         save_file(weights, tmp_path / "wide.safetensors")
         text = complaint(train, tiny(continue_from=str(tmp_path / "wide.safetensors")), host)
         assert "does not fit miniature" in text
@@ -325,23 +352,23 @@ class TestValidation:
 
     def test_is_equal_for_runs_of_different_seeds(self, tiny, host, monkeypatch):
         keep_the_same_image_out(monkeypatch)
-        settings = {"held_out_images": 1, "validate_every": 1, "max_steps": 1}
+        settings = {"validation_images": 1, "validate_every_n_epochs": 1, "max_steps": 1}
         first = self.losses(tiny(**settings), host)
         second = self.losses(tiny(name="other", seed=99, **settings), host)
         assert first[0] == second[0]
 
     def test_is_equal_when_nothing_has_changed(self, tiny, host, monkeypatch):
         monkeypatch.setattr(session.Loop, "_update", lambda loop: None)
-        losses = self.losses(tiny(held_out_images=1, validate_every=1, epochs=2), host)
+        losses = self.losses(tiny(validation_images=1, validate_every_n_epochs=1, epochs=2), host)
         assert len(losses) == 3
         assert len(set(losses)) == 1
 
     def test_changes_when_something_was_learned(self, tiny, host):
-        losses = self.losses(tiny(held_out_images=1, validate_every=1, learning_rate=0.05), host)
+        losses = self.losses(tiny(validation_images=1, validate_every_n_epochs=1, learning_rate=0.05), host)
         assert losses[0] != losses[1]
 
     def test_is_left_out_where_nothing_is_held_out(self, tiny, host):
-        assert self.losses(tiny(validate_every=1), host) == []
+        assert self.losses(tiny(validate_every_n_epochs=1), host) == []
 
 
 def keep_the_same_image_out(monkeypatch):
@@ -355,21 +382,21 @@ class TestPreviews:
         def fail(*arguments, **named):
             raise RuntimeError("out of memory")
 
-        monkeypatch.setattr(Parts, "draw", fail)
-        config, events = tiny(preview_every=1), []
+        monkeypatch.setattr(Parts, "generate", fail)
+        config, events = tiny(sample_every_n_epochs=1), []
         assert train(config, host, events.append) is not None
         assert [e.message for e in of_kind(events, Warned)] == [
             "The previews of epoch 1 could not be made (out of memory). Training goes on."
         ]
 
     def test_a_prompt_for_each_picture(self, tiny, host):
-        config = tiny(preview_every=1, preview_prompts=["a cat", "a star"], preview_steps=1, max_steps=1)
+        config = tiny(sample_every_n_epochs=1, sample_prompts=["a cat", "a star"], sample_steps=1, max_steps=1)
         train(config, host)
         samples = RunFolder.at(config).samples
         assert sorted(path.name for path in samples.iterdir()) == ["epoch-000001-1.png", "epoch-000001-2.png"]
 
     def test_do_not_change_what_is_learned(self, tiny, host):
-        without, drawn = tiny(epochs=2), tiny(name="drawn", epochs=2, preview_every=1, preview_steps=1)
+        without, drawn = tiny(epochs=2), tiny(name="drawn", epochs=2, sample_every_n_epochs=1, sample_steps=1)
         train(without, host)
         train(drawn, host)
         mine, others = final_weights(without), final_weights(drawn)
@@ -422,7 +449,7 @@ class TestNumbersThatBreak:
                 loop.parameters[0].data[0] = float("nan")
 
         monkeypatch.setattr(session.Loop, "_update", broken)
-        config = tiny(epochs=3, state_every_minutes=0.0)
+        config = tiny(epochs=3, save_state_every_n_minutes=0.0)
         assert "NaN" in complaint(train, config, host)
         state = torch.load(RunFolder.at(config).state_file, weights_only=True)
         assert all(t.isfinite().all() for pair in state["adapter"].values() for t in pair)
@@ -436,7 +463,10 @@ class TestAFullDisk:
 
         def full(*arguments, **named):
             files = adapter_files(config)
-            if len(files) - sum(name.endswith(".tmp") for name in files) >= 1 and RunFolder.at(config).state_file.exists():
+            if (
+                len(files) - sum(name.endswith(".tmp") for name in files) >= 1
+                and RunFolder.at(config).state_file.exists()
+            ):
                 before.update({name: content for name, content in files.items() if not name.endswith(".tmp")})
                 raise OSError(errno.ENOSPC, "No space left on device")
             return actual(*arguments, **named)
@@ -538,29 +568,29 @@ class TestTheName:
 
 def test_strength_0_is_the_base_bit_for_bit(tiny, host):
     from lib_lora_train.adapters.file import load_adapter
-    from lib_lora_train.training.learning import make_adapter
-    from lib_lora_train.training.previews import preview_drawing
+    from lib_lora_train.training.samples import sampling_options
+    from lib_lora_train.training.setup import make_adapter
 
-    path = train(tiny(epochs=2, preview_steps=2, text_encoder=True), host)
-    config = tiny(preview_steps=2, continue_from=str(path))
-    base, adapted = Parts.of(host.lent, config.model), Parts.of(host.lent, config.model)
-    adapter, drawing = make_adapter(adapted, config), preview_drawing(config, host.lent)
+    path = train(tiny(epochs=2, sample_steps=2, train_text_encoder=True), host)
+    config = tiny(sample_steps=2, continue_from=str(path))
+    base, adapted = Parts.of(host.checkpoint, config.model), Parts.of(host.checkpoint, config.model)
+    adapter, options = make_adapter(adapted, config), sampling_options(config, host.checkpoint)
     assert load_adapter(path).layers.keys() == {layer.name for layer in adapter.layers}
 
     def picture(parts) -> bytes:
-        return parts.draw(["a red star"], "", [1], drawing)[0].tobytes()
+        return parts.generate(["a red star"], "", [1], options)[0].tobytes()
 
     with adapter.strength(0):
         assert picture(adapted) == picture(base)
     assert picture(adapted) != picture(base)
 
 
-def test_nothing_that_was_peeked_at_is_held_while_a_run_has_its_lease(lent, tiny):
+def test_nothing_that_was_peeked_at_is_held_while_a_run_has_its_lease(checkpoint, tiny):
     peeked, held = [], []
 
-    class Watched(LendingHost):
-        def peek(self):
-            given = copy.copy(super().peek())
+    class Watched(SharingHost):
+        def describe(self):
+            given = copy.copy(super().describe())
             peeked.append(weakref.ref(given))
             return given
 
@@ -571,6 +601,6 @@ def test_nothing_that_was_peeked_at_is_held_while_a_run_has_its_lease(lent, tiny
             with super().lease() as given:
                 yield given
 
-    train(tiny(), Watched(lent))
+    train(tiny(), Watched(checkpoint))
     assert peeked
     assert held == [None] * len(peeked)

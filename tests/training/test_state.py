@@ -13,7 +13,7 @@ from lib_lora_train.training.loop import Loop
 from lib_lora_train.training.state import changes_since, load_state, save_state
 
 CPU = torch.device("cpu")
-ORIGIN = {"checkpoint": "abc", "images": "123"}
+ORIGIN = {"checkpoint": "abc", "dataset_folder": "123"}
 
 
 class Layer:
@@ -50,10 +50,10 @@ def test_comes_back_unrounded(tmp_path):
     assert torch.equal(down, adapter.unet[0].down)
     assert torch.equal(up, adapter.unet[0].up)
     assert (state["step"], state["origin"]) == (3, ORIGIN)
-    moments, kept = loop.optimizer.state_dict()["state"], state["optimizer"]["state"]
+    moments, state_dict = loop.optimizer.state_dict()["state"], state["optimizer"]["state"]
     for index, moment in moments.items():
         for name, value in moment.items():
-            assert torch.equal(torch.as_tensor(kept[index][name]), torch.as_tensor(value))
+            assert torch.equal(torch.as_tensor(state_dict[index][name]), torch.as_tensor(value))
     assert state["schedule"]["last_epoch"] == 3
 
 
@@ -112,5 +112,5 @@ def test_the_state_before_stays_when_the_disk_is_full(tmp_path, complaint, monke
 
 def test_what_changed_since_the_beginning_is_named():
     assert changes_since(ORIGIN, ORIGIN) == []
-    assert changes_since(ORIGIN, {**ORIGIN, "images": "456"}) == ["images"]
-    assert changes_since(ORIGIN, {"checkpoint": "x", "images": "y"}) == ["checkpoint", "images"]
+    assert changes_since(ORIGIN, {**ORIGIN, "dataset_folder": "456"}) == ["images"]
+    assert changes_since(ORIGIN, {"checkpoint": "x", "dataset_folder": "y"}) == ["checkpoint", "images"]

@@ -17,9 +17,9 @@ gradio = pytest.importorskip("gradio", reason="Gradio is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 from lib_lora_train.embedded import DEMO_IMAGES  # noqa: E402
-from lib_lora_train.jobs import State, wait_until_over  # noqa: E402
-from lib_lora_train.ui.standalone import build_page, make_place  # noqa: E402
-from lib_lora_train.workshop import Workshop  # noqa: E402
+from lib_lora_train.queue import State, wait_until_over  # noqa: E402
+from lib_lora_train.service import TrainingService  # noqa: E402
+from lib_lora_train.ui.standalone import build_page, make_environment  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LONG = 120_000
@@ -40,12 +40,12 @@ def browser() -> Iterator:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Workshop]]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, TrainingService]]:
     """(address, workshop) of the tab as a page of its own."""
-    blocks, workshop = build_page(make_place(tmp_path_factory.mktemp("tab").resolve()))
+    blocks, service = build_page(make_environment(tmp_path_factory.mktemp("tab").resolve()))
     _, address, _ = blocks.launch(prevent_thread_lock=True, quiet=True, show_api=False)
-    yield address, workshop
-    workshop.jobs.close()
+    yield address, service
+    service.queue.close()
     blocks.close(verbose=False)
 
 
@@ -84,16 +84,16 @@ def drop_stars(page, name: str, **settings: object) -> None:
     page.set_input_files("#lora_train_files", files)
     open_group(page, "More about length and saving")
     open_group(page, "More about previews and validation")
-    short = {"epochs": 2, "resolution": 64, "max_steps": 2, "preview_steps": 3, "preview_prompts": "a red star"}
+    short = {"epochs": 2, "resolution": 64, "max_steps": 2, "sample_steps": 3, "sample_prompts": "a red star"}
     for setting, value in {**short, **settings}.items():
         give(page, setting, value)
     says(page, "plan", "shown per epoch")
 
 
 def test_from_dropping_images_to_the_grid(page, server):
-    _, workshop = server
+    _, service = server
     drop_stars(page, "first")
-    folder = workshop.place.datasets_dir / "first"
+    folder = service.environment.datasets_dir / "first"
     assert len(list(folder.glob("*.png"))) == len(list(folder.glob("*.txt"))) == 6
     says(page, "plan", "2 in 1 epoch")
 
@@ -107,7 +107,7 @@ def test_from_dropping_images_to_the_grid(page, server):
 
     page.click("#lora_train_train")
     says(page, "status", "is finished")
-    job = workshop.jobs.get("first")
+    job = service.queue.get("first")
     assert job.state == State.FINISHED
     assert job.folder.final_file.is_file()
     page.wait_for_selector("svg.lora_train_curve")
@@ -127,11 +127,11 @@ def test_from_dropping_images_to_the_grid(page, server):
     }"""
     page.wait_for_function("document.querySelector('#lora_train_grid img').naturalWidth > 0")
     assert page.locator("#lora_train_grid img").first.evaluate(seen_whole)
-    assert (workshop.place.runs_dir / "first" / "first-grid.png").is_file()
+    assert (service.environment.runs_dir / "first" / "first-grid.png").is_file()
 
 
 def test_a_page_that_is_loaded_again_finds_the_run(page, server):
-    _, workshop = server
+    _, service = server
     drop_stars(page, "second", max_steps=3000, epochs=2000)
     page.click("#lora_train_train")
     says(page, "status", "trains.")
@@ -148,13 +148,13 @@ def test_a_page_that_is_loaded_again_finds_the_run(page, server):
     says(page, "status", "trains.")
     page.click("#lora_train_stop")
     says(page, "status", "was stopped")
-    assert wait_until_over(workshop.jobs.get("second")) == State.STOPPED
+    assert wait_until_over(service.queue.get("second")) == State.STOPPED
     page.wait_for_selector("text=Unfinished runs")
 
     page.click("#lora_train_discard")
     page.click("#lora_train_discard_yes")
     page.wait_for_selector("#lora_train_queue >> text=second", state="hidden")
-    assert not (workshop.place.runs_dir / "second").exists()
+    assert not (service.environment.runs_dir / "second").exists()
 
 
 def test_a_problem_stands_beside_its_field_and_names_are_never_markup(page):
@@ -166,8 +166,8 @@ def test_a_problem_stands_beside_its_field_and_names_are_never_markup(page):
 
 
 def test_what_changes_while_a_plan_is_made_is_planned_too(page, server, monkeypatch):
-    workshop, first, may_go_on = server[1], threading.Event(), threading.Event()
-    problems = workshop.problems
+    service, first, may_go_on = server[1], threading.Event(), threading.Event()
+    problems = service.problems
 
     def slow(values):
         if not first.is_set():
@@ -177,7 +177,7 @@ def test_what_changes_while_a_plan_is_made_is_planned_too(page, server, monkeypa
 
     give(page, "name", "a/b")
     page.wait_for_selector("text=cannot be a file name and a tag")
-    monkeypatch.setattr(workshop, "problems", slow)
+    monkeypatch.setattr(service, "problems", slow)
     give(page, "rank", 0)
     assert first.wait(60)
     give(page, "rank", 5000)
@@ -193,29 +193,33 @@ def choose(page, name: str, text: str) -> None:
 
 
 def test_a_way_of_teaching_shows_its_own_settings_and_no_others(page, server):
-    _, workshop = server
-    shown = {"ileco": {"changes", "change_strength"}, "captioned": {"images", "drop", "trigger"}}
+    _, service = server
+    shown = {"ileco": {"prompt_pairs", "replacement_strength"}, "captioned": {"dataset_folder", "drop", "trigger_word"}}
     open_group(page, "More about the loss")
     page.locator("#lora_train_weighting").wait_for()
-    for mode, text in (("ileco", "replace one by another"), ("captioned", "Images with captions"), ("ileco", "replace one")):
-        choose(page, "mode", text)
-        for name in shown[mode]:
+    for method, text in (
+        ("ileco", "replace one by another"),
+        ("captioned", "Images with captions"),
+        ("ileco", "replace one"),
+    ):
+        choose(page, "training_method", text)
+        for name in shown[method]:
             page.locator(f"#lora_train_{name}").wait_for()
-        for name in set().union(*shown.values()) - shown[mode]:
+        for name in set().union(*shown.values()) - shown[method]:
             page.locator(f"#lora_train_{name}").wait_for(state="hidden")
     page.locator("#lora_train_weighting").wait_for(state="hidden")
     page.locator("#lora_train_timestep_min").wait_for()
 
     give(page, "name", "words")
     says(page, "plan", "once it has a name and changes")
-    give(page, "changes", "red -> blue\ncircle ->")
+    give(page, "prompt_pairs", "red -> blue\ncircle ->")
     open_group(page, "More about length and saving")
     open_group(page, "More about previews and validation")
-    for setting, value in {"resolution": 64, "epochs": 1, "max_steps": 2, "preview_steps": 2}.items():
+    for setting, value in {"resolution": 64, "epochs": 1, "max_steps": 2, "sample_steps": 2}.items():
         give(page, setting, value)
     says(page, "plan", "2 by words: red -> blue, circle ->")
     page.click("#lora_train_train")
     says(page, "status", "words")  # the runs before it are finished, too
     says(page, "status", "is finished")
-    assert workshop.jobs.get("words").folder.final_file.is_file()
+    assert service.queue.get("words").folder.final_file.is_file()
     page.wait_for_selector("#lora_train_previews img")

@@ -13,12 +13,12 @@ from lib_lora_train.ui.curve import Curve, curve_of, curve_svg, smoothed, thinne
 
 def run_of(epochs: int = 3, steps_each: int = 10) -> list:
     """Events of a run whose held-out loss is lowest after the second epoch."""
-    held_out = {0: 0.2, 1: 0.15, 2: 0.1, 3: 0.12}
-    events: list = [Started(0, epochs * steps_each, epochs, 5, 100), Validated(0, held_out[0])]
+    validation = {0: 0.2, 1: 0.15, 2: 0.1, 3: 0.12}
+    events: list = [Started(0, epochs * steps_each, epochs, 5, 100), Validated(0, validation[0])]
     for epoch in range(1, epochs + 1):
         for step in range((epoch - 1) * steps_each + 1, epoch * steps_each + 1):
             events.append(Progress(step, epoch, 0.3 / step, 2.0))
-        events += [Validated(epoch, held_out[epoch]), EpochDone(epoch, epoch * steps_each)]
+        events += [Validated(epoch, validation[epoch]), EpochDone(epoch, epoch * steps_each)]
     return events
 
 
@@ -26,7 +26,7 @@ def test_the_figures_come_from_the_events():
     curve = curve_of(run_of())
     assert curve.steps == 30
     assert curve.base == 0.2
-    assert curve.held_out == {1: (10, 0.15), 2: (20, 0.1), 3: (30, 0.12)}
+    assert curve.validation == {1: (10, 0.15), 2: (20, 0.1), 3: (30, 0.12)}
     assert len(curve.training) == 30
     assert curve.best == 2
 
@@ -36,7 +36,7 @@ def test_what_a_resumed_run_does_again_counts_once():
     curve = curve_of(events)
     assert [step for step, _ in curve.training] == [*range(1, 11), 11]
     assert curve.training[-1] == (11, 9.0)
-    assert set(curve.held_out) == {1}
+    assert set(curve.validation) == {1}
 
 
 def test_a_loss_that_is_no_number_is_not_drawn():
@@ -47,7 +47,9 @@ def test_before_the_first_step_there_is_no_drawing():
     assert curve_svg(Curve()) == ""
 
 
-@pytest.mark.parametrize("events", [run_of(), run_of()[:3], run_of(1, 1), run_of(3, 2000)], ids=["whole", "begun", "short", "long"])
+@pytest.mark.parametrize(
+    "events", [run_of(), run_of()[:3], run_of(1, 1), run_of(3, 2000)], ids=["whole", "begun", "short", "long"]
+)
 def test_the_drawing_is_well_formed_and_inside_its_frame(events):
     root = ElementTree.fromstring(curve_svg(curve_of(events)))
     width, height = map(float, root.attrib["viewBox"].split()[2:])
@@ -81,11 +83,12 @@ def test_thinning_keeps_the_mean():
 
 
 def test_smoothing_is_the_mean_of_the_neighbours():
-    assert smoothed([(0, 0.0), (1, 3.0), (2, 6.0)], over=3) == [(0, 1.5), (1, 3.0), (2, 4.5)]
+    assert smoothed([(0, 0.0), (1, 3.0), (2, 6.0)], is_done=3) == [(0, 1.5), (1, 3.0), (2, 4.5)]
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "expected"), [(0, 10, [0, 2, 4, 6, 8, 10]), (0.03, 0.11, [0.04, 0.06, 0.08, 0.1]), (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1])]
+    ("low", "high", "expected"),
+    [(0, 10, [0, 2, 4, 6, 8, 10]), (0.03, 0.11, [0.04, 0.06, 0.08, 0.1]), (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1])],
 )
 def test_ticks_are_round_numbers(low, high, expected):
     assert ticks(low, high) == pytest.approx(expected)

@@ -9,14 +9,14 @@ import pytest
 
 from lib_lora_train.config import Problem, TrainConfig
 from lib_lora_train.dataset.images import Size
-from lib_lora_train.jobs import Job, State
+from lib_lora_train.queue import Job, State
 from lib_lora_train.training.events import (
-    DrawingClass,
     Encoding,
     Finished,
+    GeneratingClassImages,
     Paused,
-    Previewed,
     Progress,
+    Sampled,
     Saved,
     Started,
     Validated,
@@ -27,8 +27,8 @@ from lib_lora_train.training.plan import Plan
 from lib_lora_train.ui.plan_view import blocked_html, buckets_text, plan_html
 from lib_lora_train.ui.run_view import (
     announcement,
-    beacon_html,
     headline,
+    poll_status_html,
     previews,
     queue_html,
     recommendation,
@@ -48,18 +48,31 @@ def text_of(html: str) -> str:
 def job_of(*events: object, name: str = "mycat", state: State | None = None) -> Job:
     job = Job(TrainConfig.from_flat({"name": name, "epochs": 4}))
     for event in events:
-        job.note(event)
+        job.record(event)
     job.state = state or job.state
     return job
 
 
 def a_plan(**changes: object) -> Plan:
     facts: dict = {
-        "name": "mycat", "checkpoint": "shapes", "device": "cuda:0 in float16", "images": 9, "shown_per_epoch": 150,
-        "regularisation_images": 0, "held_out_images": 1, "buckets": {Size(512, 512): 150}, "epochs": 10, "steps": 1500,
-        "seconds_per_step": 0.5, "memory": MemoryEstimate(2**30, 2**20, 2**29, 1000), "memory_free": 8 * 2**30,
-        "file_bytes": 2**21, "files": 10, "folder": "/models", "warnings": [],
-    }  # fmt: skip
+        "name": "mycat",
+        "checkpoint": "shapes",
+        "device": "cuda:0 in float16",
+        "images": 9,
+        "shown_per_epoch": 150,
+        "regularization_images": 0,
+        "validation_images": 1,
+        "buckets": {Size(512, 512): 150},
+        "epochs": 10,
+        "steps": 1500,
+        "seconds_per_step": 0.5,
+        "memory": MemoryEstimate(2**30, 2**20, 2**29, 1000),
+        "memory_free": 8 * 2**30,
+        "file_bytes": 2**21,
+        "files": 10,
+        "folder": "/models",
+        "warnings": [],
+    }
     return Plan(**{**facts, **changes})
 
 
@@ -78,18 +91,28 @@ def test_what_is_escaped_survives_as_text_and_as_an_attribute():
         blocked_html([Problem("", UNKIND), Problem("seed", UNKIND)], set()),
         status_html(job_of(Started(0, 8, 4, 5, 1), Warned(UNKIND), name=UNKIND)),
         queue_html([job_of(name=UNKIND)]),
-        beacon_html({"say": UNKIND}),
+        poll_status_html({"say": UNKIND}),
     ],
 )
 def test_names_and_messages_are_never_markup(html):
     root = ElementTree.fromstring(f"<div>{html}</div>")
     assert "img" not in {element.tag for element in root.iter()}
-    assert UNKIND in "".join(root.itertext()) + "".join(value for element in root.iter() for value in element.attrib.values())
+    assert UNKIND in "".join(root.itertext()) + "".join(
+        value for element in root.iter() for value in element.attrib.values()
+    )
 
 
 def test_a_plan_says_all_before_it_starts():
     text = text_of(plan_html(a_plan()))
-    for part in ("9 to learn, 1 held out; 150 shown per epoch", "512x512 (150)", "1,500 in 10 epochs", "about 12 min", "about 1.5 GB of 8.0 GB free", "10 of 2.0 MB", "shapes, on cuda:0 in float16"):
+    for part in (
+        "9 to learn, 1 held out; 150 shown per epoch",
+        "512x512 (150)",
+        "1,500 in 10 epochs",
+        "about 12 min",
+        "about 1.5 GB of 8.0 GB free",
+        "10 of 2.0 MB",
+        "shapes, on cuda:0 in float16",
+    ):
         assert part in text
 
 
@@ -110,13 +133,19 @@ def test_an_empty_form_is_not_scolded():
 
 
 def test_problems_of_hidden_settings_are_told_with_their_label():
-    text = text_of(blocked_html([Problem("rank", "is 0."), Problem("seed", "is -1, below the least, 0. Raise it.")], {"rank"}))
+    text = text_of(
+        blocked_html([Problem("rank", "is 0."), Problem("seed", "is -1, below the least, 0. Raise it.")], {"rank"})
+    )
     assert text == "1 setting to mend; see the red text beside it. Seed is -1, below the least, 0. Raise it."
 
 
 @pytest.mark.parametrize(
     ("message", "shown"),
-    [("is 0. Raise it.", "This is 0. Raise it."), ("the folder x is not there.", "The folder x is not there."), ("'a/b' cannot be.", "'a/b' cannot be.")],
+    [
+        ("is 0. Raise it.", "This is 0. Raise it."),
+        ("the folder x is not there.", "The folder x is not there."),
+        ("'a/b' cannot be.", "'a/b' cannot be."),
+    ],
 )
 def test_a_problem_stands_under_its_field_as_a_sentence(message, shown):
     assert text_of(problem_note([Problem("rank", message)], hint=False)) == shown
@@ -131,7 +160,7 @@ def test_a_run_that_trains_shows_its_figures():
 
 
 def test_images_of_the_class_that_are_drawn_first_are_counted_and_their_place_is_told():
-    drawing = job_of(DrawingClass(5, 20, "/runs/cache/class-images/dog"), state=State.PREPARING)
+    drawing = job_of(GeneratingClassImages(5, 20, "/runs/cache/class-images/dog"), state=State.PREPARING)
     assert headline(drawing) == "draws images of the class: 5 of 20. They are in /runs/cache/class-images/dog."
     page = status_html(drawing)
     assert 'aria-label="Class images drawn"' in page
@@ -152,9 +181,16 @@ def test_a_finished_run_names_its_best_epoch_and_the_tag(tmp_path):
     files = [Saved(str(tmp_path / f"mycat-{epoch:06d}.safetensors"), 10 * epoch, epoch) for epoch in (1, 2)]
     last = tmp_path / "mycat.safetensors"
     job = job_of(
-        Started(0, 30, 3, 5, 1), Validated(0, 0.2), *files, Validated(1, 0.15), Validated(2, 0.1),
-        Saved(str(last), 30, 3), Validated(3, 0.12), Finished(str(last), 30), state=State.FINISHED,
-    )  # fmt: skip
+        Started(0, 30, 3, 5, 1),
+        Validated(0, 0.2),
+        *files,
+        Validated(1, 0.15),
+        Validated(2, 0.1),
+        Saved(str(last), 30, 3),
+        Validated(3, 0.12),
+        Finished(str(last), 30),
+        state=State.FINISHED,
+    )
     best = recommendation(job)
     assert best is not None
     assert best.epoch == 2
@@ -167,18 +203,21 @@ def test_previews_are_newest_first_with_their_prompts(tmp_path):
         paths.append([str(tmp_path / f"{epoch}-{i}.png") for i in (1, 2)])
         for path in paths[-1]:
             Path(path).touch()
-    job = job_of(Previewed(1, paths[0]), Previewed(2, paths[1]))
+    job = job_of(Sampled(1, paths[0]), Sampled(2, paths[1]))
     assert previews(job, ["a cat", "a dog"]) == [
-        (paths[1][0], "Epoch 2: a cat"), (paths[1][1], "Epoch 2: a dog"), (paths[0][0], "Epoch 1: a cat"), (paths[0][1], "Epoch 1: a dog"),
-    ]  # fmt: skip
+        (paths[1][0], "Epoch 2: a cat"),
+        (paths[1][1], "Epoch 2: a dog"),
+        (paths[0][0], "Epoch 1: a cat"),
+        (paths[0][1], "Epoch 1: a dog"),
+    ]
 
 
 def test_a_screen_reader_hears_of_epochs_and_not_of_steps():
     job = job_of(Started(0, 40, 4, 5, 1), Progress(10, 2, 0.1, 2.0))
     before = announcement(job)
-    job.note(Progress(11, 2, 0.1, 2.0))
+    job.record(Progress(11, 2, 0.1, 2.0))
     assert announcement(job) == before == "mycat: training, epoch 2"
-    job.note(Progress(21, 3, 0.1, 2.0))
+    job.record(Progress(21, 3, 0.1, 2.0))
     assert announcement(job) != before
 
 

@@ -1,0 +1,132 @@
+"""Drawing a run's epochs against strengths, on the checkpoint it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from lib_lora_train.adapters.file import load_adapter, load_weights
+from lib_lora_train.config import CompareConfig, TrainConfig
+from lib_lora_train.evaluation.lora_tag import strength_text
+from lib_lora_train.hosts.base import Host
+from lib_lora_train.hosts.environment import Txt2Img
+from lib_lora_train.model.parts import Parts
+from lib_lora_train.training.run_folder import AdapterPoint
+from lib_lora_train.training.samples import preview_wish, sample_prompts, sampling_options
+from lib_lora_train.training.setup import make_adapter
+from lib_lora_train.training.tasks import read_task_data
+
+Progress = Callable[[int, int], None]
+"""Told how many cells are drawn, and of how many."""
+
+
+def no_progress(done: int, cells: int) -> None:
+    """Tells nobody."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The pictures of one epoch at one strength, in the order of the prompts."""
+
+    point: AdapterPoint
+    strength: float
+    images: list[Image.Image]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to draw in every cell."""
+
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    strengths: Sequence[float]
+    at_once: int = 8
+
+
+def generate_cells(
+    host: Host,
+    config: TrainConfig,
+    points: Sequence[AdapterPoint],
+    request: Request,
+    progress: Progress = no_progress,
+) -> Iterator[Cell]:
+    """With our own sampler, in one turn of the host; each adapter file is laid over the same views.
+
+    Drawing follows the run's preview settings.
+
+    Raises:
+        UserError: when an adapter file is damaged or does not fit.
+    """
+    with host.lease() as checkpoint, host.gpu_slot():
+        parts = Parts.of(checkpoint, config.model)
+        adapter = make_adapter(parts, _shaped_like(config, points[0].path))
+        options = sampling_options(config, checkpoint)
+        loaded: list[AdapterPoint] = []
+
+        def generate(point: AdapterPoint, strength: float) -> list[Image.Image]:
+            if loaded != [point]:
+                load_weights(adapter, load_adapter(point.path))
+                loaded[:] = [point]
+            with adapter.strength(strength):
+                negative = config.preview.sample_negative_prompt
+                return parts.generate(request.prompts, negative, request.seeds, options, request.at_once)
+
+        yield from _cells(points, request, generate, progress)
+
+
+def generate_cells_by_tag(
+    txt2img: Txt2Img,
+    config: TrainConfig,
+    points: Sequence[AdapterPoint],
+    request: Request,
+    progress: Progress = no_progress,
+) -> Iterator[Cell]:
+    """With a WebUI's own txt2img, which gets the tag behind the prompt as a person would type it."""
+
+    def generate(point: AdapterPoint, strength: float) -> list[Image.Image]:
+        tag = f" <lora:{point.path.stem}:{strength_text(strength)}>" if strength else ""
+        prompts = [f"{prompt}{tag}" for prompt in request.prompts]
+        return [
+            txt2img(preview_wish(config, prompt, seed)) for prompt, seed in zip(prompts, request.seeds, strict=True)
+        ]
+
+    yield from _cells(points, request, generate, progress)
+
+
+def _cells(
+    points: Sequence[AdapterPoint],
+    request: Request,
+    generate: Callable[[AdapterPoint, float], list[Image.Image]],
+    progress: Progress,
+) -> Iterator[Cell]:
+    """Row by row. At strength 0 every epoch is the base alone, so it is drawn once."""
+    base: list[Image.Image] | None = None
+    total, done = len(points) * len(request.strengths), 0
+    for point in points:
+        for strength in request.strengths:
+            images = base if strength == 0 and base is not None else generate(point, strength)
+            if strength == 0:
+                base = images
+            yield Cell(point, strength, images)
+            done += 1
+            progress(done, total)
+
+
+def _shaped_like(config: TrainConfig, path: Path) -> TrainConfig:
+    """`config` with layers, ranks and alphas taken from the file at `path`."""
+    return replace(config, adapter=replace(config.adapter, continue_from=str(path)))
+
+
+def request_of(config: TrainConfig, options: CompareConfig) -> Request:
+    """What to draw: the prompts asked for, else the run's preview prompts, else what its lesson shows by itself.
+
+    Raises:
+        UserError: when its captions are needed and cannot be read.
+    """
+    prompts = options.prompts or config.preview.sample_prompts
+    if not prompts:
+        prompts = sample_prompts(config, read_task_data(config))
+    return Request(prompts, [options.seed] * len(prompts), options.strengths)

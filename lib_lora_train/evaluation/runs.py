@@ -1,0 +1,202 @@
+"""The runs in a LoRA folder, by the names of folders and files alone.
+
+A run is a folder NAME, however deep, with NAME.safetensors or NAME-000001.safetensors ... in it, as
+`training.run_folder` makes it. The settings and the diary of a run lie elsewhere and are not needed here, so adapters
+that were trained on another machine count too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from lib_lora_train.errors import UserError
+
+LAST: Literal["last"] = "last"
+Epoch = int | Literal["last"]
+
+_ENDING = ".safetensors"
+_NUMBER = re.compile(r"-([0-9]{6})")
+_STEP = re.compile(r"-step[0-9]{8}")
+_LARGEST_HEADER = 100_000_000
+"""Bytes; what safetensors itself allows."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One file of a run. A file of a step in mid-epoch has no epoch."""
+
+    run: str
+    epoch: Epoch | None
+    file: str
+    """Its path, as text: making thousands of Path objects takes longer than finding the files."""
+
+    @property
+    def path(self) -> Path:
+        return Path(self.file)
+
+    @property
+    def stem(self) -> str:
+        """The name in its tag."""
+        return os.path.basename(self.file).removesuffix(_ENDING)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's adapters, and when its last epoch was written."""
+
+    name: str
+    adapters: tuple[Adapter, ...]
+    changed: float = 0.0
+
+    @cached_property
+    def _by_epoch(self) -> dict[Epoch, Adapter]:
+        return {adapter.epoch: adapter for adapter in self.adapters if adapter.epoch is not None}
+
+    @property
+    def epochs(self) -> list[Epoch]:
+        """The numbers in order, then "last" where the file without a number is there."""
+        numbers: list[Epoch] = sorted(epoch for epoch in self._by_epoch if isinstance(epoch, int))
+        return [*numbers, LAST] if LAST in self._by_epoch else numbers
+
+    def adapter(self, epoch: Epoch) -> Adapter:
+        """The file of `epoch`. "last" is the file without a number, or the highest number of an unfinished run.
+
+        Raises:
+            UserError: when there is none.
+        """
+        if found := self._by_epoch.get(self.epochs[-1] if epoch == LAST else epoch):
+            return found
+        if epoch == self._last_number:
+            return self._by_epoch[LAST]
+        *others, end = map(str, self.epochs)
+        has = f"{', '.join(others)} and {end}" if others else end
+        raise UserError(f"The run {self.name} has no epoch {epoch}. Choose one that it has: {has}.")
+
+    @cached_property
+    def _last_number(self) -> int | None:
+        """Which epoch the file without a number is; only its header says, so it is read when somebody asks."""
+        return _epoch_in_header(self._by_epoch[LAST].path) if LAST in self._by_epoch else None
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All runs of a LoRA folder, newest first. Of two with one name the newer counts."""
+
+    folder: Path
+    runs: tuple[Run, ...]
+
+    @classmethod
+    def find(cls, folder: Path) -> Runs:
+        """Scans `folder`, which may be missing."""
+        found = (_run(path, files) for path, files in _folders(folder))
+        newest: dict[str, Run] = {}
+        for run in sorted((run for run in found if run), key=lambda run: (-run.changed, run.name)):
+            newest.setdefault(run.name, run)
+        return cls(folder, tuple(newest.values()))
+
+    @property
+    def names(self) -> list[str]:
+        return [run.name for run in self.runs]
+
+    @property
+    def epochs(self) -> list[Epoch]:
+        """Those that any run has, "last" at the end."""
+        numbers = {epoch for run in self.runs for epoch in run.epochs if isinstance(epoch, int)}
+        return [*sorted(numbers), LAST]
+
+    def run(self, name: str) -> Run:
+        """The run called `name`; where none is spelt so, one that differs in upper and lower case.
+
+        Raises:
+            UserError: when there is none.
+        """
+        if found := self._by_name.get(name) or self._by_name.get(_folded(name)):
+            return found
+        if not self.runs:
+            raise UserError(f"There is no run {name!r}: {self.folder} holds no run yet. Train one first.")
+        near = get_close_matches(name, self.names, n=3) or self.names[:5]
+        raise UserError(
+            f"There is no run {name!r} in {self.folder}. Choose one that is there, such as {', '.join(near)}."
+        )
+
+    def adapter_of(self, name: str) -> Adapter | None:
+        """The adapter that a tag with `name` means, whatever its upper and lower case; None when it is not ours."""
+        return self._by_stem.get(name) or self._by_stem.get(_folded(name))
+
+    @cached_property
+    def _by_name(self) -> dict[str, Run]:
+        return {_folded(run.name): run for run in reversed(self.runs)} | {run.name: run for run in self.runs}
+
+    @cached_property
+    def _by_stem(self) -> dict[str, Adapter]:
+        adapters = [adapter for run in reversed(self.runs) for adapter in run.adapters]
+        return {_folded(a.stem): a for a in adapters} | {a.stem: a for a in adapters}
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _folders(root: Path) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
+    """(path, adapter files) of every folder below `root` but the hidden ones; links are followed, each folder once."""
+    waiting, seen = [str(root)], set()
+    while waiting:
+        path = waiting.pop()
+        try:
+            status = os.stat(path)
+            entries = list(os.scandir(path))
+        except OSError:  # gone meanwhile, or not ours to read: the WebUI passes over it too
+            continue
+        identity = (status.st_dev, status.st_ino)
+        if identity in seen:
+            continue
+        seen.add(identity)
+        if path != str(root):
+            yield path, [entry for entry in entries if entry.name.endswith(_ENDING) and entry.is_file()]
+        waiting += [entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+
+
+def _run(path: str, files: list[os.DirEntry[str]]) -> Run | None:
+    name = os.path.basename(path)
+    ours = [(entry, _environment(entry.name[len(name) :])) for entry in files if entry.name.startswith(name)]
+    adapters = tuple(Adapter(name, place[0], entry.path) for entry, place in ours if place)
+    if all(adapter.epoch is None for adapter in adapters):
+        return None
+    run = Run(name, adapters)
+    return replace(run, changed=_changed(run.adapter(LAST).path))
+
+
+def _environment(rest: str) -> tuple[Epoch | None] | None:
+    """(epoch,) from what follows the run's name in a file's name; None when the file is not the run's."""
+    rest = rest.removesuffix(_ENDING)
+    if not rest:
+        return (LAST,)
+    if number := _NUMBER.fullmatch(rest):
+        return (int(number[1]),)
+    return (None,) if _STEP.fullmatch(rest) else None
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _epoch_in_header(path: Path) -> int | None:
+    try:
+        with path.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(size)) if size <= _LARGEST_HEADER else {}
+        return int(header["__metadata__"]["ss_epoch"])
+    except (OSError, ValueError, struct.error, KeyError, TypeError):
+        return None

@@ -1,0 +1,65 @@
+"""What every WebUI of this kind is asked in the same way: to draw an image, and to look for new LoRA files."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+from PIL import Image
+
+from lib_lora_train.errors import UserError
+from lib_lora_train.hosts.environment import Txt2ImgRequest
+from lib_lora_train.hosts.webui.queue_lock import queue_lock
+
+SAMPLERS = {
+    "ddim": ("DDIM", "Automatic"),
+    "euler": ("Euler", "Automatic"),
+    "euler_a": ("Euler a", "Automatic"),
+    "dpm++_2m_karras": ("DPM++ 2M", "Karras"),
+}
+"""Our names of samplers -> the WebUI's, with its schedule (sd_samplers_kdiffusion.py:13)."""
+
+
+def refresh_loras() -> None:
+    """Lets the Lora extension find new files, for prompts and for its page (networks.py:679)."""
+    networks = sys.modules.get("networks")
+    if networks is not None and hasattr(networks, "list_available_networks"):
+        with queue_lock():
+            networks.list_available_networks()
+
+
+def generate(request: Txt2ImgRequest) -> Image.Image:
+    """One image, drawn by the WebUI as its own button would, saved nowhere; under its lock.
+
+    Raises:
+        UserError: when the WebUI was interrupted, or could not draw it.
+    """
+    from modules import processing, scripts, shared
+
+    sampler, scheduler = SAMPLERS[request.sampler]
+    shared.state.begin(job="lora-train")
+    try:
+        p = processing.StableDiffusionProcessingTxt2Img(
+            sd_model=shared.sd_model,
+            prompt=request.prompt,
+            negative_prompt=request.negative,
+            seed=request.seed,
+            width=request.width,
+            height=request.height,
+            sampler_name=sampler,
+            scheduler=scheduler,
+            steps=request.steps,
+            cfg_scale=request.guidance,
+            do_not_save_samples=True,
+            do_not_save_grid=True,
+        )
+        p.scripts = scripts.ScriptRunner()  # without any script; reForge asks it without looking (processing.py:1065)
+        with contextlib.closing(p):
+            images = processing.process_images(p).images
+        if shared.state.interrupted or not images:
+            raise UserError(
+                "The WebUI was interrupted while it drew. Start it again; what was drawn for a run is kept."
+            )
+        return images[0]
+    finally:
+        shared.state.end()

@@ -1,0 +1,163 @@
+"""Images with captions: encoded once, shown in buckets, measured on those that are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lib_lora_train.adapters.metadata import DatasetSummary, tag_frequency
+from lib_lora_train.config import TrainConfig
+from lib_lora_train.dataset.batches import Batch, BatchLoader
+from lib_lora_train.dataset.cache import LatentCache, needs_pixels
+from lib_lora_train.dataset.examples import Dataset, read_dataset
+from lib_lora_train.dataset.order import BatchPlan
+from lib_lora_train.objectives.captioned import Captioned
+from lib_lora_train.objectives.noise_sampler import NoiseSampler
+from lib_lora_train.randomness import Randomness
+from lib_lora_train.training.tasks.base import DataSummary, TaskContext
+from lib_lora_train.training.validation import noises_each, validation_losses, validation_timesteps
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass
+class CaptionedData:
+    """A folder of images with captions, and perhaps one of what must not change."""
+
+    config: TrainConfig
+    dataset: Dataset
+    rows: int = 1
+    extra_passes: float = 0.0
+
+    @classmethod
+    def read(cls, config: TrainConfig) -> Self:
+        """The run's images; where nothing is validated, none is held out.
+
+        Raises:
+            UserError: as `read_dataset`.
+        """
+        measured = config.preview.validate_every_n_epochs > 0
+        chosen = config.dataset if measured else replace(config.dataset, validation_images=0)
+        return cls(config, read_dataset(chosen, config.run.seed))
+
+    @property
+    def warnings(self) -> list[str]:
+        return self.dataset.warnings
+
+    def summary(self) -> DataSummary:
+        samples = self._plan().samples
+        return DataSummary(
+            images=len(self.dataset.training),
+            validation_images=len(self.dataset.validation),
+            regularization_images=len(self.dataset.regularization),
+            shown_per_epoch=sum(samples.values()),
+            sizes=samples,
+        )
+
+    def batches_per_epoch(self, world_size: int = 1) -> int:
+        return self._plan(world_size).steps_per_epoch
+
+    def _plan(self, world_size: int = 1) -> BatchPlan:
+        return BatchPlan(self.dataset, self.config.dataset, Randomness(self.config.run.seed), world_size)
+
+    def prompts(self) -> list[str]:
+        return list(dict.fromkeys(example.caption for example in self.dataset.training))
+
+    def identity(self) -> str:
+        shown = [f"{e.path.name} {e.width}x{e.height} {e.repeats} {e.caption}" for e in self.dataset.examples]
+        return "\n".join(shown)
+
+    def build(self, context: TaskContext) -> CaptionedTask:
+        return CaptionedTask(self, context)
+
+
+class CaptionedTask:
+    """The images as latents and the captions as features, on the lent parts."""
+
+    def __init__(self, task_data: CaptionedData, context: TaskContext) -> None:
+        self._context, self._config = context, context.config
+        data = self._config.dataset
+        cache = LatentCache(data, context.parts.vae_fingerprint(), context.cache_folder("latents"))
+        self.dataset = self._encoded(task_data.dataset, cache)
+        self.task_data = replace(task_data, dataset=self.dataset)
+        text = context.text(self._captions(), varied=data.shuffle_caption)
+        if needs_pixels(data):
+            context.stack.enter_context(context.parts.checkpoint.on_device(context.parts.vae))
+        plain = Captioned(
+            unet=context.parts.unet,
+            encode_text=text.encode,
+            encode_pixels=context.parts.encode_pixels,
+            schedule=context.parts.schedule,
+            latent_scale=context.parts.checkpoint.family.latent_scale,
+            config=self._config.objective,
+            noise_sampler=NoiseSampler(self._config.objective, context.randomness, context.distributed),
+            device=context.device,
+        )
+        self.objective = self._objective(plain)
+        self.loader = BatchLoader(
+            self.dataset,
+            cache,
+            data,
+            context.randomness,
+            context.distributed.rank,
+            context.distributed.world_size,
+            context.device,
+        )
+
+    def _objective(self, plain: Captioned) -> Captioned:
+        return plain
+
+    def _encoded(self, dataset: Dataset, cache: LatentCache) -> Dataset:
+        context = self._context
+        with context.parts.checkpoint.on_device(context.parts.vae):
+            return cache.fill(
+                dataset,
+                context.parts.encode_pixels,
+                rank=context.distributed.rank,
+                world_size=context.distributed.world_size,
+                barrier=context.barrier,
+                progress=context.progress,
+            )
+
+    def _captions(self) -> list[str]:
+        empty = [""] if self._config.dataset.caption_dropout_rate else []
+        return [example.caption for example in self.dataset.examples] + empty
+
+    def loss(self, batch: Any, index: int) -> torch.Tensor:
+        return self.objective.loss(batch, index)
+
+    def batches(self, index: int) -> Iterator[Batch]:
+        epoch, start = divmod(index, self.loader.steps_per_epoch)
+        while True:
+            yield from self.loader.epoch(epoch, start)
+            epoch, start = epoch + 1, 0
+
+    @property
+    def measures(self) -> bool:
+        return bool(self.dataset.validation)
+
+    def measured(self) -> list[float]:
+        objective = self._config.objective
+        return validation_losses(
+            self.objective.predict,
+            self.loader.validation_batches(),
+            self._context.parts.checkpoint.family.latent_scale,
+            validation_timesteps(objective.min_timestep, objective.max_timestep),
+            self._context.device,
+            noises_each(len(self.dataset.validation)),
+        )
+
+    def dataset_summary(self) -> DatasetSummary:
+        own = [*self.dataset.training, *self.dataset.validation]
+        return DatasetSummary(
+            images=len(self.dataset.training),
+            regularization_images=len(self.dataset.regularization),
+            repeats=round(sum(example.repeats for example in self.dataset.training) / len(self.dataset.training)),
+            batches_per_epoch=self.loader.steps_per_epoch,
+            tags=tag_frequency([example.caption for example in own]),
+            buckets={(size.width, size.height): count for size, count in self.loader.plan.samples.items()},
+        )

@@ -1,0 +1,126 @@
+"""The grid of a real run: epochs against strengths, as picture and as figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lib_lora_train.config import CheckpointConfig
+from lib_lora_train.evaluation.best_epoch import recommend
+from lib_lora_train.evaluation.cells import Request, generate_cells
+from lib_lora_train.evaluation.comparison import compare, validations
+from lib_lora_train.hosts.standalone import StandaloneHost
+from lib_lora_train.model.parts import Parts
+from lib_lora_train.training.run_folder import RunFolder
+from lib_lora_train.training.samples import sampling_options
+from lib_lora_train.training.session import train
+from tests.training.runs import SharingHost, tiny_config
+
+PROMPTS = ["a red star", "a blue cat"]
+REQUEST = Request(PROMPTS, [1, 2], [0.0, 0.5, 1.0])
+
+
+@pytest.fixture(scope="module")
+def host(miniature):
+    with StandaloneHost(CheckpointConfig(checkpoint=str(miniature)), torch.device("cpu")).lease() as checkpoint:
+        yield SharingHost(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, miniature, host) -> RunFolder:
+    """Two epochs with a text encoder, one image held out."""
+    settings = {
+        "epochs": 2,
+        "validation_images": 1,
+        "validate_every_n_epochs": 1,
+        "sample_steps": 2,
+        "train_text_encoder": True,
+    }
+    config = tiny_config(tmp_path_factory.mktemp("run"), miniature, learning_rate=0.04, **settings)
+    train(config, host)
+    return RunFolder.at(config)
+
+
+@pytest.fixture(scope="module")
+def cells(run, host):
+    drawn = generate_cells(host, run.config, run.points(), REQUEST)
+    return {(cell.point.epoch, cell.strength): [image.tobytes() for image in cell.images] for cell in drawn}
+
+
+def test_there_is_a_cell_for_every_epoch_and_strength(cells):
+    assert list(cells) == [(epoch, strength) for epoch in (1, 2) for strength in REQUEST.strengths]
+    assert all(len(images) == len(PROMPTS) for images in cells.values())
+
+
+def test_at_strength_0_it_is_the_base_bit_for_bit(cells, run, host):
+    base = Parts.of(host.checkpoint, run.config.model).generate(
+        PROMPTS, "", [1, 2], sampling_options(run.config, host.checkpoint)
+    )
+    assert cells[1, 0.0] == cells[2, 0.0] == [image.tobytes() for image in base]
+
+
+def test_other_cells_differ_from_the_base_and_from_each_other(cells):
+    others = [tuple(images) for (_, strength), images in cells.items() if strength]
+    assert len({*others, tuple(cells[1, 0.0])}) == len(others) + 1
+
+
+def test_a_cell_does_not_depend_on_what_was_drawn_before(cells, run, host):
+    request = Request(PROMPTS[1:], [2], [0.5])
+    last = next(generate_cells(host, run.config, run.points()[1:], request))
+    assert last.images[0].tobytes() == cells[2, 0.5][1]
+
+
+def test_a_comparison_writes_a_picture_and_its_figures(run, host, tmp_path):
+    done = []
+
+    def score(prompts, images):
+        return {"shown": len(images) / 10}
+
+    comparison = compare(
+        run,
+        host,
+        REQUEST,
+        tmp_path / "grid.png",
+        shown=1,
+        score=score,
+        caption=lambda scores: f"{scores['shown']:.1f}",
+        progress=lambda *count: done.append(count),
+    )
+    assert done == [(i, 6) for i in range(1, 7)]
+    with Image.open(comparison.grid) as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 3 * 64
+        assert picture.height > 2 * 64
+    figures = json.loads(comparison.figures.read_text(encoding="utf-8"))
+    assert comparison.figures == tmp_path / "tiny.json"
+    assert [(c["epoch"], c["strength"], c["file"], c["shown"]) for c in figures["cells"]] == [
+        (epoch, strength, name, 0.2)
+        for epoch, name in ((1, "tiny-000001.safetensors"), (2, "tiny.safetensors"))
+        for strength in REQUEST.strengths
+    ]
+    validated = validations(run)
+    assert figures["validation_loss"] == {str(epoch): validated[epoch].loss for epoch in (0, 1, 2)}
+    best = recommend(validated, [1, 2]).epoch
+    assert figures["recommended"]["epoch"] == comparison.recommendation.epoch == best
+    assert figures["recommended"]["file"] == comparison.recommended_file.name
+    assert figures["recommended"]["reason"] == comparison.recommendation.reason
+
+
+def test_a_run_without_an_adapter_has_nothing_to_compare(miniature, host, tmp_path, complaint):
+    folder = RunFolder.create(tiny_config(tmp_path, miniature))
+    assert "holds no adapter of this run yet" in complaint(compare, folder, host, REQUEST, tmp_path / "grid.png")
+
+
+def test_an_adapter_that_was_damaged_is_named(run, host, tmp_path, complaint):
+    path = Path(run.points()[0].path)
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content[:100])
+        assert path.name in complaint(compare, run, host, REQUEST, tmp_path / "grid.png")
+        assert not (tmp_path / "grid.png").exists()
+    finally:
+        path.write_bytes(content)

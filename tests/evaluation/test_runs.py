@@ -1,0 +1,175 @@
+"""Which runs and epochs a LoRA folder holds, and which file stands for which."""
+
+import pytest
+
+from lib_lora_train.config import TrainConfig
+from lib_lora_train.evaluation.runs import LAST, Runs
+from lib_lora_train.training.run_folder import RunFolder
+from tests.evaluation.lora_folders import write_adapter, write_run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "Lora"
+
+
+class TestFinding:
+    def test_gives_the_newest_run_first(self, folder):
+        write_run(folder / "old", 2, changed=1000)
+        write_run(folder / "new", 2, changed=3000)
+        write_run(folder / "between", 2, changed=2000)
+        assert Runs.find(folder).names == ["new", "between", "old"]
+
+    def test_goes_by_the_last_epoch_of_a_run(self, folder):
+        write_run(folder / "unfinished", 3, finished=False, changed=1000)
+        write_run(folder / "finished", 3, changed=2000)
+        write_adapter(folder / "unfinished" / "unfinished-000004.safetensors", changed=3000)
+        assert Runs.find(folder).names == ["unfinished", "finished"]
+        write_adapter(folder / "finished" / "finished.safetensors", changed=4000)
+        assert Runs.find(folder).names == ["finished", "unfinished"]
+
+    def test_looks_into_folders_in_folders_but_not_into_hidden_ones(self, folder):
+        write_run(folder / "mine" / "styles" / "deep", 1)
+        write_run(folder / ".trash" / "thrown away", 1)
+        write_run(folder / ".hidden", 1)
+        assert Runs.find(folder).names == ["deep"]
+
+    def test_follows_links_and_comes_back_from_circles(self, folder, tmp_path):
+        write_run(tmp_path / "elsewhere" / "linked", 1)
+        write_run(folder / "here", 1)
+        (folder / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+        (folder / "here" / "circle").symlink_to(folder, target_is_directory=True)
+        (folder / "broken.safetensors").symlink_to(tmp_path / "nothing")
+        assert sorted(Runs.find(folder).names) == ["here", "linked"]
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            "cat.safetensors",
+            "animals/cat.safetensors",
+            "cat/dog.safetensors",
+            "cat/cat-1.safetensors",
+            "cat/cat-step00000010.safetensors",
+            "cat/cat-000001.pt",
+            "cat/cat2-000001.safetensors",
+            "cat/cat.safetensors/readme.txt",
+        ],
+    )
+    def test_passes_over_what_is_no_run(self, folder, other):
+        write_adapter(folder / other)
+        assert Runs.find(folder).names == []
+
+    def test_takes_the_folder_itself_for_none(self, folder):
+        write_adapter(folder / "Lora.safetensors")
+        assert Runs.find(folder).names == []
+
+    def test_of_a_missing_folder_finds_none(self, folder):
+        assert Runs.find(folder / "missing").names == []
+        assert Runs.find(folder / "missing").epochs == [LAST]
+
+    def test_lists_a_name_that_two_runs_share_once(self, folder):
+        write_run(folder / "a" / "cat", 1, changed=1000)
+        newer = write_run(folder / "b" / "cat", 2, changed=2000)
+        runs = Runs.find(folder)
+        assert runs.names == ["cat"]
+        assert runs.run("cat").adapter(LAST).path.parent == newer
+        assert runs.adapter_of("cat").path.parent == newer
+
+
+class TestEpochs:
+    def test_are_the_numbers_and_the_last(self, folder):
+        write_run(folder / "cat", 12)
+        assert Runs.find(folder).run("cat").epochs == [*range(1, 12), LAST]
+
+    def test_of_an_unfinished_run_are_its_numbers(self, folder):
+        write_run(folder / "cat", 3, finished=False)
+        run = Runs.find(folder).run("cat")
+        assert run.epochs == [1, 2, 3]
+        assert run.adapter(LAST).stem == "cat-000003"
+
+    def test_of_all_runs_are_offered_together(self, folder):
+        write_run(folder / "cat", 3)
+        write_run(folder / "dog", 2, finished=False)
+        assert Runs.find(folder).epochs == [1, 2, LAST]
+
+    def test_have_their_files(self, folder):
+        run = Runs.find(write_run(folder / "cat", 3).parent).run("cat")
+        assert [run.adapter(epoch).path.name for epoch in (1, 2, LAST)] == [
+            "cat-000001.safetensors",
+            "cat-000002.safetensors",
+            "cat.safetensors",
+        ]
+
+    def test_include_the_last_ones_number(self, folder):
+        write_run(folder / "cat", 3)
+        assert Runs.find(folder).run("cat").adapter(3).stem == "cat"
+
+    def test_that_are_missing_are_named_with_those_that_are_there(self, folder, complaint):
+        write_run(folder / "cat", 3)
+        write_run(folder / "dog", 1)
+        runs = Runs.find(folder)
+        assert (
+            complaint(runs.run("cat").adapter, 4)
+            == "The run cat has no epoch 4. Choose one that it has: 1, 2 and last."
+        )
+        assert complaint(runs.run("dog").adapter, 2) == "The run dog has no epoch 2. Choose one that it has: last."
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"short", b"\xff" * 8, b"\2\0\0\0\0\0\0\0{}", b"\3\0\0\0\0\0\0\0[1]", b"\2\0\0\0\0\0\0\0{}more"],
+    )
+    def test_survive_a_damaged_last_file(self, folder, complaint, content):
+        write_run(folder / "cat", 3)
+        (folder / "cat" / "cat.safetensors").write_bytes(content)
+        assert "has no epoch 3" in complaint(Runs.find(folder).run("cat").adapter, 3)
+
+    def test_are_those_of_the_run_folder(self, folder):
+        made = RunFolder.at(TrainConfig.from_flat({"name": "cat", "lora_dir": str(folder)}))
+        for path, epoch in (
+            (made.epoch_file(1), 1),
+            (made.epoch_file(2), 2),
+            (made.step_file(40), 2),
+            (made.final_file, 3),
+        ):
+            write_adapter(path, epoch)
+        run = Runs.find(folder).run("cat")
+        assert [run.adapter(epoch).path for epoch in (1, 2, 3)] == [
+            made.epoch_file(1),
+            made.epoch_file(2),
+            made.final_file,
+        ]
+        assert Runs.find(folder).adapter_of("cat-step00000040").epoch is None
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["cat", "my cat v1.5", "cat (old) [x]", "кошка 猫", "cat+dog", "Cat"])
+    def test_may_be_anything_that_is_a_folders_name(self, folder, name):
+        write_run(folder / name, 2)
+        runs = Runs.find(folder)
+        assert runs.names == [name]
+        assert runs.adapter_of(f"{name}-000001").epoch == 1
+        assert runs.adapter_of(name).epoch == LAST
+
+    def test_are_found_whatever_their_case_but_the_exact_one_wins(self, folder):
+        write_run(folder / "Cat", 1, changed=1000)
+        assert Runs.find(folder).run("cAT").name == "Cat"
+        assert Runs.find(folder).adapter_of(" CAT ").stem == "Cat"
+        write_run(folder / "cat", 1, changed=2000)
+        runs = Runs.find(folder)
+        assert [runs.run(name).name for name in ("Cat", "cat")] == ["Cat", "cat"]
+        assert [runs.adapter_of(name).stem for name in ("Cat", "cat")] == ["Cat", "cat"]
+
+    def test_of_other_adapters_are_not_ours(self, folder):
+        write_run(folder / "cat", 2)
+        write_adapter(folder / "cat" / "cat-final.safetensors")
+        runs = Runs.find(folder)
+        assert [runs.adapter_of(name) for name in ("cat-final", "cat-000002", "dog", "")] == [None] * 4
+
+    def test_that_are_unknown_are_refused_with_near_ones(self, folder, complaint):
+        message = complaint(Runs.find(folder).run, "cat")
+        assert message == f"There is no run 'cat': {folder} holds no run yet. Train one first."
+        for name in ("mycat", "mycar", "elephant"):
+            write_run(folder / name, 1)
+        message = complaint(Runs.find(folder).run, "mycab")
+        assert message.startswith(f"There is no run 'mycab' in {folder}. Choose one that is there, such as myca")
+        assert "elephant" not in message

@@ -1,0 +1,568 @@
+"""Forge's host, on a model that is made, kept, moved and patched as Forge does it."""
+
+import copy
+import sys
+import types
+from contextlib import contextmanager
+from shutil import copytree
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTokenizer
+
+from lib_lora_train.config import CheckpointConfig
+from lib_lora_train.errors import UserError
+from lib_lora_train.hosts.standalone import StandaloneHost
+from lib_lora_train.hosts.webui import forge
+from lib_lora_train.hosts.webui.forge import Forge, ForgeHost, chosen_precision, shared
+from lib_lora_train.model.names import text_weights
+from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.view import text_encoder_view, unet_view
+from tests.families import write_family
+from tests.integration.stand_in.modules.call_queue import FIFOLock
+
+CPU, ELSEWHERE = torch.device("cpu"), torch.device("cpu", 0)
+"""Two places that a test can tell apart, on a machine without a GPU."""
+
+ENCODERS = {
+    "cond_stage_model.transformer.": "clip_l",
+    "cond_stage_model.model.": "clip_h",
+    "conditioner.embedders.0.transformer.": "clip_l",
+    "conditioner.embedders.1.model.": "clip_g",
+}
+"""A file's text encoders -> what Forge calls them."""
+
+
+class Tree(nn.Module):
+    """Nested modules that hold `tensors` under their names."""
+
+    def __init__(self, tensors):
+        super().__init__()
+        children = {}
+        for name, tensor in tensors.items():
+            first, dot, rest = name.partition(".")
+            if dot:
+                children.setdefault(first, {})[rest] = tensor
+            else:
+                self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+        for name, inner in children.items():
+            self.add_module(name, Tree(inner))
+
+    def __getitem__(self, index):
+        return getattr(self, str(index))
+
+
+class LoraLoader:
+    """backend/patcher/lora.py: merges out of place, and keeps the originals."""
+
+    def __init__(self, model):
+        self.model, self.backup, self.loaded_hash = model, {}, str([])
+
+    @torch.inference_mode()
+    def refresh(self, patches):
+        if str(list(patches)) == self.loaded_hash:
+            return
+        for name, weight in self.backup.items():
+            put(self.model, name, weight)
+        self.backup = {}
+        for name in patches:
+            self.backup[name] = self.model.get_parameter(name)
+            put(self.model, name, nn.Parameter(self.backup[name] + 1, requires_grad=False))
+        self.loaded_hash = str(list(patches))
+
+
+def put(module, name, weight):
+    parent, _, last = name.rpartition(".")
+    setattr(module.get_submodule(parent), last, weight)
+
+
+class Patcher:
+    """backend/patcher/base.py: a model with the LoRAs that one image wants."""
+
+    def __init__(self, model, offload_device=CPU, patches=()):
+        self.model, self.patches = model, patches
+        self.load_device, self.offload_device = CPU, offload_device
+        if not hasattr(model, "lora_loader"):
+            model.lora_loader = LoraLoader(model)
+        self.lora_loader = model.lora_loader
+
+    def with_lora(self, *names):
+        return Patcher(self.model, self.offload_device, names)
+
+    def is_clone(self, other):
+        return other.model is self.model
+
+    def refresh_loras(self):
+        self.lora_loader.refresh(self.patches)
+
+
+class MemoryManagement:
+    """backend/memory_management.py. A move makes new storages, as one between main memory and a GPU does."""
+
+    __file__ = "memory_management.py"
+
+    def __init__(self):
+        self.current_loaded_models = []
+
+    def get_torch_device(self):
+        return CPU
+
+    def load_models_gpu(self, patchers):
+        for patcher in patchers:
+            if any(entry.model is patcher for entry in self.current_loaded_models):
+                continue
+            self.current_loaded_models[:] = [e for e in self.current_loaded_models if not patcher.is_clone(e.model)]
+            move(patcher)
+            patcher.refresh_loras()
+            self.current_loaded_models.insert(
+                0, types.SimpleNamespace(model=patcher, model_unload=lambda p=patcher: move(p))
+            )
+
+    def unload_all_models(self):
+        while self.current_loaded_models:
+            self.current_loaded_models.pop().model_unload()
+
+
+def move(patcher):
+    if patcher.load_device.index != patcher.offload_device.index:
+        with torch.inference_mode():
+            for parameter in patcher.model.parameters():
+                parameter.data = parameter.data.clone()
+
+
+class Objects(types.SimpleNamespace):
+    def shallow_copy(self):
+        return copy.copy(self)
+
+
+class Model(types.SimpleNamespace):
+    __hash__ = object.__hash__
+
+
+class FakeForge:
+    """sd_models.py: a checkpoint is chosen at once, and loaded by whoever needs it first."""
+
+    def __init__(self, offload_device):
+        self.offload_device = offload_device
+        self.storage, self.computation = torch.float32, torch.float32
+        self.memory = MemoryManagement()
+        self.model_data = types.SimpleNamespace(sd_model=object(), forge_loading_parameters={}, forge_hash="")
+        self.breaks = self.other_vae = False
+        self.prediction = "epsilon"
+        self.inference = True
+        """Whether weights are made in inference mode, as Forge does and reForge does not."""
+
+    def choose(self, file):
+        info = types.SimpleNamespace(filename=str(file), sha256="", hash="")
+        self.model_data.forge_loading_parameters = {"checkpoint_info": info}
+
+    def forge_model_reload(self):
+        with torch.inference_mode(self.inference):
+            return self._reload()
+
+    def _reload(self):
+        data = self.model_data
+        now = str(data.forge_loading_parameters)
+        if data.forge_hash == now:
+            return data.sd_model, False
+        data.sd_model = None
+        self.memory.unload_all_models()
+        if self.breaks:
+            raise ValueError("Failed to recognize model type!")
+        data.sd_model = self.load(data.forge_loading_parameters["checkpoint_info"])
+        data.forge_hash = now
+        return data.sd_model, True
+
+    def load(self, info):
+        weights = {name: tensor.to(self.storage) for name, tensor in load_file(info.filename).items()}
+        folder = info.filename.removesuffix(".safetensors")
+
+        def part(prefix):
+            return Tree({n.removeprefix(prefix): t.clone() for n, t in weights.items() if n.startswith(prefix)})
+
+        unet = nn.Module()
+        unet.diffusion_model = part("model.diffusion_model.")
+        unet.storage_dtype, unet.computation_dtype = self.storage, self.computation
+        unet.predictor = types.SimpleNamespace(prediction_type=self.prediction)
+        encoder, tokenizer = nn.Module(), types.SimpleNamespace()
+        for prefix, name in ENCODERS.items():
+            if any(key.startswith(prefix) for key in weights):
+                clip = nn.Module()
+                text = text_weights(dict(part(prefix).named_parameters()))
+                left_out = (
+                    "text_model.encoder.layers.2." if name == "clip_h" else "none"
+                )  # as its config for SD 2 has it
+                clip.transformer = Tree({key: tensor for key, tensor in text.items() if not key.startswith(left_out)})
+                clip.transformer.config = CLIPTextConfig.from_pretrained(folder) if name == "clip_l" else None
+                encoder.add_module(name, clip)
+                setattr(tokenizer, name, CLIPTokenizer.from_pretrained(folder))
+        vae = part("first_stage_model.")
+        if self.other_vae:
+            vae.get_parameter("quant_conv.bias").add_(1)
+        objects = Objects(
+            unet=Patcher(unet, self.offload_device),
+            clip=types.SimpleNamespace(
+                cond_stage_model=encoder,
+                patcher=Patcher(encoder, self.offload_device),
+                tokenizer=tokenizer,
+            ),
+            vae=types.SimpleNamespace(first_stage_model=vae, patcher=Patcher(vae, self.offload_device)),
+        )
+        return Model(
+            sd_checkpoint_info=info,
+            model_config=types.SimpleNamespace(ztsnr="ztsnr" in weights),
+            forge_objects_original=objects,
+            forge_objects_after_applying_lora=objects,
+            forge_objects=objects,
+            current_lora_hash=str([]),
+        )
+
+
+@pytest.fixture
+def make_webui(monkeypatch, miniature):
+    """make_webui(offload_device): Forge with the miniature chosen, in the place of the WebUI's modules."""
+
+    def make(offload_device=CPU):
+        webui = FakeForge(offload_device)
+        call_queue = types.SimpleNamespace(queue_lock=FIFOLock())
+        monkeypatch.setattr(forge, "ASK_AGAIN_SECONDS", 0.001)
+        shared_options = types.SimpleNamespace(opts=types.SimpleNamespace(sd_noise_schedule="Default"))
+        modules = types.SimpleNamespace(sd_models=webui, call_queue=call_queue, shared=shared_options)
+        monkeypatch.setitem(sys.modules, "modules", modules)
+        monkeypatch.setitem(sys.modules, "modules.shared", shared_options)
+        monkeypatch.setitem(sys.modules, "modules.call_queue", call_queue)
+        monkeypatch.setitem(sys.modules, "modules.sd_models", webui)
+        monkeypatch.setitem(sys.modules, "backend", types.SimpleNamespace(memory_management=webui.memory))
+        webui.choose(miniature)
+        return webui
+
+    return make
+
+
+@pytest.fixture
+def webui(make_webui):
+    return make_webui()
+
+
+@pytest.fixture
+def host(webui):
+    return ForgeHost(CheckpointConfig(), Forge())
+
+
+def originals(webui):
+    return webui.forge_model_reload()[0].forge_objects_original
+
+
+def unet_addresses(webui):
+    return {p.data_ptr() for p in originals(webui).unet.model.diffusion_model.parameters()}
+
+
+def shared_addresses(checkpoint):
+    return {tensor.data_ptr() for tensor in checkpoint.unet.values()}
+
+
+@contextmanager
+def noise_sampler(webui, *lora):
+    """An image is drawn, with a LoRA on the weights of these names; it stays merged afterwards."""
+    with sys.modules["modules"].call_queue.queue_lock:
+        model, _ = webui.forge_model_reload()
+        unet = model.forge_objects_original.unet
+        model.current_lora_hash = str(lora)
+        model.forge_objects_after_applying_lora = model.forge_objects_original.shallow_copy()
+        model.forge_objects_after_applying_lora.unet = wanted = unet.with_lora(*lora) if lora else unet
+        webui.memory.load_models_gpu([model.forge_objects_original.clip.patcher, wanted])
+        yield model
+
+
+def other_file(miniature, tmp_path):
+    """The miniature as another file, with one weight changed."""
+    copytree(miniature.with_suffix(""), tmp_path / "other")
+    weights = load_file(miniature)
+    weights["model.diffusion_model.out.2.bias"] += 1
+    save_file(weights, tmp_path / "other.safetensors")
+    return tmp_path / "other.safetensors"
+
+
+def test_weights_made_in_inference_mode_become_ordinary_tensors_on_the_same_memory():
+    with torch.inference_mode():
+        weight = torch.arange(12.0).reshape(3, 4).T[1:]
+    ordinary = shared(weight)
+    assert weight.is_inference()
+    assert not ordinary.is_inference()
+    assert ordinary.data_ptr() == weight.data_ptr()
+    assert ordinary.stride() == weight.stride()
+    assert torch.equal(ordinary, weight)
+
+
+def test_a_lease_loads_the_chosen_checkpoint_and_copies_nothing(webui, host, miniature):
+    with host.lease() as checkpoint:
+        assert shared_addresses(checkpoint) == unet_addresses(webui)
+        assert checkpoint.name == miniature.stem
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_other_families_are_lent_whole_and_read_as_their_file_is(webui, host, tmp_path, family):
+    file = write_family(tmp_path, family)
+    webui.choose(file)
+    with (
+        host.lease() as checkpoint,
+        host.gpu_slot(),
+        StandaloneHost(CheckpointConfig(str(file)), CPU).lease() as from_file,
+    ):
+        assert checkpoint.family is from_file.family
+        assert shared_addresses(checkpoint) == unet_addresses(webui)
+        ours, theirs = (
+            Parts.of(each, CheckpointConfig()).text.encode(["a red circle"]) for each in (checkpoint, from_file)
+        )
+    assert torch.allclose(ours.context, theirs.context, atol=1e-5)
+    assert (ours.pooled is None) == (theirs.pooled is None) == (family == "sd2")
+    assert ours.pooled is None or torch.allclose(ours.pooled, theirs.pooled, atol=1e-5)
+
+
+def test_v_prediction_and_its_schedule_are_the_webuis(webui, host, tmp_path):
+    webui.choose(write_family(tmp_path, "sdxl", ("v_pred", "ztsnr")))
+    webui.prediction = "v_prediction"
+    with host.lease() as checkpoint:
+        assert (checkpoint.prediction, checkpoint.zero_terminal_snr) == ("v", True)
+
+
+def test_the_noise_schedule_set_in_the_webui_counts_for_v_prediction_only(webui, host):
+    sys.modules["modules.shared"].opts.sd_noise_schedule = "Zero Terminal SNR"
+    assert not host.describe().zero_terminal_snr
+    webui.prediction = "v_prediction"
+    with host.lease() as checkpoint:
+        assert checkpoint.zero_terminal_snr
+
+
+def test_what_predicts_neither_noise_nor_v_is_refused(webui, host, complaint):
+    webui.prediction = "edm"
+    assert "neither noise nor v" in complaint(host.lease().__enter__)
+
+
+def test_an_inpainting_checkpoint_is_refused_by_what_it_is(webui, host, complaint, miniature, tmp_path):
+    file = other_file(miniature, tmp_path)
+    weights = load_file(file)
+    first = weights["model.diffusion_model.input_blocks.0.0.weight"]
+    weights["model.diffusion_model.input_blocks.0.0.weight"] = first.repeat(1, 3, 1, 1)[:, :9].contiguous()
+    save_file(weights, file)
+    webui.choose(file)
+    assert "inpainting" in complaint(host.lease().__enter__)
+
+
+def test_gradients_flow_through_what_is_lent(webui, host):
+    with host.lease() as checkpoint, host.gpu_slot():
+        unet = unet_view(checkpoint)
+        adapter = torch.zeros(1, 4, 8, 8, requires_grad=True)
+        text = torch.randn(1, 4, checkpoint.unet["input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"].shape[1])
+        unet(adapter, torch.tensor([5]), text).sample.sum().backward()
+    assert adapter.grad.abs().sum() > 0
+
+
+def test_a_plan_needs_no_checkpoint_loaded(webui, host):
+    checkpoint = host.describe()
+    assert host.internals.loaded() is None
+    webui.forge_model_reload()
+    assert {n: t.shape for n, t in checkpoint.unet.items()} == {n: t.shape for n, t in host.describe().unet.items()}
+
+
+def test_a_lora_that_is_merged_comes_off_and_on_again(webui, host):
+    name = "diffusion_model.out.2.weight"
+    with noise_sampler(webui) as model:
+        plain = model.forge_objects_original.unet.model.get_parameter(name).data_ptr()
+    with noise_sampler(webui, name) as model:
+        merged = model.forge_objects_original.unet.model.get_parameter(name).data_ptr()
+    assert merged != plain
+    with host.lease() as checkpoint, host.gpu_slot():
+        assert checkpoint.unet["out.2.weight"].data_ptr() == plain
+        assert model.current_lora_hash == str([])
+    with noise_sampler(webui, name) as model:
+        assert model.forge_objects_original.unet.model.get_parameter(name).data_ptr() != plain
+
+
+def test_a_lora_merged_between_two_turns_comes_off_for_the_next(webui, host):
+    name = "diffusion_model.out.2.weight"
+    with host.lease() as checkpoint:
+        with host.gpu_slot():
+            before = checkpoint.unet["out.2.weight"].clone()
+        with noise_sampler(webui, name):
+            pass
+        with host.gpu_slot():
+            assert torch.equal(checkpoint.unet["out.2.weight"], before)
+
+
+def test_while_another_checkpoint_is_chosen_the_turn_waits_and_holds_nothing(webui, host, miniature, tmp_path):
+    conditioning = []
+
+    def on_wait(reason):
+        conditioning.append(reason)
+        assert not checkpoint.unet
+        webui.choose(miniature)
+
+    with host.lease() as checkpoint:
+        webui.choose(other_file(miniature, tmp_path))
+        with host.gpu_slot(on_wait):
+            assert shared_addresses(checkpoint) == unet_addresses(webui)
+    assert "other" in conditioning[0]
+    assert miniature.stem in conditioning[0]
+
+
+def test_a_checkpoint_that_was_loaded_anew_is_lent_anew(webui, host, miniature, tmp_path):
+    with host.lease() as checkpoint:
+        first = shared_addresses(checkpoint)
+        webui.choose(other_file(miniature, tmp_path))
+        webui.forge_model_reload()
+        webui.choose(miniature)
+        with host.gpu_slot():
+            assert shared_addresses(checkpoint) == unet_addresses(webui) != first
+
+
+def test_another_vae_is_waited_out_however_long_it_stays(webui, host):
+    """As Forge has it: "VAE / Text Encoder" at the top of the page makes it load the whole model anew."""
+    conditioning = []
+
+    def on_wait(reason):
+        conditioning.append(reason)
+        if len(conditioning) == 3:
+            webui.other_vae = False
+            webui.model_data.forge_hash = ""
+
+    with host.lease() as checkpoint:
+        webui.other_vae = True
+        webui.model_data.forge_hash = ""
+        with host.gpu_slot(on_wait):
+            assert shared_addresses(checkpoint) == unet_addresses(webui)
+    assert len(conditioning) == 3
+    assert all("VAE" in reason for reason in conditioning)
+
+
+def test_another_vae_written_into_the_same_tensors_is_noticed(webui, host):
+    """As reForge has it, where weights are ordinary tensors."""
+    webui.inference = False
+    conditioning = []
+    with host.lease():
+        with host.gpu_slot():
+            pass
+        weight = originals(webui).vae.first_stage_model.get_parameter("quant_conv.bias")
+        own = weight.detach().clone()
+        with torch.no_grad():
+            weight += 1
+        with host.gpu_slot(lambda reason: (conditioning.append(reason), weight.data.copy_(own))):
+            assert "VAE" in conditioning[0]
+
+
+def test_parts_that_moved_are_lent_where_they_stand_now(make_webui):
+    webui = make_webui(offload_device=ELSEWHERE)
+    host = ForgeHost(CheckpointConfig(), Forge())
+    with host.lease() as checkpoint:
+        first = shared_addresses(checkpoint)
+        webui.memory.unload_all_models()
+        with host.gpu_slot():
+            assert shared_addresses(checkpoint) == unet_addresses(webui) != first
+
+
+def test_between_turns_nothing_is_held_that_the_webui_may_want_to_move(make_webui):
+    make_webui(offload_device=ELSEWHERE)
+    host = ForgeHost(CheckpointConfig(), Forge())
+    with host.lease() as checkpoint:
+        with host.gpu_slot():
+            unet = unet_view(checkpoint)
+            assert sum(p.numel() for p in unet.parameters()) > 0
+        assert not checkpoint.unet
+        assert sum(p.numel() for p in unet.parameters()) == 0
+        with host.gpu_slot():
+            assert sum(p.numel() for p in unet.parameters()) > 0
+
+
+def test_a_text_encoder_brought_for_the_whole_run_outlasts_moves(make_webui):
+    webui = make_webui(offload_device=ELSEWHERE)
+    webui.storage = torch.float16
+    host = ForgeHost(CheckpointConfig(), Forge())
+    with host.lease() as checkpoint:
+        with host.gpu_slot():
+            encoder = text_encoder_view(checkpoint)
+            run = checkpoint.on_device(encoder)
+            run.__enter__()
+            before = [p.detach().clone() for p in encoder.parameters()]
+        with host.gpu_slot():
+            assert all(p.dtype == torch.float32 for p in encoder.parameters())
+            assert all(torch.equal(p, old) for p, old in zip(encoder.parameters(), before, strict=True))
+        run.__exit__(None, None, None)
+
+
+def test_embeddings_that_are_widened_when_the_webui_first_draws_are_the_same_numbers(webui, host):
+    webui.storage = torch.float16
+    with host.lease() as checkpoint:
+        embeddings = originals(webui).clip.cond_stage_model.clip_l.transformer.text_model.embeddings
+        with torch.inference_mode():
+            embeddings.to(torch.float32)
+        with host.gpu_slot():
+            assert checkpoint.text_encoder["text_model.embeddings.token_embedding.weight"].dtype == torch.float32
+
+
+def test_a_run_that_does_not_share_has_the_device_for_its_unet(webui):
+    with noise_sampler(webui):
+        pass
+    host = ForgeHost(CheckpointConfig(allow_image_generation=False), Forge())
+    with host.lease():
+        assert [entry.model for entry in webui.memory.current_loaded_models] == [originals(webui).unet]
+
+
+@pytest.mark.parametrize("storage", ["nf4", "gguf", torch.float8_e4m3fn])
+def test_weights_in_few_bits_are_refused_with_the_setting(webui, host, complaint, storage):
+    originals(webui).unet.model.storage_dtype = storage
+    sentence = complaint(host.lease().__enter__)
+    assert str(storage).removeprefix("torch.") in sentence
+    assert "Diffusion in Low Bits" in sentence
+    assert complaint(host.describe) == sentence
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_named_and_the_next_one_loads(webui, host, complaint):
+    webui.breaks = True
+    assert "Failed to recognize" in complaint(host.lease().__enter__)
+    webui.breaks = False
+    with host.lease() as checkpoint:
+        assert checkpoint.unet
+
+
+def test_after_a_failure_the_former_choice_loads_again(webui, host, miniature, tmp_path, complaint):
+    webui.forge_model_reload()
+    former = webui.model_data.forge_loading_parameters
+    webui.choose(other_file(miniature, tmp_path))
+    webui.breaks = True
+    complaint(host.lease().__enter__)
+    webui.breaks = False
+    webui.model_data.forge_loading_parameters = former
+    with host.lease() as checkpoint:
+        assert checkpoint.name == miniature.stem
+
+
+def test_none_chosen_is_said(webui, host, complaint):
+    webui.model_data.forge_loading_parameters = {"checkpoint_info": None}
+    assert "No checkpoint is chosen" in complaint(host.describe)
+    assert "No checkpoint is chosen" in complaint(host.lease().__enter__)
+
+
+def test_weights_that_are_not_as_before_are_reported(webui, host):
+    with pytest.raises(UserError, match="UNet"), host.lease(), torch.inference_mode():
+        originals(webui).unet.model.diffusion_model.get_parameter("out.2.bias").add_(1)
+
+
+@pytest.mark.parametrize(
+    ("storage", "computation", "device", "expected"),
+    [
+        (torch.float32, torch.float32, "cpu", torch.float32),
+        (torch.float16, torch.float16, "cuda", torch.float16),
+        (torch.float16, torch.bfloat16, "cuda", torch.bfloat16),
+        (torch.float16, torch.float32, "cpu", torch.bfloat16),
+        (torch.float16, torch.float32, "cuda", torch.float16),
+    ],
+)
+def test_arithmetic_is_the_webuis_but_never_full_on_halves(storage, computation, device, expected):
+    assert chosen_precision("auto", storage, computation, torch.device(device)) == expected
+
+
+def test_full_precision_on_halves_is_refused(complaint):
+    sentence = complaint(chosen_precision, "fp32", torch.float16, torch.float16, torch.device("cuda"))
+    assert "--all-in-fp32" in sentence

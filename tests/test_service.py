@@ -1,0 +1,218 @@
+"""What tab and API both do."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import struct
+import threading
+
+import pytest
+from PIL import Image
+
+from lib_lora_train.config import CompareConfig
+from lib_lora_train.evaluation.best_epoch import recommend
+from lib_lora_train.hosts.environment import Environment
+from lib_lora_train.model.family import SD1
+from lib_lora_train.queue import State, wait_until_over
+from lib_lora_train.safe_paths import PathPolicy, readable_folder
+from lib_lora_train.service import TrainingService
+from lib_lora_train.training.run_folder import RunFolder
+from tests.training.runs import SharingHost, photos
+
+SETTINGS = {
+    "name": "cat",
+    "dataset_folder": "cats",
+    "resolution": 64,
+    "rank": 2,
+    "repeats": 1,
+    "epochs": 2,
+    "sample_every_n_epochs": 0,
+    "validation_images": 1,
+    "sample_prompts": ["a cat"],
+    "sample_sampler": "euler",
+    "sample_steps": 3,
+}
+
+
+@pytest.fixture
+def environment(checkpoint, tmp_path):
+    data = tmp_path / "data"
+    policy = PathPolicy(allow_any=False, roots=[data / "datasets"])
+    photos(data / "datasets" / "cats")
+    return Environment(
+        title="test",
+        make_host=lambda model: SharingHost(checkpoint),
+        lora_dir=tmp_path / "Lora",
+        data_dir=data,
+        shares_checkpoint=True,
+        readable=lambda text: readable_folder(text, policy),
+    )
+
+
+@pytest.fixture
+def service(environment):
+    made = TrainingService(environment)
+    yield made
+    made.queue.close()
+
+
+def test_the_place_decides_where_files_go(service, environment, tmp_path):
+    config = service.config(
+        {**SETTINGS, "lora_dir": str(tmp_path / "elsewhere"), "runs_dir": "/", "checkpoint": "/etc/passwd"}
+    )
+    assert config.run.lora_dir == str(environment.lora_dir)
+    assert config.run.runs_dir == str(environment.runs_dir)
+    assert config.model.checkpoint == ""
+
+
+def test_every_problem_comes_with_its_field(service):
+    assert {problem.field for problem in service.problems({**SETTINGS, "name": "a/b", "rank": 0})} == {"name", "rank"}
+    assert [problem.field for problem in service.problems({**SETTINGS, "dataset_folder": ""})] == ["images"]
+    assert [problem.field for problem in service.problems({**SETTINGS, "dataset_folder": "dogs"})] == ["images"]
+    assert service.problems(SETTINGS) == []
+
+
+def test_all_problems_come_at_once(service, complaint):
+    unfit = {**SETTINGS, "name": "a/b", "rank": 0, "dataset_folder": "dogs", "regularization_folder": "birds"}
+    for ask in (service.plan, service.start):
+        fields = [line.split(":")[0] for line in complaint(ask, unfit).splitlines()]
+        assert sorted(fields) == ["images", "name", "rank", "regularisation"]
+    assert {
+        problem.field for problem in service.problems({**SETTINGS, "name": "", "dataset_folder": "", "rank": 0})
+    } == {"name", "images", "rank"}
+
+
+@pytest.mark.parametrize("path", ["../../secret.safetensors", "/etc/secret.safetensors"])
+def test_an_adapter_outside_the_lora_folder_is_not_continued_from(service, path):
+    assert [problem.field for problem in service.problems({**SETTINGS, "continue_from": path})] == ["continue_from"]
+
+
+def test_an_adapter_in_the_lora_folder_is(service, environment):
+    wait_until_over(service.start(SETTINGS))
+    config = service.config({**SETTINGS, "name": "more", "continue_from": "cat/cat.safetensors"})
+    assert config.adapter.continue_from == str(environment.lora_dir / "cat" / "cat.safetensors")
+
+
+def test_runs_are_listed_with_their_epochs_and_the_best(service):
+    assert service.runs() == []
+    wait_until_over(service.start(SETTINGS))
+    (run,) = service.runs()
+    assert (run.name, run.complete, [point.epoch for point in run.points]) == ("cat", True, [1, 2])
+    assert run.recommendation.epoch == recommend(run.validated, [1, 2]).epoch
+
+
+def test_a_run_is_read_again_only_when_it_has_changed(service, monkeypatch):
+    wait_until_over(service.start(SETTINGS))
+    (first,) = service.runs()
+    read = []
+    monkeypatch.setattr(RunFolder, "points", lambda folder: read.append(folder) or [])
+    assert service.runs() == [first]
+    assert read == []
+    (first.folder.adapters / "cat-000001.safetensors").unlink()
+    assert service.runs()[0].points == []
+    assert len(read) == 1
+
+
+def test_listing_runs_reads_no_weights(service, monkeypatch):
+    wait_until_over(service.start(SETTINGS))
+    final = service.run("cat").folder.final_file
+    with final.open("r+b") as file:  # the weights are gone, what is written about them stays
+        file.truncate(8 + struct.unpack("<Q", final.read_bytes()[:8])[0])
+    assert [point.epoch for point in service.run("cat").points] == [1, 2]
+
+
+def test_a_run_left_in_the_line_can_be_taken_up_the_next_time(environment, checkpoint, service):
+    shut = threading.Event()
+
+    class Slow(SharingHost):
+        @contextlib.contextmanager
+        def gpu_slot(self, waiting=None):
+            while not shut.wait(0.02):
+                waiting("Not yet.")
+            yield
+
+    first = TrainingService(dataclasses.replace(environment, make_host=lambda model: Slow(checkpoint)))
+    first.start(SETTINGS)
+    first.start({**SETTINGS, "name": "dog"})
+    first.queue.close()
+    shut.set()
+
+    second = TrainingService(environment)
+    assert second.unfinished()[0] == "dog"
+    assert wait_until_over(second.resume("dog")) == State.FINISHED
+    assert "dog" not in second.unfinished()
+    assert TrainingService(environment).queue.interrupted() == []
+    second.queue.close()
+
+
+def test_a_webuis_own_drawing_gets_the_tag_a_person_would_type(environment):
+    requests = []
+
+    def txt2img(request):
+        requests.append(request)
+        return Image.new("RGB", (64, 64))
+
+    service = TrainingService(dataclasses.replace(environment, txt2img=txt2img))
+    wait_until_over(service.start(SETTINGS))
+    comparison = service.compare("cat", CompareConfig(strengths=[0.0, 0.75]))
+    prompts = [request.prompt for request in requests]
+    assert prompts == ["a cat", "a cat <lora:cat-000001:0.75>", "a cat <lora:cat:0.75>"]
+    assert {(request.sampler, request.steps, request.width) for request in requests} == {("euler", 3, 64)}
+    assert comparison.grid.is_file()
+    service.queue.close()
+
+
+def test_one_grid_at_a_time(environment, complaint):
+    def txt2img(request):
+        assert "being drawn" in complaint(service.compare, "cat", CompareConfig())
+        return Image.new("RGB", (64, 64))
+
+    service = TrainingService(dataclasses.replace(environment, txt2img=txt2img))
+    wait_until_over(service.start(SETTINGS))
+    service.compare("cat", CompareConfig(strengths=[1.0]))
+    service.queue.close()
+
+
+@pytest.mark.parametrize("name", ["../cats", "cat/../cat", "", "."])
+def test_a_run_is_found_by_its_name_alone(service, complaint, name):
+    wait_until_over(service.start(SETTINGS))
+    assert "no run" in complaint(service.run, name)
+
+
+def test_captions_are_written_by_the_describer_that_is_chosen(environment, complaint):
+    @contextlib.contextmanager
+    def parrot():
+        yield lambda image: f"{image.width} wide"
+
+    service = TrainingService(dataclasses.replace(environment, captioners={"parrot": parrot}))
+    folder = environment.datasets_dir / "cats"
+    (folder / "0.txt").unlink()
+    report = service.caption("cats", "parrot")
+    assert [path.name for path in report.written] == ["0.txt"]
+    assert (folder / "0.txt").read_text(encoding="utf-8").strip() == "64 wide"
+    assert "parrot" in complaint(service.caption, "cats", "owl")
+    assert "images" in complaint(service.caption, "../..", "parrot")
+
+
+def test_a_plan_for_another_kind_of_checkpoint_is_made_anew_before_a_run_starts(environment, checkpoint, complaint):
+    loaded = [checkpoint]
+    service = TrainingService(dataclasses.replace(environment, make_host=lambda model: SharingHost(loaded[-1])))
+    service.plan(SETTINGS)
+    loaded.append(
+        dataclasses.replace(checkpoint, name="other", family=dataclasses.replace(SD1, name="new", title="Newer"))
+    )
+    text = complaint(service.start, SETTINGS)
+    assert "made for miniature (Stable Diffusion 1.x), and other (Newer) is loaded now" in text
+    assert "press Train again" in text
+    assert service.start(SETTINGS).name == "cat"
+    service.queue.close()
+
+
+def test_another_checkpoint_of_the_same_kind_needs_no_new_plan(environment, checkpoint):
+    loaded = [checkpoint]
+    service = TrainingService(dataclasses.replace(environment, make_host=lambda model: SharingHost(loaded[-1])))
+    service.plan(SETTINGS)
+    loaded.append(dataclasses.replace(checkpoint, name="other"))
+    assert service.start(SETTINGS).name == "cat"
+    service.queue.close()

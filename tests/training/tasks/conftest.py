@@ -1,0 +1,69 @@
+"""What every way of teaching is held to, on the random miniature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib_lora_train.config import TrainConfig
+from lib_lora_train.training.session import resume, train
+from tests.training.conftest import host, step_by_step, tiny  # noqa: F401 - fixtures
+from tests.training.runs import adapter_files, final_weights, stopping_after_a_slice
+
+
+@pytest.fixture
+def holds(tiny, host, step_by_step, tmp_path) -> Callable[..., None]:  # noqa: F811
+    """holds(steps=..., **settings): the mode trains so many steps, repeats itself, resumes exactly, and teaches the same
+    under gradient checkpointing; everything of the host is as before."""
+
+    def check(steps: int, **settings: object) -> TrainConfig:
+        settings = {**settings, "lr_scheduler": "cosine"}
+        before = {
+            name: tensor.clone()
+            for part in ("unet", "vae", "text_encoder")
+            for name, tensor in _named(host.checkpoint, part)
+        }
+        whole = tiny(name="whole", **settings)
+        train(whole, host)
+        assert _steps_of(whole) == steps
+        again = tiny(name="whole", **settings, **_in(tmp_path / "again"))
+        train(again, host)
+        assert adapter_files(again) == adapter_files(whole)
+
+        cut = tiny(name="whole", **settings, **_in(tmp_path / "cut"))
+        assert train(cut, host, *stopping_after_a_slice([])) is None
+        resume(tmp_path / "cut" / "runs" / "whole", host)
+        assert {name: adapter_files(cut)[name] for name in adapter_files(whole)} == adapter_files(whole)
+
+        saving = tiny(name="saving", gradient_checkpointing=True, **settings)
+        train(saving, host)
+        mine, others = final_weights(whole), final_weights(saving)
+        assert all(torch.allclose(mine[name], others[name], atol=2e-5) for name in mine)
+        ups = [tensor for name, tensor in mine.items() if name.endswith("up.weight")]
+        assert sum(bool(up.any()) for up in ups) == len(ups), "a layer has learned nothing"
+
+        after = {
+            name: tensor for part in ("unet", "vae", "text_encoder") for name, tensor in _named(host.checkpoint, part)
+        }
+        assert all(torch.equal(before[name], after[name]) and after[name].grad is None for name in before)
+        return whole
+
+    return check
+
+
+def _named(checkpoint, part: str) -> list[tuple[str, torch.Tensor]]:
+    return [(f"{part}.{name}", tensor) for name, tensor in getattr(checkpoint, part).items()]
+
+
+def _in(folder: Path) -> dict[str, str]:
+    return {"lora_dir": str(folder / "Lora"), "runs_dir": str(folder / "runs")}
+
+
+def _steps_of(config: TrainConfig) -> int:
+    from lib_lora_train.adapters.file import read_metadata
+
+    path = Path(config.run.lora_dir) / config.run.name / f"{config.run.name}.safetensors"
+    return int(read_metadata(path)["ss_steps"])

@@ -1,0 +1,143 @@
+"""Teaching by pictures at several levels: what is read, shown and learned."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from lib_lora_train.adapters.file import read_metadata
+from lib_lora_train.training.plan import make_plan
+from lib_lora_train.training.session import train
+from lib_lora_train.training.tasks import read_task_data
+from tests.training.runs import final_weights
+
+
+@pytest.fixture
+def sets(tmp_path) -> Path:
+    """Two sets at three levels: noise that grows brighter, captioned at the first level."""
+    for name in range(2):
+        pixels = np.random.Generator(np.random.PCG64(name)).integers(0, 128, (64, 64, 3))
+        for strength in (-1, 0.5, 1):
+            folder = tmp_path / "sets" / f"{strength:g}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((pixels + 60 * (1 + strength)).astype(np.uint8)).save(folder / f"{name}.png")
+        (tmp_path / "sets" / "-1" / f"{name}.txt").write_text(f"a cat {name}")
+    return tmp_path / "sets"
+
+
+def pair_settings(sets: Path) -> dict[str, object]:
+    return {
+        "training_method": "addift",
+        "dataset_folder": str(sets / "-1"),
+        "after_folder": str(sets / "1"),
+        "batch_size": 1,
+    }
+
+
+def test_pairs_are_exact(holds, sets):
+    holds(steps=2, **pair_settings(sets), flip_horizontally=True, difference_mask=True, train_text_encoder=True)
+
+
+def test_a_slider_is_exact(holds, sets):
+    holds(steps=2, training_method="image_slider", dataset_folder=str(sets), batch_size=1)
+
+
+def weights_of(tiny, host, name: str, **settings: object) -> dict[str, torch.Tensor]:
+    config = tiny(name=name, **settings)
+    train(config, host)
+    return final_weights(config)
+
+
+def differ(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return any(not torch.equal(a[name], b[name]) for name in a)
+
+
+def test_captions_and_masks_have_an_effect(tiny, host, sets):
+    settings = pair_settings(sets) | {"max_steps": 1}
+    plain = weights_of(tiny, host, "plain", **settings)
+    assert differ(plain, weights_of(tiny, host, "masked", **settings, difference_mask=True))
+    for file in (sets / "-1").glob("*.txt"):
+        file.write_text("something else")
+    assert differ(plain, weights_of(tiny, host, "told", **settings))
+
+
+def test_a_mask_is_what_counts_at_any_level(tiny, host, sets):
+    settings = pair_settings(sets) | {"max_steps": 1}
+    for folder in ("-1", "1"):
+        (sets / folder / "mask").mkdir()
+        for name in range(2):
+            Image.new("L", (64, 64), 255 if folder == "1" else 0).save(sets / folder / "mask" / f"{name}.png")
+    masked = weights_of(tiny, host, "masked", **settings, loss_mask="folder")
+    assert not differ(weights_of(tiny, host, "plain", **settings), masked)
+    shutil.copytree(sets / "-1" / "mask", sets / "1" / "mask", dirs_exist_ok=True)
+    nothing = weights_of(tiny, host, "nothing", **settings, loss_mask="folder")
+    assert all(not tensor.any() for name, tensor in nothing.items() if name.endswith("up.weight"))
+
+
+def test_a_plan_says_what_is_taught(tiny, host, sets):
+    plan = make_plan(tiny(training_method="image_slider", dataset_folder=str(sets), repeats=5, batch_size=2), host)
+    assert (plan.images, plan.shown_per_epoch, plan.steps) == (6, 30, 5)
+    assert "2 pictures, each at strengths -1, 0.5, 1" in str(plan)
+
+
+def test_memory_and_prompts_follow_the_levels(tiny, host, sets):
+    config = tiny(training_method="image_slider", dataset_folder=str(sets), batch_size=1)
+    one = tiny(dataset_folder=str(sets / "1"), trigger_word="x", batch_size=3)
+    assert make_plan(config, host, timed=False).memory == make_plan(one, host, timed=False).memory
+    assert read_task_data(config).prompts() == ["a cat 0", "a cat 1"]
+
+
+def test_the_adapter_says_how_it_was_made_without_places(tiny, host, sets, tmp_path):
+    path = train(tiny(**pair_settings(sets), max_steps=1), host)
+    summary = read_metadata(path)
+    assert summary["ss_num_train_images"] == "4"
+    assert 'training_method = "addift"' in summary["lora_train_config"]
+    assert str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_a_broken_picture_costs_its_set_and_is_named(tiny, host, sets):
+    broken = sets / "1" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:600])
+    events = []
+    train(tiny(**pair_settings(sets), max_steps=1), host, events.append)
+    assert any("0.png" in getattr(event, "message", "") for event in events)
+
+
+class TestTwoPasses:
+    @pytest.fixture
+    def settings(self, sets):
+        return pair_settings(sets) | {
+            "training_method": "difference",
+            "epochs": 2,
+            "first_pass_epochs": 1,
+            "batch_size": 2,
+        }
+
+    def test_are_exact(self, holds, settings):
+        holds(steps=2, **settings)
+
+    def test_only_the_second_is_kept(self, tiny, host, settings):
+        """Its down weights are drawn anew, so what the first pass learned shows in no file but its own."""
+        config = tiny(**settings)
+        train(config, host)
+        folder = Path(config.run.lora_dir) / "tiny"
+        first, last = (load_file(folder / name) for name in ("tiny-000001.safetensors", "tiny.safetensors"))
+        assert first.keys() == last.keys()
+        downs = [name for name in first if name.endswith("down.weight")]
+        assert all(not torch.allclose(first[name], last[name], atol=0.1 * first[name].std().item()) for name in downs)
+
+    def test_the_second_learns_on_top_of_the_first(self, tiny, host, sets, settings):
+        """Equal pictures before and after: what is on top depends on what lies beneath."""
+        after_one = weights_of(tiny, host, "one", **settings)
+        shutil.copy(sets / "0.5" / "0.png", sets / "-1" / "0.png")
+        after_another = weights_of(tiny, host, "another", **settings)
+        assert differ(after_one, after_another)
+
+    def test_need_epochs_for_both(self, tiny, settings):
+        assert [p.field for p in tiny(**{**settings, "first_pass_epochs": 2}).problems()] == ["first_pass_epochs"]
