@@ -38,7 +38,7 @@ ONLY_IN = {"gradio": {"ui"}, "fastapi": {"api"}, "peft": {"adapters"}}
 PURE = {
     "embedded/synthetic.py": {"numpy", "PIL"},
     "embedded/evaluator.py": {"numpy", "PIL"},
-    "config.py": {"tomli"},
+    "config/__init__.py": {"tomli"},
 } | {
     "requirements_check.py": set(),
     "installer.py": set(),
