@@ -14,8 +14,11 @@ from lib_lora_train.errors import UserError
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears under `path` only once it is complete and on the disk; until then the old one stays.
+def written_whole(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """A binary file that appears at `path` only when it is complete; until then the old one stays.
+
+    `durable` files are on the disk when they appear. Others may be lost or empty after a power failure, but are written much
+    faster: for caches.
 
     Raises:
         UserError: when the disk is full or the folder cannot be written; says which and what to do.
@@ -28,7 +31,8 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
@@ -38,9 +42,9 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """`content` as the whole file `path`; raises as `written_whole`."""
-    with written_whole(path) as file:
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Writes `content` as the whole file `path`; raises as `written_whole`."""
+    with written_whole(path, durable=durable) as file:
         file.write(content)
 
 

@@ -136,6 +136,16 @@ class Adapter:
         self.frozen = {name.removeprefix(FROZEN): pair for name, pair in state_dict.items() if name.startswith(FROZEN)}
 
     @contextmanager
+    def training(self) -> Iterator[None]:
+        """Acts at strength 1 together with the frozen adapter inside; alone, at strength 1, afterwards."""
+        self.set_strength(1.0)
+        self.apply_frozen()
+        try:
+            yield
+        finally:
+            self._act_alone(1.0)
+
+    @contextmanager
     def strength(self, strength: float) -> Iterator[None]:
         """Begins at `strength` inside, and acts fully again afterwards; alone, before and after."""
         self._act_alone(float(strength))

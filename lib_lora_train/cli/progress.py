@@ -38,23 +38,23 @@ class Terminal:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Takes the bar away, so that a message after it has a line of its own."""
+        """Removes the bar, so that a message after it gets a line of its own."""
         self._close()
 
     def __call__(self, event: Event) -> None:
         """Shows one event."""
         match event:
             case GeneratingClassImages():
-                self._show_preparation(event, "drawing class images")
-                if event.done == event.images:
+                self._show_preparation(event, "generating class images")
+                if event.done == event.total:
                     self._close()
                     self.say(f"class images are in {event.folder}")
             case Encoding():
-                self._show_preparation(event, "encoding images")
+                self._show_preparation(event, f"encoding {event.what}")
             case Started():
                 self._close()
                 self._epochs = event.epochs
-                resumed = f", going on from step {event.step}" if event.step else ""
+                resumed = f", resumed at step {event.step}" if event.step else ""
                 images = f"{event.images} images, " if event.images else ""
                 self.say(f"{images}{event.steps} steps, {event.adapter_parameters:,} adapter weights{resumed}")
                 self._bar = tqdm(total=event.steps, initial=event.step, unit="step", dynamic_ncols=True)
@@ -64,13 +64,13 @@ class Terminal:
                 self._bar.update(event.step - self._bar.n)
             case Validated():
                 which = f"epoch {event.epoch}" if event.epoch else "without adapter"
-                self.say(f"  held-out loss, {which}: {event.loss:.4f}")
+                self.say(f"  validation loss, {which}: {event.loss:.4f}")
             case Saved():
                 self.say(f"  saved {event.path}")
             case Sampled():
-                self.say(f"  previews {', '.join(event.paths)}")
+                self.say(f"  sample images {', '.join(event.paths)}")
             case Warned():
-                self.say(f"note: {event.message}")
+                self.say(f"warning: {event.message}")
             case Stopped():
                 self._close()
                 self.say(f"stopped at step {event.step}")
@@ -83,8 +83,10 @@ class Terminal:
         tqdm.write(text)
 
     def _show_preparation(self, event: GeneratingClassImages | Encoding, what: str) -> None:
-        if self._bar is None:
-            self._bar = tqdm(total=event.images, unit="image", desc=what, dynamic_ncols=True, leave=False)
+        unit = "caption" if isinstance(event, Encoding) and event.what == "captions" else "image"
+        if self._bar is None or self._bar.desc != f"{what}: ":
+            self._close()
+            self._bar = tqdm(total=event.total, unit=unit, desc=what, dynamic_ncols=True, leave=False)
         self._bar.update(event.done - self._bar.n)
 
     def _close(self) -> None:

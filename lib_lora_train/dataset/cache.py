@@ -1,10 +1,10 @@
-"""Latents that are encoded once and kept, in memory or on disk.
+"""Latents, encoded once and cached in memory or on disk.
 
-An entry is found by the content of the image file, the encoder and how the image lies in its bucket. So an image that
-was edited, another VAE or another resolution never gets what was kept for the former one.
+An entry is identified by the content of the image file, the encoder, and how the image is placed in its bucket. So an
+image that was edited, another VAE or another resolution never gets an old entry.
 
     cache = LatentCache(config.dataset, fingerprint=vae_hash, folder=runs_dir / "latents")
-    dataset = cache.fill(dataset, encode)          # afterwards the encoder is not needed any more
+    dataset = cache.fill(dataset, encode)          # the encoder is not needed after this
     cache.entry(example, placement).moments        # [2C, h, w]
 """
 
@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,24 +27,28 @@ from lib_lora_train.dataset.pixels import LATENT_FACTOR
 from lib_lora_train.dataset.prefetch import prefetched
 from lib_lora_train.dataset.sources import Source, content_digest
 from lib_lora_train.errors import UserError
+from lib_lora_train.files import write_bytes
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
 """Pixels [B, 3, H, W] in -1..1 to moments [B, 2C, H/8, W/8]: the mean, then the standard deviation, of the latents."""
 
+FillSteps = Generator["tuple[int, int] | None", None, Dataset]
+"""See `LatentCache.fill_steps`."""
+
 PREPARATION = 1
-"""Raised whenever this project prepares pixels or masks in another way, so that older entries are not used."""
+"""Increased whenever pixels or masks are prepared differently, so that older entries are not used."""
 
 BATCHES_AHEAD = 2
 
 
 def needs_pixels(config: DatasetConfig) -> bool:
-    """Whether images differ at each showing, so that they are encoded at each step instead of once."""
+    """Whether an image differs from one sample to the next, so that it is encoded at each step instead of once."""
     return config.random_crop or config.color_jitter > 0
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is kept of an image in its place.
+    """What is cached of an image in its placement.
 
     Attributes:
         moments: float32 [2C, h, w]; mean, then standard deviation.
@@ -84,7 +87,7 @@ class LatentCache:
         Args:
             config: how images are placed and masked.
             fingerprint: differs between encoders that encode differently: a hash of the VAE's weights, its precision.
-            folder: where entries are kept for later runs; None keeps them in memory.
+            folder: where entries are kept for later runs; None for memory only.
         """
         self._config = config
         self._fingerprint = fingerprint
@@ -104,64 +107,90 @@ class LatentCache:
         progress: Callable[[int, int], None] | None = None,
         batch_size: int = 1,
     ) -> Dataset:
-        """Encodes what is not there yet, and returns the dataset less the images that turned out to be broken.
+        """As `fill_steps`, all at once; `progress` is called with (images done, images in all)."""
+        steps = self.fill_steps(
+            dataset, encode, rank=rank, world_size=world_size, barrier=barrier, batch_size=batch_size
+        )
+        while True:
+            try:
+                done = next(steps)
+            except StopIteration as end:
+                return end.value
+            if progress is not None and done is not None:
+                progress(*done)
+
+    def fill_steps(
+        self,
+        dataset: Dataset,
+        encode: Encode,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        barrier: Callable[[], None] | None = None,
+        batch_size: int = 1,
+    ) -> FillSteps:
+        """Encodes what is missing, one batch of images between two yields.
+
+        Yields (images done, images in all) of this process's share, or None after an image that was only looked up.
+        Returns the dataset without the images that turned out to be damaged.
 
         Args:
-            dataset: training and regularisation examples are encoded as they are and, with `config.flip_horizontally`, mirrored;
-                held-out ones as they are. Examples that are encoded at each step are only looked at.
-            encode: called without gradients, on the CPU's pixels of one bucket at a time.
-            rank, world: of `world` processes that share `folder`, this one encodes every `world`-th example.
+            dataset: training and regularization examples are encoded as they are and, with `config.flip_horizontally`,
+                mirrored; validation examples as they are. Examples that are encoded at each step are only opened.
+            encode: called without gradients, on the CPU's pixels of images from one bucket.
+            rank, world_size: of `world_size` processes that share `folder`, this one encodes every `world_size`-th example.
             barrier: called once, after the own share; returns when all processes have called it.
-            progress: called with (images done, images in all) of the own share.
-            batch_size: images per call of `encode`. With 1 an image's latents do not depend on which others were still
-                missing; with more, convolutions may differ in the last bit.
+            batch_size: images per call of `encode`. With 1, an image's latents do not depend on which others were missing;
+                with more, convolutions may differ in the last bit.
 
         Raises:
             UserError: when an image is encoded to numbers that are not finite, or no image is left.
         """
         broken: dict[Path, str] = {}
         buckets = bucket_sizes(self._config)
-        share: list[_Job] = []
-        rest: list[_Job] = []
-        for number, (example, flips) in enumerate(self._wanted(dataset, broken)):
+        own: list[_Job] = []
+        others: list[_Job] = []
+        if needs_pixels(self._config):
+            for example in (*dataset.training, *dataset.regularization):
+                self._try_open(example, broken)
+                yield None
+        for number, (example, flips) in enumerate(self._wanted(dataset)):
             job = _Job(example, place(example.size, buckets), flips)
-            (share if number % world_size == rank else rest).append(job)
-        meet = barrier or (lambda: None)
+            (own if number % world_size == rank else others).append(job)
+        wait_for_others = barrier or (lambda: None)
         try:
-            self._encode_missing(share, encode, batch_size, broken, progress)
+            yield from self._encode_missing(own, encode, batch_size, broken)
         except UserError:
-            meet()  # the others would wait for ever; they come upon the same fault in the rest
+            wait_for_others()  # or they would wait forever; they will find the same fault among the rest
             raise
-        meet()
-        # By now the others have encoded theirs; what is missing could not be read or written, and is tried here.
-        self._encode_missing(rest, encode, batch_size, broken, None)
+        wait_for_others()
+        # By now the other processes have encoded theirs. What is missing could not be read or written, and is tried here.
+        for _ in self._encode_missing(others, encode, batch_size, broken):
+            yield None
         if not broken and not self._disk_full:
             return dataset
         filled = dataset.without(broken.keys(), list(broken.values()))
         return replace(filled, warnings=[*filled.warnings, self._disk_full]) if self._disk_full else filled
 
     def entry(self, example: Example, placement: Placement, flip: bool = False) -> Entry:
-        """What `fill` has kept.
+        """The entry that `fill` made.
 
         Raises:
             KeyError: when `fill` was not asked for it.
-            UserError: when its file has been lost or damaged since.
+            UserError: when its file was removed or damaged since.
         """
         key = self._keys[example.path, placement, flip]
         entry = self._kept(key, placement)
         if entry is None:
             raise UserError(
-                f"{self._file(key)} was removed or damaged during the run. Start the run again; it is made anew."
+                f"{self._file(key)} was removed or damaged during the run. Resume the run to encode the image again."
             )
         return entry
 
-    def _wanted(self, dataset: Dataset, broken: dict[Path, str]) -> Iterator[tuple[Example, tuple[bool, ...]]]:
-        shown = [*dataset.training, *dataset.regularization]
-        if needs_pixels(self._config):
-            for example in shown:
-                self._try_open(example, broken)
-        else:
-            for example in shown:
+    def _wanted(self, dataset: Dataset) -> Iterator[tuple[Example, tuple[bool, ...]]]:
+        """What is encoded in advance: (example, the flips of it)."""
+        if not needs_pixels(self._config):
+            for example in (*dataset.training, *dataset.regularization):
                 yield example, (False, True) if self._config.flip_horizontally else (False,)
         for example in dataset.validation:
             yield example, (False,)
@@ -174,29 +203,27 @@ class LatentCache:
             return None
 
     def _encode_missing(
-        self,
-        jobs: list[_Job],
-        encode: Encode,
-        batch_size: int,
-        broken: dict[Path, str],
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
+        self, jobs: list[_Job], encode: Encode, batch_size: int, broken: dict[Path, str]
+    ) -> Iterator[tuple[int, int] | None]:
         total = sum(len(job.flips) for job in jobs)
-        missing = [job for job in (self._missing(job, broken) for job in jobs) if job.flips]
+        missing = []
+        for job in jobs:
+            if (left := self._missing(job, broken)).flips:
+                missing.append(left)
+            yield None
         done = total - sum(len(job.flips) for job in missing)
-        if progress is not None:
-            progress(done, total)
-        for batch in prefetched(self._prepared(missing, batch_size, broken), BATCHES_AHEAD):
-            for item, moments in zip(batch, self._encoded(batch, encode), strict=True):
-                key = self._key(item.digest, item.job.placement, item.flip)
-                self._keep(key, Entry(moments, item.mask))
-                self._keys[item.job.example.path, item.job.placement, item.flip] = key
-            done += len(batch)
-            if progress is not None:
-                progress(done, total)
+        yield done, total
+        with closing(prefetched(self._prepared(missing, batch_size, broken), BATCHES_AHEAD)) as batches:
+            for batch in batches:
+                for item, moments in zip(batch, self._encoded(batch, encode), strict=True):
+                    key = self._key(item.digest, item.job.placement, item.flip)
+                    self._keep(key, Entry(moments, item.mask))
+                    self._keys[item.job.example.path, item.job.placement, item.flip] = key
+                done += len(batch)
+                yield done, total
 
     def _missing(self, job: _Job, broken: dict[Path, str]) -> _Job:
-        """The part of `job` that is not kept yet; notes the keys of the rest."""
+        """The part of `job` that is not cached yet; records the keys of the rest."""
         try:
             digest = content_digest(job.example)
         except UserError as error:
@@ -243,7 +270,7 @@ class LatentCache:
                     f"{item.job.example.path} is encoded to numbers that are not finite (NaN). "
                     "Encode in fp32 (precision, or the WebUI's --no-half-vae), or use another VAE."
                 )
-        return [values.clone() for values in moments]  # else each would hold on to the whole batch
+        return [values.clone() for values in moments]  # or each would keep the whole batch in memory
 
     def _key(self, digest: str, placement: Placement, flip: bool) -> str:
         position = [placement.original, placement.scaled, placement.bucket, placement.crop, flip]
@@ -258,32 +285,20 @@ class LatentCache:
         try:
             tensors = safetensors.torch.load(self._file(key).read_bytes())
         except (OSError, ValueError, KeyError, safetensors.SafetensorError):
-            return None  # not there, or cut short by a crash: it is made anew
+            return None  # missing, or cut short by a crash: encoded again
         entry = Entry(tensors.get("moments", torch.empty(0)), tensors.get("mask"))
         usable = _right_shape(entry.moments, placement) and (entry.mask is None) == (self._config.loss_mask == "none")
         return entry if usable else None
 
     def _keep(self, key: str, entry: Entry) -> None:
         if self._folder is not None and not self._disk_full:
+            tensors = {"moments": entry.moments} if entry.mask is None else vars(entry)
             try:
-                self._write(self._file(key), entry)
+                write_bytes(self._file(key), safetensors.torch.save(tensors), durable=False)
                 return
-            except OSError as error:
-                self._disk_full = (
-                    f"The latent cache in {self._folder} cannot be written ({error.strerror}), so latents are kept in "
-                    "memory. Make room there to reuse them in later runs."
-                )
+            except UserError as error:
+                self._disk_full = f"{error} Until then, latents are kept in memory and not reused in later runs."
         self._memory[key] = entry
-
-    def _write(self, path: Path, entry: Entry) -> None:
-        tensors = {"moments": entry.moments} if entry.mask is None else {"moments": entry.moments, "mask": entry.mask}
-        temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(safetensors.torch.save(tensors))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def _file(self, key: str) -> Path:
         assert self._folder is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ WAKE_SECONDS = 0.1
 """How often a producer that waits for room looks whether it is still wanted."""
 
 
-def prefetched(items: Iterator[T], depth: int) -> Iterator[T]:
+def prefetched(items: Iterator[T], depth: int) -> Generator[T, None, None]:
     """The same items in the same order, of which up to `depth` are made ahead in a background thread.
 
     The thread starts with the first item asked for, and has ended when the iterator is exhausted or closed. What

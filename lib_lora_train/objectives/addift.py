@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 
 from lib_lora_train.config import ObjectiveConfig
+from lib_lora_train.dataset.image_set_loader import ImageSetBatch
 from lib_lora_train.model.noise import NoiseSchedule
 from lib_lora_train.objectives.adapted_denoiser import AdaptedDenoiser
 from lib_lora_train.objectives.captioned import per_example
-from lib_lora_train.objectives.image_sets import ImageSetBatch
+from lib_lora_train.objectives.image_sets import shared_noise
 from lib_lora_train.objectives.noise_sampler import NoiseSampler
 
 
@@ -33,7 +34,7 @@ class Addift:
     def loss(self, batch: ImageSetBatch, index: int) -> torch.Tensor:
         """Mean over the batch and both directions."""
         batch = batch.to(self.device)
-        eps, t = batch.noise(self.noise_sampler, index)
+        eps, t = shared_noise(batch, self.noise_sampler, index)
         noisy, conditioning = self.schedule.add_noise(batch.rows, eps, t), (batch.row_captions, batch.row_sizes)
         goal = self.network.base(noisy, t, *conditioning).roll(len(batch), dims=0)  # of the other one of the pair
         prediction = self.network(noisy, t, *conditioning, batch.row_strengths)

@@ -8,16 +8,16 @@ with y = eps, or v. B is kept: what both have in common is in A.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from lib_lora_train.config import ObjectiveConfig
+from lib_lora_train.dataset.image_set_loader import ImageSetBatch
 from lib_lora_train.model.noise import NoiseSchedule
 from lib_lora_train.objectives.adapted_denoiser import AdaptedDenoiser
 from lib_lora_train.objectives.captioned import per_example
-from lib_lora_train.objectives.image_sets import ImageSetBatch
+from lib_lora_train.objectives.image_sets import shared_noise
 from lib_lora_train.objectives.noise_sampler import NoiseSampler
 
 BEFORE, AFTER = 0, 1
@@ -25,23 +25,19 @@ BEFORE, AFTER = 0, 1
 
 @dataclass
 class Difference:
-    """The equations above; the second pass begins with batch `second`."""
+    """The equations above; the second pass begins with batch `second_pass`."""
 
     network: AdaptedDenoiser
     schedule: NoiseSchedule
     config: ObjectiveConfig
     noise_sampler: NoiseSampler
     device: torch.device
-    second: int
-    freeze: Callable[[], None]
-    """What the adapter has learned goes beneath it."""
+    second_pass: int
 
     def loss(self, batch: ImageSetBatch, index: int) -> torch.Tensor:
         """Mean over the batch."""
-        if index == self.second:
-            self.freeze()
-        batch = batch.at(BEFORE if index < self.second else AFTER).to(self.device)
-        eps, t = batch.noise(self.noise_sampler, index)
+        batch = batch.at(BEFORE if index < self.second_pass else AFTER).to(self.device)
+        eps, t = shared_noise(batch, self.noise_sampler, index)
         noisy, target = self.schedule.add_noise(batch.rows, eps, t), self.schedule.target(batch.rows, eps, t)
         prediction = self.network(noisy, t, batch.row_captions, batch.row_sizes)
         return per_example(prediction, target, batch.row_masks, self.config).mean()

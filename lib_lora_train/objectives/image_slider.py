@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 
 from lib_lora_train.config import ObjectiveConfig
+from lib_lora_train.dataset.image_set_loader import ImageSetBatch
 from lib_lora_train.model.noise import NoiseSchedule
 from lib_lora_train.objectives.adapted_denoiser import AdaptedDenoiser
 from lib_lora_train.objectives.captioned import per_example
-from lib_lora_train.objectives.image_sets import ImageSetBatch
+from lib_lora_train.objectives.image_sets import shared_noise
 from lib_lora_train.objectives.noise_sampler import NoiseSampler
 
 
@@ -32,7 +33,7 @@ class ImageSlider:
     def loss(self, batch: ImageSetBatch, index: int) -> torch.Tensor:
         """Mean over the batch and its levels."""
         batch = batch.to(self.device)
-        eps, t = batch.noise(self.noise_sampler, index)
+        eps, t = shared_noise(batch, self.noise_sampler, index)
         noisy, target = self.schedule.add_noise(batch.rows, eps, t), self.schedule.target(batch.rows, eps, t)
         prediction = self.network(noisy, t, batch.row_captions, batch.row_sizes, batch.row_strengths)
         return per_example(prediction, target, batch.row_masks, self.config).mean()

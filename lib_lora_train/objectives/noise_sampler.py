@@ -12,20 +12,8 @@ import torch
 from torch.nn import functional
 
 from lib_lora_train.config import ObjectiveConfig
+from lib_lora_train.distributed import Distributed
 from lib_lora_train.randomness import Randomness
-
-
-@dataclass(frozen=True)
-class Distributed:
-    """Which of `world` equal parts of each batch is this process's."""
-
-    rank: int = 0
-    world_size: int = 1
-
-    def of(self, whole: torch.Tensor) -> torch.Tensor:
-        """Rows of `whole` [world * B, ...] that belong to this rank: [B, ...]."""
-        size = whole.shape[0] // self.world_size
-        return whole[self.rank * size : (self.rank + 1) * size]
 
 
 @dataclass(frozen=True)
@@ -40,7 +28,7 @@ class NoiseSampler:
         """[count] integers, uniform over min_timestep .. max_timestep - 1."""
         generator = self.randomness.torch("timesteps", index)
         low, high = self.config.min_timestep, self.config.max_timestep
-        return self.distributed.of(
+        return self.distributed.shard(
             torch.randint(low, high, (count * self.distributed.world_size,), generator=generator)
         )
 
@@ -52,7 +40,7 @@ class NoiseSampler:
     def posterior(self, shape: torch.Size, index: int) -> torch.Tensor:
         """Standard normal, for sampling the VAE's posterior."""
         whole = (shape[0] * self.distributed.world_size, *shape[1:])
-        return self.distributed.of(torch.randn(whole, generator=self.randomness.torch("posterior", index)))
+        return self.distributed.shard(torch.randn(whole, generator=self.randomness.torch("posterior", index)))
 
     def noise(self, shape: torch.Size, index: int) -> torch.Tensor:
         """The noise to add and to predict, [B, 4, h, w]: standard normal, with offset and coarser scales when set."""
@@ -64,7 +52,7 @@ class NoiseSampler:
             )
         if self.config.noise_offset:
             noise = noise + self.config.noise_offset * torch.randn((*noise.shape[:2], 1, 1), generator=generator)
-        return self.distributed.of(noise)
+        return self.distributed.shard(noise)
 
 
 def with_coarser_scales(

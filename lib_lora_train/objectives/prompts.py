@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lib_lora_train.objectives.noise_sampler import Distributed
+from lib_lora_train.distributed import Distributed
 from lib_lora_train.randomness import Randomness
 
 LATENT_FACTOR = 8

@@ -1,16 +1,16 @@
-"""What somebody outside wants of a run: that it goes on, waits, or stops."""
+"""Requests to a run from outside: pause, unpause, stop."""
 
 from __future__ import annotations
 
 import threading
 
 
-class StopRequested(Exception):  # noqa: N818 - a wish, not an error
-    """The run was asked to stop while nothing could be saved: before its first step, or waiting for the host."""
+class StopRequested(Exception):  # noqa: N818 - a request, not an error
+    """Raised in a run that was asked to stop."""
 
 
 class Control:
-    """Set from any thread, and from a signal handler; the session looks at it between two slices of steps."""
+    """Can be set from any thread and from a signal handler. The run looks at it between two slices of steps."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
@@ -18,17 +18,17 @@ class Control:
         self._go.set()
 
     def stop(self) -> None:
-        """Save what is learned so far, and end. A run that waits ends as well."""
+        """Asks the run to save and end. A paused run ends, too."""
         self._stop.set()
         self._go.set()
 
     def pause(self) -> None:
-        """Wait before the next slice; until `go_on`."""
+        """Asks the run to wait before its next slice, until `unpause`."""
         if not self.stop_requested:
             self._go.clear()
 
     def unpause(self) -> None:
-        """Wait no longer."""
+        """Lets a paused run continue."""
         self._go.set()
 
     @property
@@ -40,5 +40,5 @@ class Control:
         return not self._go.is_set()
 
     def wait(self) -> None:
-        """Returns when the run is no longer to wait."""
+        """Blocks while the run is paused."""
         self._go.wait()

@@ -1,4 +1,4 @@
-"""What a run tells the world: the tab, the command line and the API all follow the same events."""
+"""The events of a run. The tab, the command line and the API all follow the same ones."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened. Kept as a line of JSON in the run folder."""
+    """Something that happened. Each event is a line of JSON in the run's folder."""
 
     def to_json(self) -> str:
         return json.dumps({"event": type(self).__name__.lower(), **dataclasses.asdict(self)}, ensure_ascii=False)
 
     @staticmethod
     def from_json(line: str) -> Event:
-        """The event of a line; raises ValueError for a line that is none."""
+        """The event in a line of JSON.
+
+        Raises:
+            ValueError: when the line is not an event.
+        """
         fields: dict[str, Any] = json.loads(line)
         kind = EVENTS.get(fields.pop("event", ""))
         if kind is None:
@@ -27,7 +31,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Started(Event):
-    """Training is about to begin, or to go on, at `step`."""
+    """Training begins, or continues, after `step` steps of `steps`."""
 
     step: int
     steps: int
@@ -38,24 +42,25 @@ class Started(Event):
 
 @dataclass(frozen=True)
 class GeneratingClassImages(Event):
-    """Images of the class are being drawn into `folder`, before anything is learned."""
+    """Class images are generated into `folder`, before training."""
 
     done: int
-    images: int
+    total: int
     folder: str
 
 
 @dataclass(frozen=True)
 class Encoding(Event):
-    """Images are being encoded before the first step."""
+    """Images or captions are encoded, before training. `what` is "images" or "captions"."""
 
+    what: str
     done: int
-    images: int
+    total: int
 
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """A slice of steps is done. `loss` is its mean; `rate` is steps per second over the last slices."""
+    """A slice of steps is done. `loss` is its mean; `rate` is steps per second, smoothed over the last slices."""
 
     step: int
     epoch: int
@@ -65,7 +70,7 @@ class Progress(Event):
 
 @dataclass(frozen=True)
 class Saved(Event):
-    """An adapter file was written; `epoch` is 0 for one saved between epochs."""
+    """An adapter file was written. `epoch` is 0 for a file saved between epochs."""
 
     path: str
     step: int
@@ -74,10 +79,10 @@ class Saved(Event):
 
 @dataclass(frozen=True)
 class Validated(Event):
-    """Loss on the held-out images with unchanging noise; epoch 0 is the base without the adapter.
+    """The loss on the validation images, always with the same noise. Epoch 0 is the model without the adapter.
 
-    `parts` are the losses that `loss` is the mean of, one for each image, noise and timestep, in the same order every
-    epoch: two epochs are compared part by part.
+    `loss` is the mean of `parts`: one loss per image, noise and timestep, in the same order every epoch, so that two
+    epochs can be compared part by part.
     """
 
     epoch: int
@@ -87,15 +92,16 @@ class Validated(Event):
 
 @dataclass(frozen=True)
 class Sampled(Event):
-    """Pictures drawn after an epoch, in the order of the prompts."""
+    """Sample images were generated after an epoch: one path per prompt."""
 
     epoch: int
     paths: list[str]
+    prompts: list[str]
 
 
 @dataclass(frozen=True)
 class EpochDone(Event):
-    """All that follows an epoch's last step is done."""
+    """An epoch is trained, saved, validated and sampled."""
 
     epoch: int
     step: int
@@ -103,14 +109,14 @@ class EpochDone(Event):
 
 @dataclass(frozen=True)
 class Warned(Event):
-    """Something the user should know that does not end the run."""
+    """A warning for the user. The run continues."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Paused(Event):
-    """The run waits at `step`: `reason` says for what."""
+    """The run waits after `step` steps, for `reason`."""
 
     step: int
     reason: str
@@ -118,21 +124,21 @@ class Paused(Event):
 
 @dataclass(frozen=True)
 class Resumed(Event):
-    """A run that waited goes on."""
+    """A paused run continues."""
 
     step: int
 
 
 @dataclass(frozen=True)
 class Stopped(Event):
-    """The run was asked to stop; it can be resumed at `step`."""
+    """The run was stopped by request. It can be resumed at `step`."""
 
     step: int
 
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """The run is complete; `path` is its last adapter."""
+    """The run is complete. `path` is its last adapter file."""
 
     path: str
     step: int

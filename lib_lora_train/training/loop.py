@@ -1,11 +1,11 @@
-"""The training loop. It knows neither the objective's equation nor the host; it is given both as callables.
+"""The training loop. It knows neither the objective nor the host; it is given callables.
 
-Nothing in a step waits for the device: the loss is added up there and read once per slice.
+Nothing in a step waits for the device: the loss is summed there and read once per slice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,18 +14,33 @@ from accelerate import Accelerator
 from torch import nn
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run in which other weights are trained than before it.
+
+    Attributes:
+        first_batch: index of the batch with which the phase begins; the first of an optimizer step.
+        begin: prepares the weights. The optimizer's state is reset right after it.
+    """
+
+    first_batch: int
+    begin: Callable[[], None]
+
+
 @dataclass
 class Loop:
-    """Runs optimizer steps. `step` is how many are done; batch `step * accumulation` comes next."""
+    """Runs optimizer steps. `step` is how many are done; batch `step * accumulation` is next."""
 
     accelerator: Accelerator
     loss: Callable[[Any, int], torch.Tensor]
-    """(batch, index of the batch in the run) to a scalar."""
+    """(batch, index of the batch in the run) -> scalar loss."""
     batches: Callable[[int], Iterator[Any]]
-    """All batches of the run from an index on, without end."""
+    """All batches of the run, from an index on, without end."""
     parameters: list[nn.Parameter]
     optimizer: Any
     schedule: Any
+    phases: Sequence[Phase] = ()
+    """Those that follow the first one."""
     accumulation: int = 1
     max_grad_norm: float = 1.0
     step: int = 0
@@ -34,28 +49,26 @@ class Loop:
         self._stream: Iterator[Any] | None = None
 
     def run_until(self, step: int) -> float:
-        """Trains up to `step`; returns the mean loss of the steps done. The one synchronisation is at the end."""
+        """Trains up to `step` and returns the mean loss of the steps done. Synchronizes with the device once, at the end."""
         if self._stream is None:
             self._stream = self.batches(self.step * self.accumulation)
         done, total = step - self.step, torch.zeros((), device=self.accelerator.device)
         while self.step < step:
             for micro in range(self.accumulation):
-                total += self._accumulate(next(self._stream), self.step * self.accumulation + micro)
+                index = self.step * self.accumulation + micro
+                self._begin_phase(index)
+                total += self._accumulate(next(self._stream), index)
             self._update()
             self.step += 1
         return (total / (done * self.accumulation)).item()
 
-    def reset_optimizer(self) -> None:
-        """The optimizer forgets what it knows of the weights, which were replaced."""
-        self.optimizer.state.clear()
-
     def close(self) -> None:
-        """Ends the loading of batches."""
+        """Stops loading batches."""
         if self._stream is not None and hasattr(self._stream, "close"):
             self._stream.close()
 
     def state(self) -> dict[str, Any]:
-        """All that a resume needs besides the adapter's weights."""
+        """What a resume needs besides the adapter's weights."""
         scaler = getattr(self.accelerator, "scaler", None)
         return {
             "step": self.step,
@@ -65,13 +78,20 @@ class Loop:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken."""
+        """Continues where `state` was taken."""
         self.step = state["step"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if state["scaler"] and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self._stream = None
+
+    def _begin_phase(self, index: int) -> None:
+        """Begins a phase whose first batch this is: its weights are new, so what the optimizer knows of the old ones goes."""
+        for phase in self.phases:
+            if phase.first_batch == index:
+                phase.begin()
+                self.optimizer.state.clear()
 
     def _accumulate(self, batch: Any, index: int) -> torch.Tensor:
         with self.accelerator.autocast():
@@ -92,8 +112,8 @@ class Loop:
 def average_gradients(parameters: list[nn.Parameter], accelerator: Accelerator) -> None:
     """Gives every process the mean gradient, in one message.
 
-    Instead of DistributedDataParallel, which at its start broadcasts into all parameters, and so would write to the
-    host's weights.
+    DistributedDataParallel would do this too, but it broadcasts into all parameters when it starts, and so would write to
+    the host's weights.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     flat = accelerator.reduce(torch.cat([g.reshape(-1) for g in gradients]), reduction="mean")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -191,15 +190,16 @@ class TextSource:
         conditioning = self.parts.text.encode(texts) if self.learns else self.cache.encode(texts)
         return conditioning.without_text([caption is None for caption in captions])
 
-    def prepare(self, captions: Sequence[str], vary: bool, stack: contextlib.ExitStack) -> None:
-        """Encodes all captions now, or keeps the encoder on the device where that cannot be enough."""
+    def needs_encoder(self, captions: Sequence[str], varied: bool) -> bool:
+        """Whether the encoder is needed during training, because `captions`, encoded once, are not enough."""
+        return self.learns or varied or len(set(captions)) > self.cache.capacity
+
+    def encode_all(self, captions: Sequence[str]) -> Generator[tuple[int, int], None, None]:
+        """Encodes each distinct caption into the cache. Yields (done, total) after each."""
         distinct = list(dict.fromkeys(captions))
-        if self.learns or vary or len(distinct) > self.cache.capacity:
-            stack.enter_context(self.parts.checkpoint.on_device(self.parts.text_encoders))
-            return
-        with self.parts.checkpoint.on_device(self.parts.text_encoders):
-            for caption in distinct:
-                self.cache.encode([caption])
+        for done, caption in enumerate(distinct, start=1):
+            self.cache.encode([caption])
+            yield done, len(distinct)
 
 
 def effective_config(config: TrainConfig, adapter: Adapter) -> TrainConfig:

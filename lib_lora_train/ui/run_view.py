@@ -23,7 +23,7 @@ def status_html(job: Job | None, memory: str = "") -> str:
         return f'<section class="lora_train_status" aria-label="Run"><p class="lora_train_hint">{escaped(IDLE)}</p></section>'
     share = job.step / job.steps if job.steps else 0.0
     if job.state == State.PREPARING and job.preparing:
-        share = job.preparing.done / max(job.preparing.images, 1)
+        share = job.preparing.done / max(job.preparing.total, 1)
     kind = "lora_train_bad" if job.state == State.FAILED else "lora_train_headline"
     head = f'<p class="{kind}"><strong>{escaped(job.name)}</strong> {escaped(headline(job))}</p>'
     warnings = "".join(f'<p class="lora_train_note">{escaped(text)}</p>' for text in _warnings(job))
@@ -48,8 +48,8 @@ def headline(job: Job) -> str:
 
 def _preparation(event: GeneratingClassImages | Encoding | None) -> str:
     if isinstance(event, GeneratingClassImages):
-        return f"draws images of the class: {event.done} of {event.images}. They are in {event.folder}."
-    return f"encodes the images: {event.done} of {event.images}." if event else "is getting ready."
+        return f"draws images of the class: {event.done} of {event.total}. They are in {event.folder}."
+    return f"encodes the {event.what}: {event.done} of {event.total}." if event else "is getting ready."
 
 
 def figures(job: Job, memory: str) -> list[tuple[str, str]]:

@@ -144,19 +144,18 @@ class TestWhatIsKeptIsUsedAgainOnlyWhereItIsStillRight:
 
 class TestTrouble:
     def test_a_full_disk_falls_back_to_memory_and_says_so(self, root, small, encoder, tmp_path, monkeypatch):
-        config, kept = small(), []
+        config, written, replace = small(), [], os.replace
 
-        def write(path, data):
-            if len(kept) == 2:
+        def put_in_place(source, target):
+            if len(written) == 2:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            kept.append(path)
-            with open(path, "wb") as file:
-                file.write(data)
+            written.append(target)
+            replace(source, target)
 
-        monkeypatch.setattr(Path, "write_bytes", write)
+        monkeypatch.setattr(os, "replace", put_in_place)
         cache = LatentCache(config, "v1", tmp_path / "latents")
         dataset = cache.fill(read_dataset(config), encoder)
-        assert [warning for warning in dataset.warnings if "No space left" in warning and "in memory" in warning]
+        assert [warning for warning in dataset.warnings if "disk is full" in warning and "in memory" in warning]
         assert len(entries(cache, dataset, config)) == 5
         assert len(files(tmp_path / "latents")) == 2
 

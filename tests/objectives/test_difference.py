@@ -1,4 +1,4 @@
-"""The copier: first the pictures before, then, with that frozen beneath, the pictures after."""
+"""The difference method: the images before in the first pass, those after in the second."""
 
 import numpy as np
 import pytest
@@ -13,16 +13,15 @@ from tests.objectives.test_image_sets import ABAR, CAPTIONS, a_batch, noised_by_
 from tests.objectives.toys import Toy, f
 
 
-def objective(toy: Toy, prediction: str = "epsilon", frozen: list[int] | None = None) -> Difference:
-    config, frozen = ObjectiveConfig(), [] if frozen is None else frozen
+def objective(toy: Toy, prediction: str = "epsilon") -> Difference:
+    config = ObjectiveConfig()
     return Difference(
         toy.network(),
         stable_diffusion_schedule(prediction),
         config,
         NoiseSampler(config, Randomness(7)),
         torch.device("cpu"),
-        second=3,
-        freeze=lambda: frozen.append(1),
+        second_pass=3,
     )
 
 
@@ -39,16 +38,6 @@ def test_each_pass_is_its_equation(prediction, index, level, masked):
         error = (f(noisy[level][i], t[i], caption, 0.25) - goal) ** 2
         losses.append((error * (batch.masks[i].double().numpy() if masked else 1.0)).mean())
     assert objective(Toy(), prediction).loss(batch, index).item() == pytest.approx(np.mean(losses), rel=1e-4)
-
-
-def test_what_was_learned_goes_beneath_once_when_the_second_pass_begins():
-    frozen: list[int] = []
-    made, batch = objective(Toy(), frozen=frozen), a_batch(-1.0, 1.0)
-    counts = []
-    for index in range(5):
-        made.loss(batch, index)
-        counts.append(len(frozen))
-    assert counts == [0, 0, 0, 1, 1]
 
 
 def test_the_gradient_reaches_the_adapter():

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lib_lora_train.config import ObjectiveConfig
+from lib_lora_train.dataset.image_set_loader import ImageSetBatch, difference_masks
 from lib_lora_train.model.noise import stable_diffusion_schedule
 from lib_lora_train.objectives.addift import Addift
-from lib_lora_train.objectives.image_sets import ImageSetBatch, difference_masks
 from lib_lora_train.objectives.image_slider import ImageSlider
 from lib_lora_train.objectives.noise_sampler import NoiseSampler
 from lib_lora_train.randomness import Randomness

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lib_lora_train.config import ObjectiveConfig
-from lib_lora_train.objectives.noise_sampler import Distributed, NoiseSampler, with_coarser_scales
+from lib_lora_train.distributed import Distributed
+from lib_lora_train.objectives.noise_sampler import NoiseSampler, with_coarser_scales
 from lib_lora_train.randomness import Randomness
 
 SHAPE = torch.Size((400, 4, 16, 16))

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from lib_lora_train.training.loop import Loop, average_gradients
+from lib_lora_train.training.loop import Loop, Phase, average_gradients
 
 
 class CountingSGD(torch.optim.SGD):
@@ -40,7 +40,16 @@ def make_loop(accelerator, accumulation=1, clip=0.0, rate=0.01, batches=numbers,
     weight = nn.Parameter(torch.zeros(()))
     optimizer = CountingSGD([weight], lr=rate)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
-    loop = Loop(accelerator, loss or distance(weight), batches, [weight], optimizer, schedule, accumulation, clip)
+    loop = Loop(
+        accelerator,
+        loss or distance(weight),
+        batches,
+        [weight],
+        optimizer,
+        schedule,
+        accumulation=accumulation,
+        max_grad_norm=clip,
+    )
     return loop, weight, optimizer
 
 
@@ -154,3 +163,48 @@ def test_a_single_process_averages_to_its_own_gradients(accelerator):
     assert torch.equal(weights[0].grad, gradients[0])
     assert torch.equal(weights[1].grad, gradients[1])
     assert weights[2].grad is None
+
+
+class TestPhases:
+    """Adam (Kingma & Ba 2015, algorithm 1) by hand, on the distance to the numbers of each batch."""
+
+    RATE, BETA1, BETA2, EPSILON = 0.1, 0.9, 0.999, 1e-8
+
+    def by_hand(self, weight: float, batches: range) -> float:
+        """`weight` after a step on each of `batches`, with an optimizer that knows nothing before the first of them."""
+        m = v = 0.0
+        for t, batch in enumerate(batches, start=1):
+            gradient = 2 * (weight - (2 * batch + 0.5))
+            m = self.BETA1 * m + (1 - self.BETA1) * gradient
+            v = self.BETA2 * v + (1 - self.BETA2) * gradient**2
+            corrected = (v / (1 - self.BETA2**t)) ** 0.5
+            weight -= self.RATE * m / (1 - self.BETA1**t) / (corrected + self.EPSILON)
+        return weight
+
+    def loop(self, accelerator, phases=()) -> tuple[Loop, nn.Parameter]:
+        weight = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        optimizer = torch.optim.Adam([weight], self.RATE, (self.BETA1, self.BETA2), self.EPSILON)
+        schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+        phases = [Phase(first, lambda start=start: weight.data.fill_(start)) for first, start in phases]
+        return Loop(
+            accelerator, distance(weight), numbers, [weight], optimizer, schedule, phases, max_grad_norm=0
+        ), weight
+
+    def test_without_any_the_optimizer_remembers_all_steps(self, accelerator):
+        loop, weight = self.loop(accelerator)
+        loop.run_until(7)
+        assert weight.item() == pytest.approx(self.by_hand(0.0, range(7)), rel=1e-5)
+
+    def test_a_phase_trains_its_own_weights_with_an_optimizer_that_knows_nothing_of_the_former(self, accelerator):
+        loop, weight = self.loop(accelerator, phases=[(4, 3.0)])
+        loop.run_until(3)
+        loop.run_until(7)
+        assert weight.item() == pytest.approx(self.by_hand(3.0, range(4, 7)), rel=1e-5)
+
+    def test_a_phase_begins_once(self, accelerator):
+        begun = []
+        loop, _ = self.loop(accelerator)
+        loop.phases = [Phase(2, lambda: begun.append(loop.step))]
+        for step in range(1, 6):
+            loop.run_until(step)
+        assert begun == [2]

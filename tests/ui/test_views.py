@@ -168,7 +168,7 @@ def test_images_of_the_class_that_are_drawn_first_are_counted_and_their_place_is
 
 
 def test_what_a_run_waits_for_is_said():
-    encoding = job_of(Encoding(3, 12), state=State.PREPARING)
+    encoding = job_of(Encoding("images", 3, 12), state=State.PREPARING)
     assert headline(encoding) == "encodes the images: 3 of 12."
     waiting = job_of(Started(0, 40, 4, 5, 1), Paused(0, "Another checkpoint is loaded."))
     assert headline(waiting) == "waits. Another checkpoint is loaded."

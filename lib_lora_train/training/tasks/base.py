@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import nn
 
 from lib_lora_train.adapters.inject import Adapter
 from lib_lora_train.adapters.metadata import DatasetSummary
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.dataset.images import Size
+from lib_lora_train.distributed import Distributed
 from lib_lora_train.model.parts import Parts
 from lib_lora_train.model.text import TextCache
-from lib_lora_train.objectives.noise_sampler import Distributed
 from lib_lora_train.randomness import Randomness
+from lib_lora_train.training.loop import Phase
+from lib_lora_train.training.preparation import Items
 from lib_lora_train.training.setup import TextSource
+
+T = TypeVar("T")
+
+
+class Encode(Protocol):
+    """As `preparation.Preparation.encode`."""
+
+    def __call__(self, what: str, items: Items[T], part: nn.Module) -> T: ...
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,11 @@ class Task(Protocol):
         ...
 
     @property
+    def phases(self) -> Sequence[Phase]:
+        """The phases after the first one; most methods have none."""
+        ...
+
+    @property
     def measures(self) -> bool:
         """Whether there is anything to measure an epoch by."""
         ...
@@ -125,10 +142,10 @@ class TaskContext:
     """Closed at the end of the run."""
     barrier: Callable[[], None]
     """Returns when all processes have called it."""
-    progress: Callable[[int, int], None]
-    """Told how many images of how many are encoded."""
-    reset_optimizer: Callable[[], None]
-    """For when other weights begin to learn: the optimizer forgets the former ones."""
+    gpu_slot: Callable[[], AbstractContextManager[None]]
+    """The host's GPU, for what is computed while the task is built."""
+    encode: Encode
+    """Encodes images or captions in GPU slots; see `preparation.Preparation.encode`."""
 
     @property
     def device(self) -> torch.device:
@@ -149,6 +166,10 @@ class TaskContext:
         """Features of `captions`, all made now unless the text encoder learns; `varied` says that others will come."""
         learning = self.adapter.text_parameters()
         folder = self.cache_folder("text") if not learning else None
-        source = TextSource(self.parts, learning, TextCache(self.parts.text, folder=folder))
-        source.prepare(captions, varied, self.stack)
+        with self.gpu_slot():
+            source = TextSource(self.parts, learning, TextCache(self.parts.text, folder=folder))
+            if source.needs_encoder(captions, varied):
+                self.stack.enter_context(self.parts.checkpoint.on_device(self.parts.text_encoders))
+                return source
+        self.encode("captions", source.encode_all(captions), self.parts.text_encoders)
         return source

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from lib_lora_train.dataset.order import BatchPlan
 from lib_lora_train.objectives.captioned import Captioned
 from lib_lora_train.objectives.noise_sampler import NoiseSampler
 from lib_lora_train.randomness import Randomness
+from lib_lora_train.training.loop import Phase
 from lib_lora_train.training.tasks.base import DataSummary, TaskContext
 from lib_lora_train.training.validation import noises_each, validation_losses, validation_timesteps
 
@@ -81,12 +82,15 @@ class CaptionedTask:
     def __init__(self, task_data: CaptionedData, context: TaskContext) -> None:
         self._context, self._config = context, context.config
         data = self._config.dataset
-        cache = LatentCache(data, context.parts.vae_fingerprint(), context.cache_folder("latents"))
+        with context.gpu_slot():
+            fingerprint = context.parts.vae_fingerprint()
+        cache = LatentCache(data, fingerprint, context.cache_folder("latents"))
         self.dataset = self._encoded(task_data.dataset, cache)
         self.task_data = replace(task_data, dataset=self.dataset)
         text = context.text(self._captions(), varied=data.shuffle_caption)
         if needs_pixels(data):
-            context.stack.enter_context(context.parts.checkpoint.on_device(context.parts.vae))
+            with context.gpu_slot():
+                context.stack.enter_context(context.parts.checkpoint.on_device(context.parts.vae))
         plain = Captioned(
             unet=context.parts.unet,
             encode_text=text.encode,
@@ -113,19 +117,20 @@ class CaptionedTask:
 
     def _encoded(self, dataset: Dataset, cache: LatentCache) -> Dataset:
         context = self._context
-        with context.parts.checkpoint.on_device(context.parts.vae):
-            return cache.fill(
-                dataset,
-                context.parts.encode_pixels,
-                rank=context.distributed.rank,
-                world_size=context.distributed.world_size,
-                barrier=context.barrier,
-                progress=context.progress,
-            )
+        items = cache.fill_steps(
+            dataset,
+            context.parts.encode_pixels,
+            rank=context.distributed.rank,
+            world_size=context.distributed.world_size,
+            barrier=context.barrier,
+        )
+        return context.encode("images", items, context.parts.vae)
 
     def _captions(self) -> list[str]:
         empty = [""] if self._config.dataset.caption_dropout_rate else []
         return [example.caption for example in self.dataset.examples] + empty
+
+    phases: Sequence[Phase] = ()
 
     def loss(self, batch: Any, index: int) -> torch.Tensor:
         return self.objective.loss(batch, index)

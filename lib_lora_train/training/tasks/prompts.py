@@ -18,6 +18,7 @@ from lib_lora_train.objectives.leco import Leco, PartialDenoise
 from lib_lora_train.objectives.noise_sampler import NoiseSampler
 from lib_lora_train.objectives.prompts import PromptBatch, PromptBatches, PromptPair
 from lib_lora_train.objectives.text_slider import TextSlider
+from lib_lora_train.training.loop import Phase
 from lib_lora_train.training.tasks.base import DataSummary, TaskContext
 
 ARROW = "->"
@@ -73,9 +74,10 @@ class PromptsData:
 
 
 class PromptsTask:
-    """The changes on the lent parts."""
+    """The prompt pairs on the shared checkpoint."""
 
     measures = False
+    phases: Sequence[Phase] = ()
 
     def __init__(self, task_data: PromptsData, context: TaskContext) -> None:
         self.task_data = task_data

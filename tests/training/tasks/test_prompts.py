@@ -106,7 +106,7 @@ class TestBatches:
         assert next(made.from_batch(3)) == made.batch(3) == self.prompts().batch(3)
 
     def test_of_two_processes_are_the_halves_of_the_doubled_batch(self):
-        from lib_lora_train.objectives.noise_sampler import Distributed
+        from lib_lora_train.distributed import Distributed
 
         whole = self.prompts(batch_size=4).batch(3).targets
         halves = [self.prompts(distributed=Distributed(rank, 2)).batch(3).targets for rank in (0, 1)]

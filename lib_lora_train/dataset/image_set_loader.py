@@ -1,0 +1,151 @@
+"""Batches of image sets: the same picture at several adapter strengths, such as before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from lib_lora_train.config import DatasetConfig
+from lib_lora_train.dataset.buckets import Placement
+from lib_lora_train.dataset.cache import LatentCache
+from lib_lora_train.dataset.image_sets import ImageSet, ImageSets
+from lib_lora_train.dataset.order import BatchPlan, Sample
+from lib_lora_train.dataset.prefetch import prefetched
+from lib_lora_train.randomness import Randomness
+
+BATCHES_AHEAD = 4
+
+
+@dataclass(frozen=True)
+class ImageSetBatch:
+    """B image sets, each at L strengths. Rows are all sets at the first strength, then all at the second, and so on.
+
+    Attributes:
+        captions: one per set.
+        latents: scaled, [L, B, C, h, w].
+        strengths: the adapter's strength for each level, [L].
+        time_ids: SDXL's sizes, [B, 6].
+        masks: which cells count, [B, 1, h, w] in 0..1; None for all.
+    """
+
+    captions: list[str]
+    latents: torch.Tensor
+    strengths: torch.Tensor
+    time_ids: torch.Tensor
+    masks: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> ImageSetBatch:
+        """The batch on `device`, without waiting for the copy."""
+        tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def at(self, level: int) -> ImageSetBatch:
+        """The batch at one strength only."""
+        chosen = slice(level, level + 1)
+        return replace(self, latents=self.latents[chosen], strengths=self.strengths[chosen])
+
+    @property
+    def row_strengths(self) -> torch.Tensor:
+        """[L * B]."""
+        return self.strengths.repeat_interleave(len(self))
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """x_0, [L * B, C, h, w]."""
+        return self.latents.flatten(0, 1)
+
+    @property
+    def row_captions(self) -> list[str]:
+        return self.captions * len(self.strengths)
+
+    @property
+    def row_sizes(self) -> torch.Tensor:
+        """[L * B, 6]."""
+        return self.time_ids.repeat(len(self.strengths), 1)
+
+    @property
+    def row_masks(self) -> torch.Tensor | None:
+        """[L * B, 1, h, w]."""
+        return None if self.masks is None else self.masks.repeat(len(self.strengths), 1, 1, 1)
+
+
+@dataclass
+class ImageSetLoader:
+    """Makes this process's batches of image sets.
+
+    Attributes:
+        plan: which sets make up which batch, by their first images.
+        cache: filled with every image of `sets`.
+        latent_scale: what the VAE's latents are multiplied by.
+        rank: this process's shard of each batch.
+    """
+
+    sets: ImageSets
+    plan: BatchPlan
+    cache: LatentCache
+    config: DatasetConfig
+    randomness: Randomness
+    latent_scale: float
+    rank: int = 0
+
+    def batches(self, index: int) -> Iterator[ImageSetBatch]:
+        """All batches of the run from `index` on, without end, made ahead in a thread."""
+        epoch, start = divmod(index, self.plan.steps_per_epoch)
+        while True:
+            yield from prefetched(self.epoch(epoch, start), BATCHES_AHEAD)
+            epoch, start = epoch + 1, 0
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[ImageSetBatch]:
+        """The batches of one epoch, from batch `start` on."""
+        by_first_image = {images.examples[0].path: images for images in self.sets.sets}
+        size = self.config.batch_size
+        for samples in self.plan.order(epoch)[start:]:
+            own = samples[self.rank * size : (self.rank + 1) * size]
+            yield self._batch([self._prepared(epoch, sample, by_first_image[sample.example.path]) for sample in own])
+
+    def _prepared(self, epoch: int, sample: Sample, images: ImageSet) -> tuple[ImageSet, Placement, bool]:
+        flip = self.config.flip_horizontally and bool(
+            self.randomness.numpy("flip", epoch, sample.position).random() < 0.5
+        )
+        return images, sample.placement, flip
+
+    def _batch(self, rows: list[tuple[ImageSet, Placement, bool]]) -> ImageSetBatch:
+        entries = [
+            [self.cache.entry(example, placement, flip) for example in images.examples]
+            for images, placement, flip in rows
+        ]
+        means = torch.stack([torch.stack([entry.moments.chunk(2)[0] for entry in row]) for row in entries], dim=1)
+        latents = means * self.latent_scale
+        masks = None
+        if self.config.loss_mask != "none":
+            given = [[entry.mask for entry in row if entry.mask is not None] for row in entries]
+            masks = torch.stack([torch.stack(row).amax(0) for row in given])  # what counts at any strength
+        if self.config.difference_mask:
+            differing = difference_masks(latents)
+            masks = differing if masks is None else masks * differing
+        return ImageSetBatch(
+            captions=[images.caption for images, _, _ in rows],
+            latents=latents,
+            strengths=torch.tensor(self.sets.strengths),
+            time_ids=torch.tensor([_time_ids(placement, flip) for _, placement, flip in rows]),
+            masks=masks,
+        )
+
+
+def difference_masks(latents: torch.Tensor) -> torch.Tensor:
+    """Where the images of a set differ: from latents [L, B, C, h, w] to [B, 1, h, w], 1 where they differ most, 0 where not."""
+    spread = (latents.amax(0) - latents.amin(0)).mean(1, keepdim=True)
+    return spread / spread.amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
+
+
+def _time_ids(placement: Placement, flip: bool) -> list[int]:
+    """SDXL's six numbers, in pixels."""
+    left, top = placement.mirrored_crop if flip else placement.crop
+    original, bucket = placement.original, placement.bucket
+    return [original.height, original.width, top, left, bucket.height, bucket.width]

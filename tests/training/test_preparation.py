@@ -1,0 +1,134 @@
+"""Encoding before the first step takes GPU slots, and obeys requests between any two items."""
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from lib_lora_train.training.control import Control, StopRequested
+from lib_lora_train.training.events import Encoding, Paused, Resumed
+from lib_lora_train.training.preparation import Preparation
+from lib_lora_train.training.run import Run
+from lib_lora_train.training.session import train
+from tests.training.runs import SharingHost, final_weights, of_kind, photos
+
+
+class Clock:
+    """Each look at it takes a tenth of a second."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 0.1
+        return self.now
+
+
+class Parts:
+    """Counts how often parts of a checkpoint are brought to the device."""
+
+    def __init__(self) -> None:
+        self.inside = False
+        self.times = 0
+
+    @contextlib.contextmanager
+    def on_device(self, part):
+        self.inside, self.times = True, self.times + 1
+        yield part
+        self.inside = False
+
+
+@pytest.fixture
+def parts() -> Parts:
+    return Parts()
+
+
+@pytest.fixture
+def run(parts) -> Run:
+    accelerator = SimpleNamespace(is_main_process=True, process_index=0, num_processes=1)
+    folder = SimpleNamespace(record=lambda event: None)
+    host, events = SharingHost(checkpoint=parts), []
+    made = Run(folder, host, parts, None, accelerator, events.append, Control())
+    made.events = events
+    return made
+
+
+def items(count: int, encoded: list[int], after=lambda number: None):
+    for number in range(count):
+        encoded.append(number)
+        after(number)
+        yield number + 1, count
+    return "result"
+
+
+def test_it_returns_the_result_and_reports_each_item(run):
+    assert Preparation(run).encode("images", items(3, []), nn.Linear(1, 1)) == "result"
+    assert run.events == [Encoding("images", 1, 3), Encoding("images", 2, 3), Encoding("images", 3, 3)]
+
+
+def test_it_takes_a_slot_of_about_half_a_second_at_a_time(run, parts):
+    Preparation(run, clock=Clock()).encode("images", items(20, []), nn.Linear(1, 1))
+    assert run.host.turns == parts.times == 6, "four items of 0.1 s, and the look at the clock that ends the slot"
+
+
+def test_the_part_is_on_the_device_only_inside_a_slot(run, parts):
+    inside = []
+    Preparation(run).encode("images", items(3, [], lambda number: inside.append(parts.inside)), nn.Linear(1, 1))
+    assert inside == [True] * 3
+    assert not parts.inside
+
+
+def test_a_stop_is_obeyed_after_the_item_in_hand(run, parts):
+    encoded = []
+    with pytest.raises(StopRequested):
+        Preparation(run).encode(
+            "images", items(40, encoded, lambda number: number == 1 and run.control.stop()), nn.Linear(1, 1)
+        )
+    assert encoded == [0, 1]
+    assert not parts.inside
+
+
+def test_a_pause_gives_the_slot_back_until_it_is_lifted(run, parts):
+    encoded = []
+    waits = []
+    run.control.wait = lambda: (waits.append(parts.inside), run.control.unpause())
+    Preparation(run).encode(
+        "images", items(4, encoded, lambda number: number == 1 and run.control.pause()), nn.Linear(1, 1)
+    )
+    assert encoded == [0, 1, 2, 3]
+    assert waits == [False]
+    assert [type(event) for event in run.events if not isinstance(event, Encoding)] == [Paused, Resumed]
+
+
+class TestARun:
+    def test_that_is_stopped_while_it_encodes_leaves_the_rest(self, tiny, host, tmp_path):
+        photos(tmp_path / "images", count=40)
+        control, events = Control(), []
+
+        def report(event):
+            events.append(event)
+            if event == Encoding("images", 2, 40):
+                control.stop()
+
+        assert train(tiny(), host, report, control) is None
+        assert of_kind(events, Encoding)[-1].done == 2
+
+    def test_reports_images_and_captions(self, tiny, host):
+        events = []
+        train(tiny(max_steps=1), host, events.append)
+        assert {event.what for event in of_kind(events, Encoding)} == {"images", "captions"}
+
+    def test_that_was_paused_while_it_encoded_ends_with_the_same_weights(self, tiny, host):
+        control = Control()
+        control.wait = control.unpause
+        train(tiny(name="whole"), host)
+
+        def report(event):
+            if isinstance(event, Encoding) and event.done == 1:
+                control.pause()
+
+        train(tiny(name="paused"), host, report, control)
+        whole, paused = final_weights(tiny(name="whole")), final_weights(tiny(name="paused"))
+        assert all(torch.equal(whole[name], paused[name]) for name in whole)
