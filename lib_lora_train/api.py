@@ -26,7 +26,7 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from lib_lora_train.config import CompareConfig, Problem, raise_problems
 from lib_lora_train.errors import UserError
 from lib_lora_train.queue import Job, State
-from lib_lora_train.service import Run, TrainingService, problems_in
+from lib_lora_train.service import SavedRun, TrainingService
 
 PREFIX = "/lora-train/v1"
 FAULT, NOT_FOUND = 422, 404
@@ -70,7 +70,7 @@ def _answered(work: Callable[[], Any], status: int = FAULT) -> Any:
     try:
         return work()
     except UserError as error:
-        problems = [dataclasses.asdict(problem) for problem in problems_in(error)]
+        problems = [dataclasses.asdict(problem) for problem in error.problems]
         return JSONResponse({"problems": problems}, status_code=status)
 
 
@@ -105,7 +105,7 @@ def _one_json(service: TrainingService, name: str, since: int) -> dict[str, Any]
         return _run_json(name, None, job, since)
 
 
-def _run_json(name: str, run: Run | None, job: Job | None, since: int | None = None) -> dict[str, Any]:
+def _run_json(name: str, run: SavedRun | None, job: Job | None, since: int | None = None) -> dict[str, Any]:
     """A run as it lies on disk and, where it is in the queue, how it goes."""
     best = run.recommendation if run else None
     return {

@@ -1,8 +1,8 @@
-"""Presets: settings for a kind of subject, to begin from.
+"""Presets: settings to start from, for a kind of subject.
 
-Each is a .toml file of flat settings. Those in presets/ come with the extension and stay as they are; the user's own
-lie in a folder that the doors choose. A preset holds what can be used again: not the name, the words, the folders and
-the files of one run.
+Each preset is a .toml file of flat settings. Those in presets/ come with the extension and cannot be changed; the user's own
+are in a folder that the entry point chooses. A preset holds what can be reused: not the name, prompts, folders and files of
+one run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ORDER = (
     "difference",
     "image-slider",
 )
-"""In which the shipped ones are offered."""
+"""The order in which the shipped presets are offered."""
 
 ONE_RUN = frozenset(("name", "lora_dir", "runs_dir", "checkpoint", "tokenizer", "continue_from")) | {
     "dataset_folder",
@@ -51,7 +51,7 @@ ONE_RUN = frozenset(("name", "lora_dir", "runs_dir", "checkpoint", "tokenizer", 
     "sample_prompts",
     "sample_negative_prompt",
 }
-"""Settings that belong to one run and are in no preset."""
+"""Settings that belong to one run and are never in a preset."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Preset:
     """A preset as it is offered.
 
     Attributes:
-        name: of its file, without the ending.
-        about: one line on what it is for; "" where its file does not begin with one.
-        shipped: whether it came with the extension, so that it cannot be changed or deleted.
+        name: of its file, without the extension.
+        about: one line on what it is for; "" if its file does not begin with one.
+        shipped: whether it comes with the extension and cannot be changed or deleted.
     """
 
     name: str
@@ -81,31 +81,31 @@ def list_presets(own: Path) -> list[Preset]:
 
 
 def load_preset(name: str, own: Path) -> dict[str, Any]:
-    """Every setting that a preset may hold, by flat name: as the preset says, else the default.
+    """Every setting that a preset may hold, by flat name: the preset's value, or the default.
 
     Raises:
-        UserError: when there is no such preset, or its settings are not valid; all of their faults at once.
+        UserError: when there is no such preset, or its settings are not valid.
     """
     path = _path(name, own)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"preset: there is none called {name!r}. Choose another one.") from None
+        raise UserError(f"There is no preset {name!r}. Choose another one.", field="preset") from None
     except (OSError, UnicodeDecodeError):
-        raise UserError(f"preset: {path} cannot be read. Delete the preset, or save it anew.") from None
+        raise UserError(f"{path} cannot be read. Delete the preset, or save it again.", field="preset") from None
     try:
         return _checked(flat_from_toml(text))
     except UserError as error:
-        raise UserError(f"The preset {name} cannot be used.\n{error}") from None
+        raise UserError(problems=[Problem("preset", f"The preset {name} cannot be used."), *error.problems]) from None
 
 
 def save_preset(name: str, values: Mapping[str, Any], own: Path) -> Path:
-    """Writes the settings in `values` as the user's preset `name`, over an older one of that name; returns the file.
+    """Saves the settings in `values` as the user's preset `name`, replacing one of that name. Returns its path.
 
     What belongs to one run is left out; what `values` lacks is saved with its default.
 
     Raises:
-        UserError: when the name or a setting is not valid, the name is a shipped preset's, or the disk refuses.
+        UserError: when the name or a setting is not valid, a shipped preset has the name, or the file cannot be written.
     """
     _require_own_name(name)
     kept = _checked({key: value for key, value in values.items() if key not in ONE_RUN})
@@ -118,20 +118,27 @@ def delete_preset(name: str, own: Path) -> None:
     """Deletes a preset of the user.
 
     Raises:
-        UserError: when it is a shipped one, is not there, or the disk refuses.
+        UserError: when it is shipped, does not exist, or cannot be deleted.
     """
     _require_own_name(name)
     try:
         _path(name, own).unlink()
     except FileNotFoundError:
-        raise UserError(f"preset: there is none called {name!r}.") from None
+        raise UserError(f"There is no preset {name!r}.", field="preset") from None
     except OSError as error:
-        raise UserError(f"preset: {name} could not be deleted ({error.strerror}). Check the rights of {own}.") from None
+        raise UserError(
+            f"The preset {name} could not be deleted ({error.strerror}). Check the permissions of {own}.",
+            field="preset",
+        ) from None
 
 
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     raise_problems(
-        [Problem(name, "belongs to one run, not to a preset. Leave it out.") for name in values if name in ONE_RUN]
+        [
+            Problem(name, "Belongs to one run and cannot be in a preset. Remove it.")
+            for name in values
+            if name in ONE_RUN
+        ]
     )
     config = TrainConfig.from_flat(values)
     raise_problems([problem for problem in config.problems() if problem.field not in ONE_RUN])
@@ -151,7 +158,8 @@ def _path(name: str, own: Path) -> Path:
         return SHIPPED / f"{shipped}.toml"
     if not _is_name(name):
         raise UserError(
-            f"preset: {name[:100]!r} cannot be a name. Use letters, digits, spaces and . _ - +, and begin with a letter or digit."
+            "Use letters, digits, spaces and . _ - + only in a preset's name, and start with a letter or digit.",
+            field="preset",
         )
     # Where the file system tells capitals apart and ours is written in others, that one is meant.
     for path in own.glob("*.toml"):
@@ -162,7 +170,7 @@ def _path(name: str, own: Path) -> Path:
 
 def _require_own_name(name: str) -> None:
     if _shipped_name(name):
-        raise UserError(f"preset: {name} comes with the extension and stays as it is. Choose another name.")
+        raise UserError(f"{name} comes with the extension and cannot be changed. Choose another name.", field="preset")
 
 
 def _shipped_name(name: str) -> str:

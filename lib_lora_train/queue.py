@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib_lora_train.config import CheckpointConfig, TrainConfig, raise_problems
+from lib_lora_train.config import CheckpointConfig, TrainConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_text
 from lib_lora_train.hosts.base import Host
@@ -31,6 +31,7 @@ from lib_lora_train.training.events import (
     Saved,
     Started,
 )
+from lib_lora_train.training.prepared_run import PreparedRun
 from lib_lora_train.training.run_folder import RunFolder, name_taken
 from lib_lora_train.training.session import resume, train
 
@@ -59,6 +60,8 @@ class Job:
     """One run, from the line to its end. Written by the worker, read by anybody."""
 
     config: TrainConfig
+    prepared: PreparedRun | None = None
+    """What was read for the plan; None for a run that is resumed."""
     resumed: Path | None = None
     """The folder of a run that is taken up again."""
     state: State = State.QUEUED
@@ -137,16 +140,15 @@ class RunQueue:
         self._worker: threading.Thread | None = None
         self._closing = False
 
-    def add(self, config: TrainConfig) -> Job:
-        """Puts a new run at the end of the line.
+    def add(self, run: PreparedRun) -> Job:
+        """Adds a new run to the end of the queue.
 
         Raises:
-            UserError: for every fault that shows before it begins.
+            UserError: when its name is taken.
         """
-        raise_problems(config.problems())
-        if taken := name_taken(config):
-            raise UserError(taken)
-        return self._enqueue(Job(config))
+        if taken := name_taken(run.config):
+            raise UserError(taken, field="name")
+        return self._enqueue(Job(run.config, prepared=run))
 
     def resume(self, path: Path) -> Job:
         """Puts a run that was stopped, or cut off, at the end of the line.
@@ -177,7 +179,7 @@ class RunQueue:
             config = self._interrupted.get(name)
         if config is None:
             raise UserError(f"There is no run called {name} that was left in the line.")
-        return self.add(config)
+        return self.add(PreparedRun.read(config))
 
     def all(self) -> list[Job]:
         """The jobs in the order in which they came."""
@@ -242,7 +244,7 @@ class RunQueue:
         with self._changed:
             present = self._jobs.get(job.name)
             if present and not present.state.is_done:
-                raise UserError(f"name: a run called {job.name} is in the queue already. Choose another name.")
+                raise UserError(f"A run named {job.name} is already in the queue. Choose another name.", field="name")
             self._jobs.pop(job.name, None)
             self._jobs[job.name] = job
             self._pending.append(job)
@@ -293,7 +295,7 @@ class RunQueue:
             if job.resumed:
                 adapter = resume(job.resumed, host, report, job.control, self._txt2img)
             else:
-                adapter = train(job.config, host, report, job.control, self._txt2img)
+                adapter = train(job.prepared or job.config, host, report, job.control, self._txt2img)
             job.state = State.FINISHED if adapter else State.STOPPED  # not before the checkpoint is given back
         except UserError as error:
             job.message, job.state = str(error), State.FAILED

@@ -61,8 +61,8 @@ def policy_of(
     return PathPolicy(allow_any=not reachable or _has_login(options, api), roots=[dataset_root])
 
 
-def readable_folder(text: str, policy: PathPolicy, what: str = "dataset_folder") -> Path:
-    """The folder that a user named for the setting `what`, with links followed.
+def readable_folder(text: str, policy: PathPolicy, field: str = "dataset_folder") -> Path:
+    """The folder that a user entered for the setting `field`, with links followed.
 
     A relative path is one of the dataset folder, else of the server's working folder.
 
@@ -72,17 +72,19 @@ def readable_folder(text: str, policy: PathPolicy, what: str = "dataset_folder")
     """
     named = text.strip().strip("\"'").strip()
     if not named:
-        raise UserError(f"{what}: no folder is given. Name the folder with the images.")
+        raise UserError("Enter the folder of the images.", field=field)
     if any(unicodedata.category(character) == "Cc" for character in named):
-        raise UserError(f"{what}: the folder's name has characters that cannot be seen. Type it anew.")
+        raise UserError("The folder's name contains invisible characters. Type it again.", field=field)
     try:
-        folder = _anywhere(named, policy.roots) if policy.allow_any else _within(named, policy.roots, what)
+        folder = _anywhere(named, policy.roots) if policy.allow_any else _within(named, policy.roots, field)
         if folder.is_dir():
             return folder
-        reason = "is a file. Name the folder it lies in." if folder.exists() else "is not there. Check the path."
+        reason = (
+            "is a file. Enter the folder that contains it." if folder.exists() else "does not exist. Check the path."
+        )
     except (OSError, ValueError, RuntimeError):  # too long, links in a circle, ~nobody
-        reason = "cannot be a path here. Check it."
-    raise UserError(f"{what}: the folder {shown(named)} {reason}")
+        reason = "is not a valid path. Check it."
+    raise UserError(f"The folder {shown(named)} {reason}", field=field)
 
 
 def safe_name(name: str, fallback: str = "image") -> str:
@@ -126,7 +128,7 @@ def _anywhere(named: str, roots: list[Path]) -> Path:
     return (candidates or [path])[0].resolve()
 
 
-def _within(named: str, roots: list[Path], what: str) -> Path:
+def _within(named: str, roots: list[Path], field: str) -> Path:
     """The folder `named` in one of `roots`.
 
     First by its letters alone, because on Windows a mere look at //server/share logs in there, and what is there or not
@@ -139,8 +141,9 @@ def _within(named: str, roots: list[Path], what: str) -> Path:
             if _is_inside(real, os.path.realpath(root)):
                 return Path(real)
     raise UserError(
-        f"{what}: others can reach this server without a login, so images come only from its own dataset folder. Drop "
-        "the images into the tab, name a folder of the dataset folder, or start the WebUI with --gradio-auth."
+        "Others can reach this server without a login, so only its own dataset folder can be used. Drop the images into the "
+        "tab, enter a folder inside the dataset folder, or start the WebUI with --gradio-auth.",
+        field=field,
     )
 
 

@@ -71,7 +71,9 @@ def store_uploads(uploads: Iterable[Upload], dataset_root: Path, name: str) -> P
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not folder.resolve().is_relative_to(dataset_root.resolve()):
-            raise UserError(f"name: {shown(name)} is a link out of the dataset folder. Choose another name.")
+            raise UserError(
+                f"{shown(name)} is a link that leaves the dataset folder. Choose another name.", field="name"
+            )
         shelf = _Shelf(folder)
         for stem, group in _groups(uploads):
             shelf.add(stem, group)

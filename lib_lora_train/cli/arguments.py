@@ -15,7 +15,7 @@ from lib_lora_train.config import (
     fields_of,
     flat_from_toml,
     settings,
-    unknown_name,
+    unknown_setting,
 )
 from lib_lora_train.errors import UserError
 
@@ -79,7 +79,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         name = unknown[0].lstrip("-").split("=")[0]
         known = [field.name for field in settings()] + [field.name for field in fields_of(CompareConfig)]
         raise UserError(
-            f"{unknown[0]}: {unknown_name(name, known).replace('_', '-')} See {PROGRAM} {values.command} --help"
+            f"{unknown[0]}: {unknown_setting(name, known).replace('_', '-')} See {PROGRAM} {values.command} --help"
         )
     return values
 

@@ -102,11 +102,13 @@ def read_dataset(config: DatasetConfig, seed: int = 0) -> Dataset:
         UserError: when a folder is missing or has no image that can be used, or none would be left to train on.
     """
     if not config.dataset_folder.strip():
-        raise UserError("dataset_folder: no folder is given. Name the folder with the images to learn.")
+        raise UserError("Enter the folder of the training images.", field="dataset_folder")
     root = _folder(config.dataset_folder)
     other = _folder(config.regularization_folder) if config.regularization_folder.strip() else None
     if other is not None and root.resolve() == other.resolve():
-        raise UserError(f"regularization_folder: {other} is also the folder of your own images. Use two folders.")
+        raise UserError(
+            f"{other} is also the dataset folder. Use two different folders.", field="regularization_folder"
+        )
     warnings: list[str] = []
     own = _read_folder(root, other, config, False, warnings)
     regularization = _read_folder(other, root, config, True, warnings) if other is not None else []
@@ -124,7 +126,7 @@ def validation_count(images: int, wanted: int) -> int:
         return max(1, images // 10) if images >= 5 else 0
     if wanted and wanted >= images:
         raise UserError(
-            f"validation_images: {wanted} of {images} images leaves none to train on. Lower it, or add images."
+            f"Leaves no image to train on ({wanted} of {images}). Lower it, or add images.", field="validation_images"
         )
     return wanted
 
@@ -151,11 +153,11 @@ def _repeated(training: list[Example], repeats: int) -> list[Example]:
 def _read_folder(
     root: Path, excluded: Path | None, config: DatasetConfig, regularization: bool, warnings: list[str]
 ) -> list[Example]:
-    what = "regularization_folder" if regularization else "dataset_folder"
-    require_folder(root, what)
+    field = "regularization_folder" if regularization else "dataset_folder"
+    require_folder(root, field)
     paths = find_images(root, excluded, warnings)
     if not paths:
-        raise UserError(f"{what}: the folder {root} has no images. Put PNG, JPEG or WebP files there.")
+        raise UserError(f"The folder {root} has no images. Put PNG, JPEG or WebP files there.", field=field)
     captions = CaptionFiles(root, warnings)
     examples: list[Example] = []
     reasons: list[str] = []
@@ -167,13 +169,13 @@ def _read_folder(
         except UserError as error:
             reasons.append(str(error))
     if not examples:
-        raise UserError(f"{what}: {_none_readable(reasons)}")
+        raise UserError(_none_readable(reasons), field=field)
     warnings += _first_ones(reasons)
     warnings += _doubts(examples, root, config, captions)
     shown = [example for example in examples if example.repeats]
     if not shown:
         raise UserError(
-            f"{what}: all sub-folders of {root} are named 0_..., which leaves no image. Rename one to 1_..."
+            f"All sub-folders of {root} are named 0_..., which leaves no image. Rename one to 1_...", field=field
         )
     return shown
 
@@ -244,5 +246,5 @@ def _first_ones(reasons: list[str]) -> list[str]:
 
 
 def _none_readable(reasons: list[str]) -> str:
-    more = f"\n... and {len(reasons) - 3} more." if len(reasons) > 3 else ""
-    return "no image can be used.\n" + "\n".join(reasons[:3]) + more
+    more = f" There are {len(reasons) - 3} more such images." if len(reasons) > 3 else ""
+    return f"No image can be used. {' '.join(reasons[:3])}{more}"

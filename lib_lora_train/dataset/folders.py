@@ -20,17 +20,21 @@ MASK_FOLDER = "mask"
 REPEATS_FOLDER = re.compile(r"(\d+)_(.*)")
 
 
-def require_folder(folder: Path, what: str) -> None:
-    """Raises a UserError that names `what` (the setting) unless `folder` is a folder that can be listed."""
+def require_folder(folder: Path, field: str) -> None:
+    """Checks that `folder`, the value of the setting `field`, can be listed.
+
+    Raises:
+        UserError: when it cannot.
+    """
     if folder.is_file():
-        raise UserError(f"{what}: {folder} is a file. Name the folder it lies in.")
+        raise UserError(f"{folder} is a file. Enter the folder that contains it.", field=field)
     if not folder.is_dir():
-        raise UserError(f"{what}: there is no folder {folder}. Check the path.")
+        raise UserError(f"The folder {folder} does not exist. Check the path.", field=field)
     try:
         os.listdir(folder)
     except OSError as error:
         raise UserError(
-            f"{what}: the folder {folder} may not be read ({error.strerror}). Give yourself the right."
+            f"The folder {folder} cannot be read ({error.strerror}). Check its permissions.", field=field
         ) from None
 
 

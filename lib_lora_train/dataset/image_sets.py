@@ -61,7 +61,7 @@ class ImageSets:
         present = {example.path for example in dataset.training}
         sets = [images for images in self.sets if all(example.path in present for example in images.examples)]
         if not sets:
-            raise UserError("dataset_folder: no set of images is whole. Mend or replace the damaged ones.")
+            raise UserError("No image set is complete. Replace the damaged images.", field="dataset_folder")
         return replace(self, sets=sets, warnings=dataset.warnings)
 
 
@@ -98,7 +98,8 @@ def read_image_sets(config: DatasetConfig) -> ImageSets:
     }
     if len(folders) < 2:
         raise UserError(
-            f"dataset_folder: {root} has no two sub-folders named by a strength. Put the low images into a folder -1 and the high ones into 1."
+            f"{root} needs at least two sub-folders named by strength, such as -1 for the low end and 1 for the high end.",
+            field="dataset_folder",
         )
     read = {strength: _read(config, str(path)) for strength, path in folders.items()}
     warnings = [warning for dataset in read.values() for warning in dataset.warnings]
@@ -115,7 +116,8 @@ def _levels(
     alike = [name for name in whole if len({images[name].size for images in named.values()}) == 1]
     if not alike:
         raise UserError(
-            f"dataset_folder: no image of {config.dataset_folder} has a counterpart of {where} and of its own size. Rename or resize them."
+            f"No image in {config.dataset_folder} has a counterpart with {where} and the same size. Rename or resize the images.",
+            field="dataset_folder",
         )
     warnings = [*warnings, *_left_out(set(every) - set(whole), f"no counterpart of {where}")]
     warnings += _left_out(set(whole) - set(alike), "a counterpart of another size")

@@ -133,7 +133,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Family]:
     """
     if not path.is_file():
         problem = "is a folder (diffusers layout?)" if path.is_dir() else "does not exist"
-        raise UserError(f"checkpoint: {path} {problem}. {CHOOSE}")
+        raise UserError(f"{path} {problem}. {CHOOSE}", field="checkpoint")
     if path.suffix.lower() == ".ckpt":
         weights = _read_ckpt(path)
         return weights, family_of(path.name, {name: tuple(tensor.shape) for name, tensor in weights.items()})
@@ -160,7 +160,9 @@ def tokenizer_folder(config: CheckpointConfig, path: Path) -> Path | None:
     if config.tokenizer:
         folder = Path(config.tokenizer)
         if not (folder / "vocab.json").is_file() or not (folder / "merges.txt").is_file():
-            raise UserError(f"tokenizer: {folder} has no vocab.json and merges.txt. Choose the folder that holds them.")
+            raise UserError(
+                f"{folder} has no vocab.json and merges.txt. Choose the folder that contains them.", field="tokenizer"
+            )
         return folder
     beside = path.with_suffix("")
     return beside if (beside / "vocab.json").is_file() else None
@@ -189,7 +191,7 @@ def load_tokenizer(folder: Path | None) -> Any:
     except Exception as error:  # tokenizers raises nothing narrower for damaged files
         if folder:
             raise UserError(
-                f"tokenizer: {folder} cannot be read ({error}). Check its vocab.json and merges.txt."
+                f"{folder} cannot be read ({error}). Check its vocab.json and merges.txt.", field="tokenizer"
             ) from None
         raise UserError(
             f"tokenizer: CLIP's ({CLIP_TOKENIZER}) is not on this machine and could not be downloaded. "

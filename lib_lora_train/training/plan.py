@@ -1,4 +1,4 @@
-"""What a run would do, before it starts: images, buckets, steps, time, memory and the adapter's size. Changes nothing."""
+"""What a run will do, before it starts: images, buckets, steps, time, memory and files. Changes nothing."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from lib_lora_train.training.class_images import ClassImages
 from lib_lora_train.training.epoch_schedule import EpochSchedule
 from lib_lora_train.training.memory import MemoryEstimate, estimate_memory
 from lib_lora_train.training.optimizers import make_optimizer
+from lib_lora_train.training.prepared_run import PreparedRun
 from lib_lora_train.training.run_folder import RunFolder, name_taken
 from lib_lora_train.training.run_warnings import run_warnings
 from lib_lora_train.training.setup import make_accelerator, make_adapter
-from lib_lora_train.training.tasks import TaskData, read_task_data
+from lib_lora_train.training.tasks import TaskData
 
 TIMED_STEPS = 2
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run on paper."""
+    """What a run will do."""
 
     name: str
     checkpoint: str
@@ -43,25 +44,21 @@ class Plan:
     epochs: int
     steps: int
     seconds_per_step: float | None
-    """None where no step was timed."""
+    """None when no step was measured."""
     memory: MemoryEstimate
     memory_free: int | None
-    """Bytes free on the device, or None where that cannot be asked."""
+    """Bytes free on the device, or None where that is unknown."""
     file_bytes: int
     files: int
     folder: str
     warnings: list[str]
     about: str = ""
-    """What is taught, in words, where it is no folder of captioned images."""
+    """What is trained on, if it is not a folder of captioned images."""
 
     @property
     def time(self) -> str:
-        """How long the steps will take, in words."""
+        """How long the steps will take, as text."""
         return f"about {duration(self.steps * self.seconds_per_step)}" if self.seconds_per_step else "not known yet"
-
-    def with_time(self, seconds_per_step: float | None) -> Plan:
-        """The same plan, with a time that was measured before."""
-        return replace(self, seconds_per_step=seconds_per_step)
 
     def __str__(self) -> str:
         memory = f"about {megabytes(self.memory.total)}"
@@ -75,63 +72,64 @@ class Plan:
             f"  time        {self.time}{', after encoding the images' if self.images else ''}",
             f"  memory      {memory}: {megabytes(self.memory.base)} UNet, {megabytes(self.memory.adapter)} adapter "
             f"and optimizer, {megabytes(self.memory.activations)} activations{text}",
-            f"  writes      {self.files} files of {megabytes(self.file_bytes)} in {self.folder}",
-            *(f"  note        {warning}" for warning in self.warnings),
+            f"  files       {self.files} of {megabytes(self.file_bytes)} in {self.folder}",
+            *(f"  warning     {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
 
     def _task_data(self) -> list[str]:
         buckets = ", ".join(f"{size.width}x{size.height} ({count})" for size, count in self.buckets.items())
         if self.about:
-            return [f"  teaches     {self.about}", f"  an epoch    has {self.shown_per_epoch} pictures of {buckets}"]
+            return [f"  trains on   {self.about}", f"  epoch       {self.shown_per_epoch} images of {buckets}"]
         return [
-            f"  images      {self.images} to learn, {self.validation_images} held out, "
-            f"{self.regularization_images} for regularisation",
-            f"  an epoch    shows {self.shown_per_epoch} images in buckets {buckets}",
+            f"  images      {self.images} for training, {self.validation_images} for validation, "
+            f"{self.regularization_images} for regularization",
+            f"  epoch       {self.shown_per_epoch} samples in buckets {buckets}",
         ]
 
 
-def check_before_start(config: TrainConfig, host: Host) -> TaskData:
-    """What the run teaches with, when nothing that shows at once keeps it from starting; takes no turn and no time.
+def require_startable(config: TrainConfig, host: Host) -> SharedCheckpoint:
+    """The host's checkpoint, if nothing but the dataset can keep the run from starting. Takes no GPU slot.
 
     Raises:
-        UserError: when something does.
+        UserError: when the run's name is taken, or the host has no checkpoint that can be trained.
     """
-    config = config.normalized()
     if taken := name_taken(config):
-        raise UserError(taken)
-    host.describe()
-    return read_task_data(config)
+        raise UserError(taken, field="name")
+    return host.describe()
 
 
-def make_plan(config: TrainConfig, host: Host, *, timed: bool = True) -> Plan:
-    """Reads the images' sizes, times two steps on random latents, and writes nothing.
+def make_plan(run: TrainConfig | PreparedRun, host: Host, *, timed: bool = True) -> Plan:
+    """What the run will do. Writes nothing.
 
-    Without `timed` it waits for nobody, and computes nothing on the device.
-
-    Raises:
-        UserError: for everything that would keep the run from starting.
-    """
-    task_data, config = check_before_start(config, host), config.normalized()
-    sizes = task_data.summary().sizes
-    checkpoint = host.describe()
-    memory = estimate_memory(
-        checkpoint, _of_rows(config, task_data), max(sizes, key=lambda size: size.width * size.height)
-    )
-    seconds = time_a_step(config, host, task_data) if timed else None
-    return _plan(config, checkpoint, task_data, memory, seconds)
-
-
-def time_a_step(config: TrainConfig, host: Host, task_data: TaskData) -> float:
-    """Seconds for an optimizer step on pictures of the size that fills most of an epoch, tried on the host's checkpoint.
+    With `timed`, two steps are tried on random latents; without, nothing is computed on the device.
 
     Raises:
         UserError: for everything that would keep the run from starting.
     """
-    sizes = task_data.summary().sizes
+    prepared = run if isinstance(run, PreparedRun) else PreparedRun.read(run)
+    checkpoint = require_startable(prepared.config, host)
+    memory = estimate_run_memory(prepared, checkpoint)
+    return plan_of(prepared, checkpoint, memory, time_a_step(prepared, host) if timed else None)
+
+
+def estimate_run_memory(prepared: PreparedRun, checkpoint: SharedCheckpoint) -> MemoryEstimate:
+    """The memory for a step at the largest image size of the run."""
+    sizes = prepared.task_data.summary().sizes
+    largest = max(sizes, key=lambda size: size.width * size.height)
+    return estimate_memory(checkpoint, _of_rows(prepared.config, prepared.task_data), largest)
+
+
+def time_a_step(prepared: PreparedRun, host: Host) -> float:
+    """Seconds per optimizer step at the image size that fills most of an epoch, measured on the host's checkpoint.
+
+    Raises:
+        UserError: for everything that would keep the run from starting.
+    """
+    task_data, sizes = prepared.task_data, prepared.task_data.summary().sizes
     size = max(sizes, key=lambda size: sizes[size])
     with host.lease() as checkpoint, host.gpu_slot():
-        return _seconds_per_step(checkpoint, _of_rows(config, task_data), size, task_data.extra_passes)
+        return _seconds_per_step(checkpoint, _of_rows(prepared.config, task_data), size, task_data.extra_passes)
 
 
 def _of_rows(config: TrainConfig, task_data: TaskData) -> TrainConfig:
@@ -139,13 +137,9 @@ def _of_rows(config: TrainConfig, task_data: TaskData) -> TrainConfig:
     return replace(config, dataset=replace(config.dataset, batch_size=config.dataset.batch_size * task_data.rows))
 
 
-def _plan(
-    config: TrainConfig,
-    checkpoint: SharedCheckpoint,
-    task_data: TaskData,
-    memory: MemoryEstimate,
-    seconds: float | None,
-) -> Plan:
+def plan_of(prepared: PreparedRun, checkpoint: SharedCheckpoint, memory: MemoryEstimate, seconds: float | None) -> Plan:
+    """The plan of a run whose memory, and perhaps time per step, are known."""
+    config, task_data = prepared.config, prepared.task_data
     training, summary = config.training, task_data.summary()
     epoch_schedule = EpochSchedule.of(training, task_data.batches_per_epoch())
     class_images = ClassImages.of(config, checkpoint)
@@ -153,7 +147,7 @@ def _plan(
     free = _free_memory(checkpoint.device)
     if free is not None and memory.total > free:
         warnings.append(
-            "This needs more memory than is free. Use gradient_checkpointing, a smaller batch_size, or a lower resolution."
+            "This needs more memory than is free. Turn on gradient_checkpointing, or lower batch_size or resolution."
         )
     return Plan(
         name=config.run.name,

@@ -30,6 +30,7 @@ from lib_lora_train.training.events import EpochDone, Event, Finished, Progress,
 from lib_lora_train.training.loop import Loop
 from lib_lora_train.training.optimizers import make_optimizer, make_schedule
 from lib_lora_train.training.preparation import Preparation
+from lib_lora_train.training.prepared_run import PreparedRun
 from lib_lora_train.training.run import Report, Run
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.run_warnings import run_warnings
@@ -44,23 +45,22 @@ OUT_OF_MEMORY = (
 
 
 def train(
-    config: TrainConfig,
+    run: TrainConfig | PreparedRun,
     host: Host,
     report: Report = lambda event: None,
     control: Control | None = None,
     txt2img: Txt2Img | None = None,
 ) -> Path | None:
-    """Runs `config` from the beginning. Returns the final adapter's path, or None when the run was stopped.
+    """Trains `run` from the beginning. Returns the final adapter's path, or None when the run was stopped.
 
     `txt2img` is the WebUI's own, if there is one: it generates missing class images.
 
     Raises:
         UserError: for bad settings, files or numbers. What was saved before stays.
     """
-    config = config.normalized()
-    task_data = read_task_data(config)  # problems with the images come before anything is generated
-    with _new_folder(config, make_accelerator(host.describe())) as folder:
-        return _run(folder, host, task_data, report, control or Control(), txt2img)
+    prepared = run.refreshed() if isinstance(run, PreparedRun) else PreparedRun.read(run)
+    with _new_folder(prepared.config, make_accelerator(host.describe())) as folder:
+        return _run(folder, host, prepared.task_data, report, control or Control(), txt2img)
 
 
 def resume(

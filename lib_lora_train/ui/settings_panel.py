@@ -14,7 +14,7 @@ from lib_lora_train.dataset.captioning import CaptionReport
 from lib_lora_train.errors import UserError
 from lib_lora_train.presets import ONE_RUN, delete_preset, list_presets, load_preset, save_preset
 from lib_lora_train.queue import State
-from lib_lora_train.service import TrainingService, problems_in
+from lib_lora_train.service import TrainingService
 from lib_lora_train.training.plan import Plan
 from lib_lora_train.ui.background import Task, in_background
 from lib_lora_train.ui.controls import method_of, offered, read, shown, visible_first
@@ -61,7 +61,7 @@ class SettingsPanel:
         try:
             plan = None if problems else self.service.plan(values)
         except UserError as error:
-            problems = self.service.problems(values) or problems_in(error)
+            problems = error.problems
             plan = None
         else:
             problems = problems + (self.service.problems(values) if problems else [])
@@ -83,7 +83,7 @@ class SettingsPanel:
             try:
                 plan = self.service.plan(values, timed=True)
             except UserError as error:
-                return {"plan": {"value": self._plan_text(None, problems_in(error))}}
+                return {"plan": {"value": self._plan_text(None, error.problems)}}
         return {"plan": {"value": plan_html(plan)}} if values is page_state["values"] else {}
 
     def start(self, raw: Sequence[Any], page_state: PageState) -> Updates:
@@ -98,7 +98,7 @@ class SettingsPanel:
                 page_state["awaited"] = job.name, State.QUEUED
                 return self._notes([], values, page_state, pressed=True) | message_update(f"{job.name} is in the line.")
         except UserError as error:
-            problems = problems or self.service.problems(values) or problems_in(error)
+            problems = problems or error.problems
         updates = self._notes(problems, values, page_state, pressed=True)
         updates["plan"] = {"value": self._plan_text(None, problems)}
         page_state["refused"] = True
@@ -171,7 +171,7 @@ class SettingsPanel:
         """Keeps the present settings as a preset of the user."""
         values, problems = read(self.fields, raw)
         if problems:
-            raise UserError("\n".join(map(str, problems)))
+            raise UserError(problems=problems)
         own = {key: value for key, value in values.items() if key in self.preset_fields()}
         path = save_preset((name or "").strip(), own, self.service.environment.presets_dir)
         choices: Updates = {

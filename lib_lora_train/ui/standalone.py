@@ -35,7 +35,10 @@ def make_environment(output: Path, checkpoint: Path = CHECKPOINT, *, listen: boo
 
     def make_host(config: CheckpointConfig) -> Host:
         if listen and Path(config.checkpoint) != checkpoint:
-            raise UserError("checkpoint: others can reach this server, so only the one given at its start can be used.")
+            raise UserError(
+                "Others can reach this server, so only the checkpoint it was started with can be used.",
+                field="checkpoint",
+            )
         return StandaloneHost(replace(config, tokenizer="" if listen else config.tokenizer), default_device())
 
     return Environment(

@@ -257,7 +257,8 @@ def chosen_precision(setting: str, own: torch.dtype) -> torch.dtype:
         return own
     if PRECISIONS[setting] == torch.float32:
         raise UserError(
-            "precision: the WebUI holds its weights in half precision. Use auto, or start it with --no-half."
+            "The WebUI holds its weights in half precision. Use auto, or start the WebUI with --no-half.",
+            field="precision",
         )
     return PRECISIONS[setting]
 

@@ -455,7 +455,8 @@ def chosen_precision(setting: str, storage: torch.dtype, computation: torch.dtyp
         return torch.bfloat16 if device.type == "cpu" else storage
     if setting == "fp32" and storage != torch.float32:
         raise UserError(
-            "precision: the WebUI holds its weights in half precision. Use auto, or start it with --all-in-fp32."
+            "The WebUI holds its weights in half precision. Use auto, or start the WebUI with --all-in-fp32.",
+            field="precision",
         )
     return PRECISIONS[setting]
 

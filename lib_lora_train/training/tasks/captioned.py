@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +33,8 @@ class CaptionedData:
     dataset: Dataset
     rows: int = 1
     extra_passes: float = 0.0
+    _plans: dict[int, BatchPlan] = field(default_factory=dict, init=False, repr=False)
+    """By world size: a plan of 10,000 images takes a moment to make."""
 
     @classmethod
     def read(cls, config: TrainConfig) -> Self:
@@ -63,7 +65,10 @@ class CaptionedData:
         return self._plan(world_size).steps_per_epoch
 
     def _plan(self, world_size: int = 1) -> BatchPlan:
-        return BatchPlan(self.dataset, self.config.dataset, Randomness(self.config.run.seed), world_size)
+        if world_size not in self._plans:
+            randomness = Randomness(self.config.run.seed)
+            self._plans[world_size] = BatchPlan(self.dataset, self.config.dataset, randomness, world_size)
+        return self._plans[world_size]
 
     def prompts(self) -> list[str]:
         return list(dict.fromkeys(example.caption for example in self.dataset.training))

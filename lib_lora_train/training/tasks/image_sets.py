@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -42,6 +42,8 @@ class ImageSetsData:
     extra_passes: float
     rows: int
     two_passes: bool = False
+    _plans: dict[int, BatchPlan] = field(default_factory=dict, init=False, repr=False)
+    """By world size."""
 
     @classmethod
     def pairs(cls, config: TrainConfig) -> ImageSetsData:
@@ -79,8 +81,11 @@ class ImageSetsData:
 
     def batch_plan(self, world_size: int = 1) -> BatchPlan:
         """Which sets make up which batch."""
-        randomness = Randomness(self.config.run.seed)
-        return BatchPlan(self.image_sets.first_images(), self.config.dataset, randomness, world_size)
+        if world_size not in self._plans:
+            randomness = Randomness(self.config.run.seed)
+            first_images = self.image_sets.first_images()
+            self._plans[world_size] = BatchPlan(first_images, self.config.dataset, randomness, world_size)
+        return self._plans[world_size]
 
     def prompts(self) -> list[str]:
         return list(dict.fromkeys(images.caption for images in self.image_sets.sets))

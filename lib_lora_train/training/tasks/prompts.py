@@ -58,7 +58,7 @@ class PromptsData:
         return DataSummary(about=self._about(), shown_per_epoch=epoch, sizes={Size(side, side): epoch})
 
     def _about(self) -> str:
-        return f"{len(self.prompt_pairs)} by words: {', '.join(self.config.prompts.prompt_pairs)}"
+        return f"{len(self.prompt_pairs)} prompt pairs: {', '.join(self.config.prompts.prompt_pairs)}"
 
     def batches_per_epoch(self, world_size: int = 1) -> int:
         return self.config.prompts.steps_per_epoch

@@ -1,0 +1,170 @@
+"""Problems of a configuration that show without touching the disk, as data."""
+
+from __future__ import annotations
+
+import math
+import re
+import typing
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from lib_lora_train.config.schema import Field
+from lib_lora_train.config.settings import DatasetConfig
+from lib_lora_train.errors import Problem
+
+if typing.TYPE_CHECKING:
+    from lib_lora_train.config.train_config import TrainConfig
+
+NAME_PATTERN = re.compile(r"[^\W_](?:[\w .+-]*[\w+-])?")
+RESERVED_NAMES = frozenset(
+    {"con", "prn", "aux", "nul", "none", "new", "cache", "all"}
+    | {f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10)}
+)
+LONGEST_NAME, LONGEST_NAME_BYTES = 100, 200
+"""Characters, and bytes as a file name: file systems allow 255, and an epoch's number and the extension need room."""
+
+
+def problems_of(config: TrainConfig, fields: Iterable[Field]) -> Iterator[Problem]:
+    """Every problem of `config`, whose settings are `fields`."""
+    yield from _range_problems(config.to_flat(), fields)
+    yield from _name_problems(config.run.name)
+    yield from _combination_problems(config)
+
+
+def _range_problems(flat: dict[str, Any], fields: Iterable[Field]) -> Iterator[Problem]:
+    for item in fields:
+        value, info = flat[item.name], item.info
+        if info.choices and value not in info.choices:
+            yield Problem(item.name, f"Must be one of {', '.join(map(str, info.choices))} (is {value}).")
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield Problem(item.name, f"Must be a finite number (is {value}).")
+        elif info.minimum is not None and value < info.minimum:
+            yield Problem(item.name, f"Must be at least {info.minimum:.10g} (is {_number(value)}).")
+        elif info.maximum is not None and value > info.maximum:
+            yield Problem(item.name, f"Must be at most {info.maximum:.10g} (is {_number(value)}).")
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def _name_problems(name: str) -> Iterator[Problem]:
+    size = len(name.encode(errors="replace"))
+    if not name:
+        yield Problem("name", "Enter a name for the adapter, such as mycat.")
+    elif not NAME_PATTERN.fullmatch(name) or ".." in name:
+        yield Problem("name", "Use letters, digits, spaces and . _ - + only, and start with a letter or digit.")
+    elif name.lower().split(".")[0] in RESERVED_NAMES:
+        yield Problem("name", f"{name!r} is a reserved word. Choose another name.")
+    elif len(name) > LONGEST_NAME:
+        yield Problem("name", f"Must have at most {LONGEST_NAME} characters (has {len(name)}).")
+    elif size > LONGEST_NAME_BYTES:
+        fitting = len(name) * LONGEST_NAME_BYTES // size
+        yield Problem("name", f"Is too long for a file name ({size} bytes). Use at most {fitting} of these letters.")
+    elif re.search(r"-(\d{6}|step\d{8})$", name):
+        yield Problem("name", f"{name!r} ends like the file of an epoch. Choose another name.")
+
+
+def _combination_problems(config: TrainConfig) -> Iterator[Problem]:
+    yield from _optimizer_problems(config)
+    yield from _resolution_problems(config.dataset)
+    yield from _prompt_problems(config)
+    yield from _dataset_problems(config)
+    if config.run.training_method == "dreambooth":
+        yield from _dreambooth_problems(config.dataset)
+    if config.adapter.trigger_vectors:
+        yield from _trigger_problems(config.dataset.trigger_word.strip())
+
+
+def _optimizer_problems(config: TrainConfig) -> Iterator[Problem]:
+    objective, optimizer = config.objective, config.optimizer
+    if objective.min_timestep >= objective.max_timestep:
+        yield Problem(
+            "min_timestep", f"Must be below the max timestep, {objective.max_timestep} (is {objective.min_timestep})."
+        )
+    trains_text = config.adapter.train_text_encoder and optimizer.text_encoder_learning_rate > 0
+    if optimizer.learning_rate == 0 and not trains_text:
+        yield Problem("learning_rate", "Nothing is trained with a learning rate of 0. Use 1e-4, for example.")
+    elif optimizer.learning_rate > 0.05:
+        yield Problem(
+            "learning_rate", f"Training ends in NaN above 0.05 (is {optimizer.learning_rate:g}). Use 1e-4, for example."
+        )
+
+
+def _resolution_problems(data: DatasetConfig) -> Iterator[Problem]:
+    if data.resolution % 8:
+        yield Problem("resolution", f"Must be a multiple of 8 (is {data.resolution}). Use {data.resolution // 8 * 8}.")
+    if not data.enable_bucket:
+        return
+    if data.bucket_reso_steps % 8:
+        yield Problem("bucket_reso_steps", f"Must be a multiple of 8 (is {data.bucket_reso_steps}). Use 64.")
+    elif data.resolution < data.bucket_reso_steps:
+        yield Problem(
+            "bucket_reso_steps",
+            f"Must be at most the resolution, {data.resolution} (is {data.bucket_reso_steps}). Lower it, or turn bucketing off.",
+        )
+    if data.min_bucket_reso > data.resolution:
+        yield Problem(
+            "min_bucket_reso", f"Must be at most the resolution, {data.resolution} (is {data.min_bucket_reso}). Use 0."
+        )
+    if data.max_bucket_reso and data.max_bucket_reso < data.resolution:
+        yield Problem(
+            "max_bucket_reso", f"Must be at least the resolution, {data.resolution} (is {data.max_bucket_reso}). Use 0."
+        )
+
+
+def _prompt_problems(config: TrainConfig) -> Iterator[Problem]:
+    prompts = config.prompts
+    if not prompts.prompt_pairs:
+        yield Problem("prompt_pairs", "Enter at least one pair per line, such as circle -> square.")
+        return
+    if config.run.training_method == "text_slider":
+        for line in prompts.prompt_pairs:
+            if "->" not in line:
+                yield Problem("prompt_pairs", f"{line!r} has one end only. Write: low end -> high end.")
+                break
+    count = len(prompts.prompt_pairs)
+    for name, given in (("positive_prompts", prompts.positive_prompts), ("target_prompts", prompts.target_prompts)):
+        if len(given) not in (0, 1, count):
+            yield Problem(name, f"Enter one prompt for all {count} pairs, or one for each (has {len(given)}).")
+
+
+def _dataset_problems(config: TrainConfig) -> Iterator[Problem]:
+    data, epochs = config.dataset, config.training.epochs
+    if data.first_pass_epochs >= epochs:
+        yield Problem(
+            "first_pass_epochs", f"Must be below the epochs of both passes, {epochs} (is {data.first_pass_epochs})."
+        )
+    if not data.after_folder and not data.after_suffix.strip():
+        yield Problem("after_suffix", "Enter a suffix or an after folder, so that pairs can be found.")
+    generated = config.run.training_method == "dreambooth" and data.num_class_images
+    if data.prior_loss_weight == 0 and (data.regularization_folder or generated):
+        yield Problem(
+            "prior_loss_weight", "Regularization images have no effect with a weight of 0. Use 1, or leave them out."
+        )
+
+
+def _dreambooth_problems(data: DatasetConfig) -> Iterator[Problem]:
+    trigger_word, class_word = data.trigger_word.strip(), data.class_word.strip()
+    if not trigger_word:
+        yield Problem("trigger_word", "Enter a rare word for your subject, such as sks.")
+    if not class_word:
+        yield Problem("class_word", "Enter what your subject is, such as dog.")
+    elif trigger_word and trigger_word.casefold() == class_word.casefold():
+        yield Problem(
+            "class_word",
+            f"Must differ from the trigger word, {trigger_word!r}. Enter what your subject is, such as dog.",
+        )
+    for prompt in data.class_prompts:
+        if trigger_word and re.search(rf"(?<!\w){re.escape(trigger_word)}(?!\w)", prompt, re.IGNORECASE):
+            yield Problem("class_prompts", f"{prompt!r} contains the trigger word. Class prompts must not.")
+
+
+def _trigger_problems(trigger_word: str) -> Iterator[Problem]:
+    """What keeps a trigger word from being trained as an embedding, and from being a name in a file."""
+    if not trigger_word:
+        yield Problem("trigger_word", "Enter the word whose embedding is trained, such as sks.")
+    elif not re.fullmatch(r"[\w -]+", trigger_word):
+        yield Problem(
+            "trigger_word", f"{trigger_word!r} cannot be an embedding. Use letters, digits, spaces, _ and - only."
+        )

@@ -1,0 +1,70 @@
+"""The stamp of a folder differs whenever something in it did."""
+
+import os
+
+import pytest
+
+from lib_lora_train.dataset.folder_stamp import folder_stamp
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "images"
+    (folder / "10_cat").mkdir(parents=True)
+    (folder / "a.png").write_bytes(b"a")
+    (folder / "10_cat" / "b.txt").write_text("b")
+    return folder
+
+
+def replace(path, content):
+    """As an editor saves: a new file takes the place of the old one."""
+    new = path.with_suffix(".new")
+    new.write_bytes(content)
+    os.replace(new, path)
+
+
+CHANGES = {
+    "a file is added": lambda root: (root / "c.png").write_bytes(b""),
+    "a file is removed": lambda root: (root / "a.png").unlink(),
+    "a file is renamed": lambda root: (root / "a.png").rename(root / "d.png"),
+    "a file is replaced by a longer one": lambda root: replace(root / "a.png", b"longer"),
+    "a caption in a sub-folder is edited": lambda root: (root / "10_cat" / "b.txt").write_text("other"),
+    "a file is touched": lambda root: os.utime(root / "a.png", ns=(1, 1)),
+    "a sub-folder is renamed": lambda root: (root / "10_cat").rename(root / "5_cat"),
+    "the folder is removed": lambda root: root.rename(root.with_name("gone")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+def test_it_differs_when(root, change):
+    before = folder_stamp([root])
+    change(root)
+    assert folder_stamp([root]) != before
+
+
+def test_it_is_the_same_when_nothing_changed(root):
+    before = folder_stamp([root])
+    (root / "a.png").read_bytes()
+    assert folder_stamp([root]) == before
+
+
+def test_it_opens_no_file(root, monkeypatch):
+    monkeypatch.setattr("builtins.open", lambda *arguments: pytest.fail("a file was opened"))
+    assert len(folder_stamp([root])) == 2
+
+
+def test_a_link_in_a_circle_ends(root):
+    (root / "10_cat" / "up").symlink_to(root)
+    assert len(folder_stamp([root])) == 2
+
+
+def test_all_folders_count(root, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    before = folder_stamp([root, other])
+    (other / "a.png").write_bytes(b"")
+    assert folder_stamp([root, other]) != before
+
+
+def test_a_missing_folder_is_empty(tmp_path):
+    assert folder_stamp([tmp_path / "nowhere"]) == frozenset()
