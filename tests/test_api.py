@@ -76,7 +76,7 @@ def test_problems_name_their_fields(client):
 
 def test_an_unknown_setting_gets_the_nearest_known_one(client):
     problem = client.post(f"{PREFIX}/plan", json={**SETTINGS, "learning_rat": 1}).json()["problems"][0]
-    assert problem["field"] == ""
+    assert problem["field"] == "learning_rat"
     assert "learning_rate" in problem["message"]
 
 
@@ -84,7 +84,7 @@ def test_a_folder_outside_is_not_read(client, tmp_path):
     photos(tmp_path / "private")
     for outside in (str(tmp_path / "private"), "../../private", "/etc"):
         problems = client.post(f"{PREFIX}/plan", json={**SETTINGS, "dataset_folder": outside}).json()["problems"]
-        assert problems[0]["field"] == "images"
+        assert problems[0]["field"] == "dataset_folder"
         assert str(tmp_path) not in problems[0]["message"]
 
 
@@ -163,10 +163,10 @@ def test_images_of_the_class_are_drawn_by_the_webui_and_the_api_tells_how_far_it
     client.post(f"{PREFIX}/runs", json={**SETTINGS, **dreambooth})
     wait_until_over(service.queue.get("cat"))
     assert [(job["state"], job["preparing"]["event"], job["preparing"]["done"]) for job in conditioning] == [
-        ("preparing", "drawingclass", 0),
-        ("preparing", "drawingclass", 1),
+        ("preparing", "generatingclassimages", 0),
+        ("preparing", "generatingclassimages", 1),
     ]
-    assert conditioning[0]["preparing"]["images"] == 2
+    assert conditioning[0]["preparing"]["total"] == 2
     assert conditioning[0]["preparing"]["folder"].startswith(
         str(service.environment.runs_dir / "cache" / "class-images")
     )

@@ -54,7 +54,7 @@ class TestFlatForm:
     def test_puts_each_value_in_its_group(self):
         config = TrainConfig.from_flat({"name": "mycat", "rank": 8, "learning_rate": 2e-4, "enable_bucket": False})
         assert (config.run.name, config.adapter.rank, config.optimizer.learning_rate) == ("mycat", 8, 2e-4)
-        assert config.dataset.buckets is False
+        assert config.dataset.enable_bucket is False
 
     def test_comes_back_as_it_went_in(self):
         config = TrainConfig.from_flat({"name": "mycat", "rank": 8, "sample_prompts": ["a", "b"]})
@@ -82,7 +82,7 @@ class TestFlatForm:
         ],
     )
     def test_refuses_the_wrong_kind_of_value(self, name, value):
-        with pytest.raises(UserError, match=f"^{name}: is "):
+        with pytest.raises(UserError, match=f"^{name}: Must be "):
             TrainConfig.from_flat({name: value})
 
     def test_names_the_nearest_setting_for_one_that_does_not_exist(self):
@@ -90,7 +90,7 @@ class TestFlatForm:
             TrainConfig.from_flat({"learnig_rate": 1e-4})
 
     def test_takes_no_guess_where_nothing_is_near(self):
-        with pytest.raises(UserError, match=r"qqqqqq: there is no such setting\. Leave it out\."):
+        with pytest.raises(UserError, match=r"qqqqqq: There is no such setting\. Remove it\."):
             TrainConfig.from_flat({"qqqqqq": 1})
 
     def test_lists_all_wrong_values_at_once(self):
@@ -134,7 +134,7 @@ class TestToml:
             TrainConfig.from_toml("rank = = 4")
 
     def test_refuses_a_name_that_stands_in_two_groups(self):
-        with pytest.raises(UserError, match="rank stands twice"):
+        with pytest.raises(UserError, match="sets rank twice"):
             TrainConfig.from_toml("rank = 4\n[adapter]\nrank = 8\n")
 
     def test_refuses_a_group_that_does_not_exist(self):
@@ -174,7 +174,7 @@ class TestProblems:
 
     def test_says_what_to_do(self):
         (problem,) = TrainConfig.from_flat({"name": "mycat", "rank": 600}).problems()
-        assert str(problem) == "rank: is 600, above the most, 512. Lower it."
+        assert str(problem) == "rank: Must be at most 512 (is 600)."
 
 
 class TestName:

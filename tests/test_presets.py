@@ -52,8 +52,8 @@ class TestTheShippedOnes:
 
     @pytest.mark.parametrize("name", ["character", "Character", " STYLE "])
     def test_stay_as_they_are(self, own, complaint, name):
-        assert "stays as it is" in complaint(save_preset, name, {}, own)
-        assert "stays as it is" in complaint(delete_preset, name, own)
+        assert "cannot be changed" in complaint(save_preset, name, {}, own)
+        assert "cannot be changed" in complaint(delete_preset, name, own)
         assert not own.exists()
 
     def test_are_not_hidden_by_a_file_of_their_name(self, own):
@@ -84,7 +84,15 @@ class TestTheUsers:
         assert "/photos" not in text
 
     def test_what_belongs_to_one_run_are_all_the_paths_and_words(self):
-        assert {"name", "images", "regularisation", "checkpoint", "tokenizer", "lora_dir", "runs_dir"} <= ONE_RUN
+        assert {
+            "name",
+            "dataset_folder",
+            "regularization_folder",
+            "checkpoint",
+            "tokenizer",
+            "lora_dir",
+            "runs_dir",
+        } <= ONE_RUN
         assert {field.name for field in settings()} >= ONE_RUN
 
     def test_a_whole_configuration_can_be_saved(self, own):
@@ -115,8 +123,8 @@ class TestTheUsers:
         save_preset("mine", {}, own)
         delete_preset("mine", own)
         assert all(preset.shipped for preset in list_presets(own))
-        assert "none called 'mine'" in complaint(delete_preset, "mine", own)
-        assert "none called 'mine'" in complaint(load_preset, "mine", own)
+        assert "no preset 'mine'" in complaint(delete_preset, "mine", own)
+        assert "no preset 'mine'" in complaint(load_preset, "mine", own)
 
 
 class TestBadInput:
@@ -126,7 +134,7 @@ class TestBadInput:
     @pytest.mark.parametrize("act", [load_preset, delete_preset, lambda name, own: save_preset(name, {}, own)])
     def test_no_name_leads_elsewhere(self, own, tmp_path, complaint, name, act):
         (tmp_path / "x.toml").write_text("rank = 1")
-        assert "cannot be a name" in complaint(act, name, own)
+        assert "in a preset's name" in complaint(act, name, own)
         assert (tmp_path / "x.toml").exists()
 
     def test_a_setting_out_of_range_is_not_saved(self, own, complaint):
@@ -141,8 +149,8 @@ class TestBadInput:
             ("rank = ", "not valid TOML"),
             ("rank = 'many'", "whole number"),
             ("rnak = 8", "Did you mean rank?"),
-            ("rank = 0", "below the least"),
-            ("name = 'mycat'", "belongs to one run"),
+            ("rank = 0", "at least 1 (is 0)"),
+            ("name = 'mycat'", "Belongs to one run"),
         ],
     )
     def test_a_file_with_faults_is_named_with_them(self, own, complaint, text, words):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 
 import pytest
 
 from lib_lora_train.queue import Job, RunQueue, State, read_queue, unfinished_runs, wait_until_over
 from lib_lora_train.training.events import Finished, Progress, Started
+from lib_lora_train.training.prepared_run import PreparedRun
 from tests.training.runs import SharingHost, tiny_config
 
 
@@ -46,7 +48,7 @@ def queue(gate):
 
 def test_a_job_trains_in_its_own_thread_and_ends_finished(queue, gate, config):
     gate.open.set()
-    job = queue.add(config())
+    job = queue.add(PreparedRun.read(config()))
     assert wait_until_over(job) == State.FINISHED
     assert job.folder.final_file.is_file()
     assert isinstance(job.events[-1], Finished)
@@ -62,7 +64,7 @@ def test_the_settings_of_those_that_wait_are_on_disk_until_they_begin(gate, conf
         return gate
 
     queue = RunQueue(make_host, queue_file=file)
-    first, second, third = (queue.add(config(name)) for name in ("one", "two", "three"))
+    first, second, third = (queue.add(PreparedRun.read(config(name))) for name in ("one", "two", "three"))
     while first.state in (State.QUEUED, State.PREPARING):
         pass
     assert before[0][0] == "one"  # a program that is killed while it prepares a run loses nothing
@@ -83,7 +85,7 @@ def test_a_damaged_list_of_those_that_wait_is_passed_over(tmp_path, text):
 
 
 def test_what_keeps_it_waiting_is_said(queue, gate, config):
-    job = queue.add(config())
+    job = queue.add(PreparedRun.read(config()))
     while job.state != State.PAUSED:
         assert not job.state.is_done
     assert job.message == "The gate is shut."
@@ -93,7 +95,7 @@ def test_what_keeps_it_waiting_is_said(queue, gate, config):
 
 
 def test_others_wait_in_line_and_can_leave_it(queue, gate, config):
-    first, second, third = (queue.add(config(name)) for name in ("one", "two", "three"))
+    first, second, third = (queue.add(PreparedRun.read(config(name))) for name in ("one", "two", "three"))
     assert second.state == third.state == State.QUEUED
     queue.stop("two")
     gate.open.set()
@@ -104,33 +106,35 @@ def test_others_wait_in_line_and_can_leave_it(queue, gate, config):
 
 
 def test_a_name_in_the_line_is_refused(queue, config, complaint):
-    queue.add(config())
+    queue.add(PreparedRun.read(config()))
     assert "already" in complaint(queue.add, config())
 
 
-def test_bad_settings_never_enter_the_line(queue, config, complaint):
-    assert "rank" in complaint(queue.add, config(rank=0))
-    assert queue.all() == []
+def without_its_images(config, tmp_path, name):
+    """A run whose images are deleted while it waits in the queue."""
+    prepared = PreparedRun.read(config(name, dataset_folder=str(photos(tmp_path / "removed"))))
+    shutil.rmtree(tmp_path / "removed")
+    return prepared
 
 
 def test_a_failure_is_told_in_words_and_the_next_one_runs(queue, gate, config, tmp_path):
     gate.open.set()
-    lost = queue.add(config("lost", dataset_folder=str(tmp_path / "nowhere")))
+    lost = queue.add(without_its_images(config, tmp_path, "lost"))
     assert wait_until_over(lost) == State.FAILED
-    assert "nowhere" in lost.message
-    assert wait_until_over(queue.add(config("next"))) == State.FINISHED
+    assert "removed" in lost.message
+    assert wait_until_over(queue.add(PreparedRun.read(config("next")))) == State.FINISHED
 
 
 def test_a_failed_name_can_be_used_again(queue, gate, config, tmp_path):
     gate.open.set()
-    wait_until_over(queue.add(config(dataset_folder=str(tmp_path / "nowhere"))))
-    assert wait_until_over(queue.add(config())) == State.FINISHED
+    wait_until_over(queue.add(without_its_images(config, tmp_path, "tiny")))
+    assert wait_until_over(queue.add(PreparedRun.read(config()))) == State.FINISHED
     assert len(queue.all()) == 1
 
 
 def test_discarding_removes_all_that_the_run_wrote_and_nothing_else(queue, gate, config):
     gate.open.set()
-    job = queue.add(config())
+    job = queue.add(PreparedRun.read(config()))
     wait_until_over(job)
     other = job.folder.adapters / "notes.txt"
     other.write_text("mine")
@@ -142,7 +146,7 @@ def test_discarding_removes_all_that_the_run_wrote_and_nothing_else(queue, gate,
 
 def test_closing_stops_in_a_way_that_can_be_resumed(gate, config):
     queue = RunQueue(lambda model: gate)
-    job, never_begun = queue.add(config()), queue.add(config("other"))
+    job, never_begun = queue.add(PreparedRun.read(config())), queue.add(PreparedRun.read(config("other")))
     while job.state != State.PAUSED:
         assert not job.state.is_done
     queue.close()
@@ -160,7 +164,7 @@ def test_closing_stops_in_a_way_that_can_be_resumed(gate, config):
 
 def test_a_complete_run_cannot_be_resumed(queue, gate, config, complaint):
     gate.open.set()
-    job = queue.add(config())
+    job = queue.add(PreparedRun.read(config()))
     wait_until_over(job)
     assert "complete" in complaint(queue.resume, job.folder.path)
 
@@ -169,7 +173,7 @@ def test_new_adapters_are_announced(gate, config):
     announced = []
     queue = RunQueue(lambda model: gate, lambda: announced.append(1))
     gate.open.set()
-    wait_until_over(queue.add(config(epochs=2)))
+    wait_until_over(queue.add(PreparedRun.read(config(epochs=2))))
     assert len(announced) == 2
     queue.close()
 
@@ -198,6 +202,6 @@ def test_a_run_is_over_only_when_the_checkpoint_is_given_back(checkpoint, config
             seen.append(queue.get("tiny").state)
 
     queue = RunQueue(lambda model: Watched(checkpoint))
-    assert wait_until_over(queue.add(config())) == State.FINISHED
+    assert wait_until_over(queue.add(PreparedRun.read(config()))) == State.FINISHED
     assert seen == [State.TRAINING]
     queue.close()

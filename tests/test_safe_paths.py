@@ -93,28 +93,25 @@ class TestOnOnesOwnComputer:
 
     def test_what_is_wrong_is_said_under_the_settings_name(self, tmp_path, complaint):
         (tmp_path / "file").touch()
-        assert (
-            complaint(readable_folder, "", PathPolicy(True))
-            == "dataset_folder: no folder is given. Name the folder with the images."
-        )
-        assert "is not there" in complaint(readable_folder, str(tmp_path / "x"), PathPolicy(True))
-        message = complaint(readable_folder, str(tmp_path / "file"), PathPolicy(True), what="regularisation")
-        assert message.startswith("regularization_folder: the folder ")
+        assert complaint(readable_folder, "", PathPolicy(True)) == "dataset_folder: Enter the folder of the images."
+        assert "does not exist" in complaint(readable_folder, str(tmp_path / "x"), PathPolicy(True))
+        message = complaint(readable_folder, str(tmp_path / "file"), PathPolicy(True), field="regularization_folder")
+        assert message.startswith("regularization_folder: The folder ")
         assert "is a file" in message
 
     @pytest.mark.parametrize("text", ["~nobody-of-this-name/x", "x" * 5000, "a\ud800b"])
     def test_what_cannot_be_a_path(self, complaint, text):
-        assert complaint(readable_folder, text, PathPolicy(True)).startswith("dataset_folder: the folder ")
+        assert complaint(readable_folder, text, PathPolicy(True)).startswith("dataset_folder: The folder ")
 
     @pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links here")
     def test_links_in_a_circle(self, tmp_path, complaint):
         (tmp_path / "a").symlink_to(tmp_path / "b")
         (tmp_path / "b").symlink_to(tmp_path / "a")
-        assert "dataset_folder: the folder" in complaint(readable_folder, str(tmp_path / "a"), PathPolicy(True))
+        assert "dataset_folder: The folder" in complaint(readable_folder, str(tmp_path / "a"), PathPolicy(True))
 
     @pytest.mark.parametrize("text", ["/tmp\0/x", "cat\0", "a\nb", "a\x1b[31mb"])
     def test_marks_that_cannot_be_seen(self, complaint, text):
-        assert "cannot be seen" in complaint(readable_folder, text, PathPolicy(True))
+        assert "invisible characters" in complaint(readable_folder, text, PathPolicy(True))
 
 
 class TestOnAServerThatStrangersReach:
@@ -186,7 +183,7 @@ class TestOnAServerThatStrangersReach:
     def test_what_is_not_there_inside_is_said(self, strangers, complaint):
         assert (
             complaint(readable_folder, "dog", strangers)
-            == "dataset_folder: the folder dog is not there. Check the path."
+            == "dataset_folder: The folder dog does not exist. Check the path."
         )
 
 

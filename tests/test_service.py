@@ -68,8 +68,8 @@ def test_the_place_decides_where_files_go(service, environment, tmp_path):
 
 def test_every_problem_comes_with_its_field(service):
     assert {problem.field for problem in service.problems({**SETTINGS, "name": "a/b", "rank": 0})} == {"name", "rank"}
-    assert [problem.field for problem in service.problems({**SETTINGS, "dataset_folder": ""})] == ["images"]
-    assert [problem.field for problem in service.problems({**SETTINGS, "dataset_folder": "dogs"})] == ["images"]
+    assert [problem.field for problem in service.problems({**SETTINGS, "dataset_folder": ""})] == ["dataset_folder"]
+    assert [problem.field for problem in service.problems({**SETTINGS, "dataset_folder": "dogs"})] == ["dataset_folder"]
     assert service.problems(SETTINGS) == []
 
 
@@ -77,10 +77,10 @@ def test_all_problems_come_at_once(service, complaint):
     unfit = {**SETTINGS, "name": "a/b", "rank": 0, "dataset_folder": "dogs", "regularization_folder": "birds"}
     for ask in (service.plan, service.start):
         fields = [line.split(":")[0] for line in complaint(ask, unfit).splitlines()]
-        assert sorted(fields) == ["images", "name", "rank", "regularisation"]
+        assert sorted(fields) == ["dataset_folder", "name", "rank", "regularization_folder"]
     assert {
         problem.field for problem in service.problems({**SETTINGS, "name": "", "dataset_folder": "", "rank": 0})
-    } == {"name", "images", "rank"}
+    } == {"name", "dataset_folder", "rank"}
 
 
 @pytest.mark.parametrize("path", ["../../secret.safetensors", "/etc/secret.safetensors"])
@@ -165,7 +165,7 @@ def test_a_webuis_own_drawing_gets_the_tag_a_person_would_type(environment):
 
 def test_one_grid_at_a_time(environment, complaint):
     def txt2img(request):
-        assert "being drawn" in complaint(service.compare, "cat", CompareConfig())
+        assert "being generated" in complaint(service.compare, "cat", CompareConfig())
         return Image.new("RGB", (64, 64))
 
     service = TrainingService(dataclasses.replace(environment, txt2img=txt2img))
@@ -204,7 +204,7 @@ def test_a_plan_for_another_kind_of_checkpoint_is_made_anew_before_a_run_starts(
     )
     text = complaint(service.start, SETTINGS)
     assert "made for miniature (Stable Diffusion 1.x), and other (Newer) is loaded now" in text
-    assert "press Train again" in text
+    assert "Press Train again" in text
     assert service.start(SETTINGS).name == "cat"
     service.queue.close()
 

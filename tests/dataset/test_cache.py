@@ -10,7 +10,6 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_lora_train.dataset import cache as cache_module
 from lib_lora_train.dataset.buckets import bucket_sizes, place
 from lib_lora_train.dataset.cache import LatentCache
 from lib_lora_train.dataset.examples import read_dataset
@@ -192,7 +191,7 @@ class TestTrouble:
         dataset = read_dataset(small())
         for path in root.glob("*.png"):
             path.unlink()
-        with pytest.raises(UserError, match="no image can be used"):
+        with pytest.raises(UserError, match="No image can be used"):
             LatentCache(small(), "v1").fill(dataset, encoder)
 
     def test_a_file_removed_during_the_run(self, root, small, encoder, tmp_path):
@@ -266,7 +265,7 @@ class TestTwoProcesses:
         def refuse(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(cache_module.LatentCache, "_write", refuse)
+        monkeypatch.setattr(os, "replace", refuse)
         config, encoders = small(), [type(encoder)(), type(encoder)()]
         caches, results = self.fill_both(config, tmp_path / "latents", encoders)
         assert [one.images for one in encoders] == [5, 5]

@@ -157,7 +157,7 @@ def test_progress_counts_every_image(tmp_path, photo):
 
 class TestWhatEndsIt:
     def test_no_folder(self, tmp_path, complaint):
-        assert "there is no folder" in complaint(caption_images, tmp_path / "x", caption_image)
+        assert "does not exist" in complaint(caption_images, tmp_path / "x", caption_image)
 
     def test_a_metadata_file_that_cannot_be_read_lest_its_captions_be_hidden(self, tmp_path, photo, texts):
         photo(tmp_path / "a.png")

@@ -230,12 +230,12 @@ class TestRegularisation:
         assert (names(dataset.training), names(dataset.regularization)) == (["a.png"], ["r.png"])
 
     def test_the_same_folder_twice(self, config, complaint, root):
-        config.regularization = str(root)
-        assert "Use two folders" in complaint(read_dataset, config)
+        config.regularization_folder = str(root)
+        assert "Use two different folders" in complaint(read_dataset, config)
 
     def test_a_missing_one_is_named(self, config, complaint):
-        config.regularization = "nowhere"
-        assert complaint(read_dataset, config).startswith("regularization_folder: there is no folder nowhere")
+        config.regularization_folder = "nowhere"
+        assert complaint(read_dataset, config).startswith("regularization_folder: The folder nowhere does not exist")
 
 
 class TestHeldOut:
@@ -249,7 +249,7 @@ class TestHeldOut:
     def test_never_all(self, root, photo, small, complaint):
         photo(root / "a.png", caption="x")
         photo(root / "b.png", caption="x")
-        assert "leaves none to train on" in complaint(read_dataset, small(validation_images=2))
+        assert "Leaves no image to train on" in complaint(read_dataset, small(validation_images=2))
 
     def test_the_seed_chooses_and_nothing_is_in_both(self, root, photo, small):
         for number in range(12):
@@ -267,8 +267,8 @@ class TestHeldOut:
 
 class TestBadInputs:
     def test_folders(self, tmp_path, photo, small, complaint):
-        assert "no folder is given" in complaint(read_dataset, small(dataset_folder=""))
-        assert "there is no folder" in complaint(read_dataset, small())
+        assert "Enter the folder" in complaint(read_dataset, small(dataset_folder=""))
+        assert "does not exist" in complaint(read_dataset, small())
         (tmp_path / "images").mkdir()
         assert "has no images" in complaint(read_dataset, small())
         path = photo(tmp_path / "one.png")
@@ -281,7 +281,7 @@ class TestBadInputs:
             raise PermissionError(13, "Permission denied")
 
         monkeypatch.setattr(folders.os, "listdir", refuse)
-        assert "may not be read (Permission denied)" in complaint(read_dataset, small())
+        assert "cannot be read (Permission denied)" in complaint(read_dataset, small())
 
     @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the administrator may read everything")
     def test_a_sub_folder_that_may_not_be_read_is_reported(self, root, photo, small):
@@ -314,9 +314,9 @@ class TestBadInputs:
         for number in range(5):
             (root / f"{number}.png").write_bytes(b"nonsense")
         message = complaint(read_dataset, small())
-        assert message.startswith("dataset_folder: no image can be used")
+        assert message.startswith("dataset_folder: No image can be used")
         assert all(f"{number}.png" in message for number in range(3))
-        assert "2 more" in message
+        assert "2 more such images" in message
 
     def test_small_images_are_pointed_out(self, root, small):
         Image.new("RGB", (20, 20)).save(root / "a.png")

@@ -80,7 +80,7 @@ class TestLevels:
     def test_fewer_than_two_are_refused(self, tmp_path, complaint, folders):
         for folder in folders:
             put(tmp_path / folder, cat="a cat")
-        assert "Put the low images into a folder -1" in complaint(read_image_sets, config(tmp_path))
+        assert "at least two sub-folders named by strength" in complaint(read_image_sets, config(tmp_path))
 
     def test_of_a_set_less_a_broken_image_are_none(self, tmp_path, complaint):
         put(tmp_path / "-1", cat="a cat", dog="a dog")
@@ -89,4 +89,4 @@ class TestLevels:
         one_less = levels.dataset().without({tmp_path / "1" / "dog.png"}, ["dog is broken."])
         assert names(levels.within(one_less)) == [["cat", "cat"]]
         none = one_less.without({tmp_path / "-1" / "cat.png"}, [])
-        assert "no set of images is whole" in complaint(levels.within, none)
+        assert "No image set is complete" in complaint(levels.within, none)

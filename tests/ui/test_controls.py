@@ -43,9 +43,9 @@ def test_every_control_is_labelled():
     [
         ("name", "text", "Name"),
         ("resolution", "number", "Resolution (px)"),
-        ("enable_bucket", "checkbox", "Keep aspect ratios"),
-        ("max_tokens", "dropdown", "Caption length (tokens)"),
-        ("sample_prompts", "lines", "Preview prompts"),
+        ("enable_bucket", "checkbox", "Enable bucketing"),
+        ("max_tokens", "dropdown", "Max token length (tokens)"),
+        ("sample_prompts", "lines", "Sample prompts"),
     ],
 )
 def test_kind_and_label_follow_the_table(name, kind, label):
