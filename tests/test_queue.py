@@ -11,7 +11,7 @@ import pytest
 from lib_lora_train.queue import Job, RunQueue, State, read_queue, unfinished_runs, wait_until_over
 from lib_lora_train.training.events import Finished, Progress, Started
 from lib_lora_train.training.prepared_run import PreparedRun
-from tests.training.runs import SharingHost, tiny_config
+from tests.training.runs import SharingHost, photos, tiny_config
 
 
 class Gate(SharingHost):
