@@ -41,8 +41,8 @@ from lib_lora_train.embedded import CHECKPOINT, DEMO_IMAGES
 from lib_lora_train.embedded.evaluator import measure
 from lib_lora_train.embedded.synthetic import BACKGROUNDS, COLORS, NEW_SHAPE, SHAPES, caption
 from lib_lora_train.evaluation.grid import Grid, draw_grid
-from lib_lora_train.model.conditioning import predict
-from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.diffusers_view.conditioning import predict
+from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
 from lib_lora_train.training.run_folder import AdapterPoint, RunFolder
 from lib_lora_train.training.session import train
 from lib_lora_train.training.setup import make_adapter
@@ -189,7 +189,7 @@ KNOWN = [(shape, color, back) for i, shape in enumerate(SHAPES) for color, back 
 def drawn_with(config: TrainConfig, point: AdapterPoint) -> Drawn:
     """Draws all prompts with an epoch's adapter."""
     with standalone_host(config.model).lease() as checkpoint:
-        parts = Parts.of(checkpoint, config.model)
+        parts = DiffusersDenoiser.open(checkpoint, config.model)
         load_weights(make_adapter(parts, config), load_adapter(point.path))
         draw = generator(parts, config, checkpoint)
         return Drawn(
@@ -289,7 +289,7 @@ def learned(config: TrainConfig) -> dict[str, float]:
     """Trains; by how much the loss on the stars falls under each name, from strength 0 to strength 1."""
     train(config, standalone_host(config.model))
     with standalone_host(config.model).lease() as checkpoint:
-        parts = Parts.of(checkpoint, config.model)
+        parts = DiffusersDenoiser.open(checkpoint, config.model)
         adapter = make_adapter(parts, config)
         load_weights(adapter, load_adapter(RunFolder.at(config).final_file))
         with adapter.strength(0):
@@ -299,7 +299,7 @@ def learned(config: TrainConfig) -> dict[str, float]:
 
 
 @torch.no_grad()
-def star_losses(parts: Parts, config: TrainConfig) -> dict[str, float]:
+def star_losses(parts: DiffusersDenoiser, config: TrainConfig) -> dict[str, float]:
     """Mean squared error on some stars at some timesteps, under each name."""
     images = sorted(Path(config.dataset.dataset_folder).glob("*.png"))[:STARS]
     arrays = [np.asarray(Image.open(image).convert("RGB"), np.float32) for image in images]
@@ -311,7 +311,7 @@ def star_losses(parts: Parts, config: TrainConfig) -> dict[str, float]:
         }
 
 
-def noise_loss(parts: Parts, latents: torch.Tensor, name: str, t: int) -> float:
+def noise_loss(parts: DiffusersDenoiser, latents: torch.Tensor, name: str, t: int) -> float:
     """At timestep t, with noise that depends on t alone."""
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(t))
     steps = torch.full((len(latents),), t)

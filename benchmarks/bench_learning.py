@@ -28,7 +28,7 @@ from lib_lora_train.config import TrainConfig
 from lib_lora_train.embedded import CHECKPOINT
 from lib_lora_train.evaluation.best_epoch import recommend
 from lib_lora_train.evaluation.comparison import validations
-from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
 from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.samples import sampling_options
@@ -100,7 +100,9 @@ def score_base(config: TrainConfig) -> Row:
         return Row.of(
             "the base alone",
             0,
-            *evaluate_new_shape(generator(Parts.of(checkpoint, config.model), config, checkpoint), SEEDS_PER_PROMPT),
+            *evaluate_new_shape(
+                generator(DiffusersDenoiser.open(checkpoint, config.model), config, checkpoint), SEEDS_PER_PROMPT
+            ),
         )
 
 
@@ -114,8 +116,8 @@ def train_and_score(config: TrainConfig, name: str) -> list[str]:
     epoch = recommend(validations(folder), [point.epoch for point in points]).epoch
     path = next(point.path for point in points if point.epoch == epoch)
     with host.lease() as checkpoint:
-        base = Parts.of(checkpoint, config.model)
-        parts = Parts.of(checkpoint, config.model)
+        base = DiffusersDenoiser.open(checkpoint, config.model)
+        parts = DiffusersDenoiser.open(checkpoint, config.model)
         adapter = make_adapter(parts, config)
         load_weights(adapter, load_adapter(path))
         row = Row.of(name, epoch, *evaluate_new_shape(generator(parts, config, checkpoint), SEEDS_PER_PROMPT))
@@ -124,7 +126,11 @@ def train_and_score(config: TrainConfig, name: str) -> list[str]:
 
 
 def strength_zero_is_base(
-    base: Parts, parts: Parts, adapter: Adapter, config: TrainConfig, checkpoint: SharedCheckpoint
+    base: DiffusersDenoiser,
+    parts: DiffusersDenoiser,
+    adapter: Adapter,
+    config: TrainConfig,
+    checkpoint: SharedCheckpoint,
 ) -> bool:
     """Whether 16 pictures at strength 0 equal those of views without an adapter."""
     prompts = ["a red star on a white background", "a blue circle on a black background"] * 8
@@ -134,7 +140,7 @@ def strength_zero_is_base(
     return all(a.tobytes() == b.tobytes() for a, b in zip(ours, theirs, strict=True))
 
 
-def generator(parts: Parts, config: TrainConfig, checkpoint: SharedCheckpoint):
+def generator(parts: DiffusersDenoiser, config: TrainConfig, checkpoint: SharedCheckpoint):
     """(prompts, seeds) to pictures, drawn as the run's previews are."""
     drawing = sampling_options(config, checkpoint)
 

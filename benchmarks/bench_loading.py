@@ -90,7 +90,7 @@ def main() -> None:
         print(f"step alone: {alone * 1000:.2f} ms")
         for name, (settings, folder) in cases.items():
             config = DatasetConfig(**common, **settings)
-            cache = LatentCache(config, "bench", folder)
+            cache = LatentCache(config, "bench", 8, folder)
             start = time.perf_counter()
             dataset = cache.fill(read_dataset(config), encode, batch_size=arguments.batch_size)
             filling = time.perf_counter() - start

@@ -31,7 +31,7 @@ from benchmarks.tasks import COMMON, LESSONS, Task, pencil, trained
 from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.embedded.synthetic import caption
-from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.session import train
 
@@ -197,7 +197,7 @@ def dreambooth_lines(script: Path, seed: int, rates: list[float]) -> Iterator[st
         stars, drawn = bare_stars(folder / "bare"), folder / "class"
         drawn.mkdir()
         with standalone_host(config.model).lease() as checkpoint:
-            parts = Parts.of(checkpoint, config.model)
+            parts = DiffusersDenoiser.open(checkpoint, config.model)
             images = generator(parts, config, checkpoint)(
                 [caption("shape", *prompt) for prompt in WISHES], range(len(WISHES))
             )

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from lib_lora_train.checkpoints.detect import TEXT, UNET, VAE
-from lib_lora_train.model.names import UNetShape, inverted, renamed, unet_modules, vae_modules
+from lib_lora_train.model.diffusers_view.names import UNetShape, inverted, renamed, unet_modules, vae_modules
 from tests.miniature import random_weights, write_tokenizer
 
 UNET_CONFIG = {"cross_attention_dim": 768}

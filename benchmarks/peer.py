@@ -20,7 +20,7 @@ from diffusers import DDPMScheduler
 
 from benchmarks.workload import Workload
 from lib_lora_train.config import CheckpointConfig
-from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
 
 ROOT = Path(__file__).resolve().parent.parent
 STAND_IN = Path(__file__).resolve().parent / "stand_in"
@@ -182,10 +182,10 @@ def write_diffusers_layout(workload: Workload, folder: Path) -> Path:
     """The workload's checkpoint as a folder that diffusers reads, in the number format of the checkpoint's file."""
     with workload.host().lease() as checkpoint:
         stored = torch.float16 if workload.stored_in_half() else torch.float32
-        return write_diffusers_layout_of(Parts.of(checkpoint, CheckpointConfig()), folder, stored)
+        return write_diffusers_layout_of(DiffusersDenoiser.open(checkpoint, CheckpointConfig()), folder, stored)
 
 
-def write_diffusers_layout_of(parts: Parts, folder: Path, stored: torch.dtype = torch.float32) -> Path:
+def write_diffusers_layout_of(parts: DiffusersDenoiser, folder: Path, stored: torch.dtype = torch.float32) -> Path:
     """The parts of a checkpoint of Stable Diffusion 1's kind as a folder that diffusers reads."""
     named = {"unet": parts.unet, "vae": parts.vae, "text_encoder": parts.text_encoders[0]}
     parts.unet.register_to_config(sample_size=64)  # Stable Diffusion 1.5's; its pipeline wants one

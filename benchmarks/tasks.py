@@ -22,7 +22,7 @@ from lib_lora_train.embedded import CHECKPOINT
 from lib_lora_train.embedded.demo import write_levels
 from lib_lora_train.embedded.evaluator import is_outlined, measure
 from lib_lora_train.embedded.synthetic import BACKGROUNDS, COLORS, SHAPES, caption
-from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
 from lib_lora_train.training.samples import sampling_options
 from lib_lora_train.training.session import train
 from lib_lora_train.training.setup import make_adapter
@@ -49,7 +49,7 @@ COMMON: dict[str, Any] = {
 class Pencil:
     """Draws with an adapter at any strength; wish i from seed i."""
 
-    parts: Parts
+    parts: DiffusersDenoiser
     config: TrainConfig
     adapter: Adapter
     unit: float = 1.0
@@ -338,5 +338,5 @@ def pencil(config: TrainConfig, adapter: Path, unit: float = 1.0) -> Iterator[Pe
     """Draws with an adapter file, whatever layers it has."""
     config = TrainConfig.from_flat({**config.to_flat(), "continue_from": str(adapter)})
     with standalone_host(config.model).lease() as checkpoint:
-        parts = Parts.of(checkpoint, config.model)
+        parts = DiffusersDenoiser.open(checkpoint, config.model)
         yield Pencil(parts, config, make_adapter(parts, config), unit)

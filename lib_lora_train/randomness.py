@@ -22,14 +22,14 @@ class Randomness:
 
     seed: int
 
-    def torch(self, *path: str | int) -> torch.Generator:
+    def torch(self, *path: str | float) -> torch.Generator:
         """A CPU generator for `path`, such as ("noise", step). CPU, so that every device trains on the same draws."""
         return torch.Generator().manual_seed(self._derived(path))
 
-    def numpy(self, *path: str | int) -> np.random.Generator:
+    def numpy(self, *path: str | float) -> np.random.Generator:
         """A NumPy generator for `path`."""
         return np.random.Generator(np.random.PCG64(self._derived(path)))
 
-    def _derived(self, path: tuple[str | int, ...]) -> int:
+    def _derived(self, path: tuple[str | float, ...]) -> int:
         digest = hashlib.blake2b(repr((self.seed, *path)).encode(), digest_size=8).digest()
         return int.from_bytes(digest, "little") >> 1  # manual_seed takes a signed 64-bit number

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lib_lora_train.model.names import UNetShape, inverted, renamed, unet_modules, vae_modules
+from lib_lora_train.model.diffusers_view.names import UNetShape, inverted, renamed, unet_modules, vae_modules
 from tests.miniature import VAE, random_weights, write_tokenizer
 
 SD2_UNET = {

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lib_lora_train.model.names import UNetShape, inverted, renamed, unet_modules, vae_modules
+from lib_lora_train.model.diffusers_view.names import UNetShape, inverted, renamed, unet_modules, vae_modules
 
 UNET = {
     "block_out_channels": (32, 64),

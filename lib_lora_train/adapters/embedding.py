@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lib_lora_train.errors import UserError
-from lib_lora_train.model.text import LearnedEmbedding
+from lib_lora_train.model.denoiser import LearnedEmbedding
 
 PREFIX = "bundle_emb."
 ONE, TWO = ("string_to_param.*",), ("clip_l", "clip_g")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,24 +16,18 @@ from torch import nn
 from lib_lora_train.adapters.embedding import TriggerEmbedding
 from lib_lora_train.adapters.forward import patch_forward
 from lib_lora_train.config import AdapterConfig
-from lib_lora_train.model.names import rename
+from lib_lora_train.model.denoiser import LayerSelection, TargetLayer
 from lib_lora_train.randomness import Randomness
 
 ADAPTER = "lora_train"
 FROZEN = "beneath "
-TRANSFORMER = ("Transformer2DModel",)
-CONVOLUTIONS = ("ResnetBlock2D", "Downsample2D", "Upsample2D")
-TEXT = ("CLIPAttention", "CLIPSdpaAttention", "CLIPFlashAttention2", "CLIPMLP")
-"""transformers 4.4x names the attention's class after its kernel; before and after, it is CLIPAttention."""
-
-ATTENTION_PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A layer to adapt: its module's name in the view, and the LoRA's size there."""
+    """A layer to adapt, and the LoRA's size there."""
 
-    module: str
+    layer: TargetLayer
     rank: int
     alpha: float
 
@@ -165,79 +159,56 @@ def weights_of(layers: list[AdaptedLayer]) -> list[nn.Parameter]:
     return [weight for layer in layers for weight in (layer.down, layer.up)]
 
 
-def unet_targets(unet: nn.Module, config: AdapterConfig) -> list[Target]:
-    """kohya's choice: everything linear, and 1x1 convolutions, inside the transformers; with conv_rank the rest too."""
+def selection_of(config: AdapterConfig) -> LayerSelection:
+    """The layers that `config` asks for."""
+    return LayerSelection(
+        attention_only=config.targets == "attention",
+        convolutions=config.conv_rank > 0,
+        text_encoders=config.train_text_encoder,
+    )
+
+
+def sized(layers: Iterable[TargetLayer], config: AdapterConfig) -> list[Target]:
+    """`layers` with the configured sizes: conv_rank for kernels wider than 1 x 1, rank for the others."""
     alpha, conv_alpha = config.alpha or config.rank, config.conv_alpha or config.conv_rank
-    parents = TRANSFORMER + (CONVOLUTIONS if config.conv_rank else ())
-    found = []
-    for name, layer in layers_inside(unet, parents):
-        if config.targets == "attention" and ".attentions." in name and not name.endswith(ATTENTION_PROJECTIONS):
-            continue
-        wide = isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
-        found.append(Target(name, config.conv_rank, conv_alpha) if wide else Target(name, config.rank, alpha))
-    return found
+    return [
+        Target(each, config.conv_rank, conv_alpha) if _has_wide_kernel(each.layer) else Target(each, config.rank, alpha)
+        for each in layers
+    ]
 
 
-def text_encoder_targets(encoder: nn.Module, config: AdapterConfig, layers_used: int | None = None) -> list[Target]:
-    """Every linear layer of the attentions and MLPs; of the first `layers_used` layers where the others have no effect."""
-    alpha = config.alpha or config.rank
-    names = [name for name, _ in layers_inside(encoder, TEXT)]
-    return [Target(name, config.rank, alpha) for name in names if layers_used is None or _layer_of(name) < layers_used]
+def _has_wide_kernel(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
 
 
-def layers_inside(module: nn.Module, parents: tuple[str, ...]) -> list[tuple[str, nn.Module]]:
-    """Linear and Conv2d layers below modules whose class has one of the names `parents`, by full name."""
-    found = {}
-    for outer_name, outer in module.named_modules():
-        if type(outer).__name__ in parents:
-            for inner_name, inner in outer.named_modules():
-                if isinstance(inner, (nn.Linear, nn.Conv2d)):
-                    found[f"{outer_name}.{inner_name}"] = inner
-    return list(found.items())
+def inject(targets: Sequence[Target], randomness: Randomness) -> list[AdaptedLayer]:
+    """Adds LoRA to `targets`: down uniform (Kaiming, a = sqrt 5), up 0, both float32 on the network's device."""
+    by_root: dict[nn.Module, list[Target]] = {}
+    for target in targets:
+        by_root.setdefault(target.layer.root, []).append(target)
+    return [layer for root, own in by_root.items() for layer in _inject(root, own, randomness)]
 
 
-def inject(
-    view: nn.Module,
-    targets: list[Target],
-    prefix: str,
-    randomness: Randomness,
-    modules: Mapping[str, str] | None = None,
-) -> list[AdaptedLayer]:
-    """Adds LoRA to the view's `targets`: down uniform (Kaiming, a = sqrt 5), up 0, both float32 on the view's device.
-
-    `prefix` begins the layers' names in the file: lora_unet, lora_te, lora_te1 or lora_te2. `modules` renames the
-    view's modules there (model/names.py).
-    """
+def _inject(root: nn.Module, targets: list[Target], randomness: Randomness) -> list[AdaptedLayer]:
     # peft tries every pattern on every layer: patterns for all of SDXL's 700 layers would take it minutes.
     usual = targets[0]
     config = LoraConfig(
         r=usual.rank,
         lora_alpha=usual.alpha,
-        target_modules="|".join(re.escape(target.module) for target in targets),  # a list is tried one by one
+        target_modules="|".join(re.escape(each.layer.module) for each in targets),  # a list is tried one by one
         init_lora_weights=False,
-        rank_pattern={target.module: target.rank for target in targets if target.rank != usual.rank},
-        alpha_pattern={target.module: target.alpha for target in targets if target.alpha != usual.alpha},
+        rank_pattern={each.layer.module: each.rank for each in targets if each.rank != usual.rank},
+        alpha_pattern={each.layer.module: each.alpha for each in targets if each.alpha != usual.alpha},
     )
-    with _global_generators_untouched(view):
-        inject_adapter_in_model(config, view, adapter_name=ADAPTER)
-    inner = dict(view.named_modules())
+    with _global_generators_untouched(root):
+        inject_adapter_in_model(config, root, adapter_name=ADAPTER)
     layers = []
-    for target in targets:
-        name = kohya_name(prefix, target.module, modules)
-        layer = AdaptedLayer(name, inner[target.module], target.rank, target.alpha)
-        _initialize(layer, randomness.torch("adapter", name))
+    for each in targets:
+        layer = AdaptedLayer(each.layer.name, each.layer.layer, each.rank, each.alpha)
+        _initialize(layer, randomness.torch("adapter", layer.name))
         patch_forward(layer.layer, ADAPTER)
         layers.append(layer)
     return layers
-
-
-def kohya_name(prefix: str, module: str, modules: Mapping[str, str] | None = None) -> str:
-    """The layer's name in a kohya file, with `modules` renamed. transformers 5 dropped `text_model.`, which the file keeps."""
-    if modules:
-        module = rename(module, modules)
-    if prefix.startswith("lora_te") and not module.startswith("text_model."):
-        module = f"text_model.{module}"
-    return f"{prefix}_{module.replace('.', '_')}"
 
 
 def load_into(layers: list[AdaptedLayer], weights: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
@@ -245,11 +216,6 @@ def load_into(layers: list[AdaptedLayer], weights: Mapping[str, tuple[torch.Tens
     for layer in layers:
         if layer.name in weights:
             layer.load(*weights[layer.name])
-
-
-def _layer_of(name: str) -> int:
-    """The number in a name such as text_model.encoder.layers.3.mlp.fc1."""
-    return int(name.partition("layers.")[2].partition(".")[0])
 
 
 @torch.no_grad()

@@ -18,13 +18,14 @@ from typing import Any
 import torch
 
 from lib_lora_train.config import DatasetConfig
-from lib_lora_train.dataset.buckets import Placement, randomly_cropped
+from lib_lora_train.dataset.buckets import Placement, geometry_of, randomly_cropped
 from lib_lora_train.dataset.cache import LatentCache, needs_pixels
 from lib_lora_train.dataset.captions import vary
 from lib_lora_train.dataset.examples import Dataset, Example
 from lib_lora_train.dataset.order import BatchPlan, Sample
 from lib_lora_train.dataset.prefetch import prefetched
 from lib_lora_train.dataset.sources import Source
+from lib_lora_train.image_geometry import ImageGeometry
 from lib_lora_train.randomness import Randomness
 
 BATCHES_AHEAD = 4
@@ -34,15 +35,13 @@ DECODERS = min(4, os.cpu_count() or 1)
 
 @dataclass(frozen=True)
 class Batch:
-    """B examples of one bucket, of H x W pixels and h x w = H/8 x W/8 latent cells.
+    """B examples of one bucket, of H x W pixels and h x w latent cells.
 
     Attributes:
         examples: what is shown.
         captions: as they are shown this time; None without any text.
         weights: float32 [B]; how much each one's loss counts.
-        original_sizes: int64 [B, 2]; (height, width) of the image file in pixels.
-        crops: int64 [B, 2]; (top, left) of the cut in the scaled image, in pixels.
-        target_sizes: int64 [B, 2]; (H, W) in pixels.
+        geometry: how each image was scaled and cropped.
         moments: float32 [B, 2C, h, w]; mean and standard deviation of the latents. None when `pixels` is set.
         pixels: float32 [B, 3, H, W] in -1..1, when images differ at each showing and are to be encoded now.
         masks: float32 [B, 1, h, w] in 0..1; None when the run has no masks.
@@ -51,20 +50,13 @@ class Batch:
     examples: list[Example]
     captions: list[str | None]
     weights: torch.Tensor
-    original_sizes: torch.Tensor
-    crops: torch.Tensor
-    target_sizes: torch.Tensor
+    geometry: ImageGeometry
     moments: torch.Tensor | None
     pixels: torch.Tensor | None
     masks: torch.Tensor | None
 
     def __len__(self) -> int:
         return len(self.captions)
-
-    @property
-    def time_ids(self) -> torch.Tensor:
-        """SDXL's six numbers of each image, in pixels: int64 [B, 6], of original, crop and target."""
-        return torch.cat([self.original_sizes, self.crops, self.target_sizes], dim=1)
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on `device`; from pinned memory without waiting for the copy."""
@@ -77,7 +69,7 @@ class Batch:
     def _with_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         values: dict[str, Any] = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         changed = {name: change(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
-        return Batch(**(values | changed))
+        return Batch(**(values | changed | {"geometry": self.geometry.map(change)}))
 
 
 @dataclass(frozen=True)
@@ -87,7 +79,7 @@ class _PreparedSample:
     example: Example
     caption: str | None
     placement: Placement
-    crop: tuple[int, int]
+    flip: bool
     moments: torch.Tensor | None
     pixels: torch.Tensor | None
     mask: torch.Tensor | None
@@ -167,16 +159,16 @@ class BatchLoader:
             placement = randomly_cropped(placement, self._randomness.numpy("crop", *moment))
         source = Source.open(sample.example, config.loss_mask)
         pixels = source.pixels(placement, flip, config.color_jitter, self._randomness.numpy("colour", *moment))
-        crop = placement.mirrored_crop if flip else placement.crop
-        return _PreparedSample(sample.example, caption, placement, crop, None, pixels, source.cells(placement, flip))
+        return _PreparedSample(
+            sample.example, caption, placement, flip, None, pixels, source.cells(placement, flip, self._cache.factor)
+        )
 
     def _unvaried(self, example: Example) -> _PreparedSample:
         return self._from_cache(example, example.caption, self.plan.placement(example), flip=False)
 
     def _from_cache(self, example: Example, caption: str | None, placement: Placement, flip: bool) -> _PreparedSample:
         entry = self._cache.entry(example, placement, flip)
-        crop = placement.mirrored_crop if flip else placement.crop
-        return _PreparedSample(example, caption, placement, crop, entry.moments, None, entry.mask)
+        return _PreparedSample(example, caption, placement, flip, entry.moments, None, entry.mask)
 
 
 def _batch(rows: list[_PreparedSample]) -> Batch:
@@ -184,9 +176,7 @@ def _batch(rows: list[_PreparedSample]) -> Batch:
         examples=[row.example for row in rows],
         captions=[row.caption for row in rows],
         weights=torch.tensor([row.example.weight for row in rows], dtype=torch.float32),
-        original_sizes=torch.tensor([(row.placement.original.height, row.placement.original.width) for row in rows]),
-        crops=torch.tensor([(row.crop[1], row.crop[0]) for row in rows]),
-        target_sizes=torch.tensor([(row.placement.bucket.height, row.placement.bucket.width) for row in rows]),
+        geometry=geometry_of([row.placement for row in rows], [row.flip for row in rows]),
         moments=_stacked([row.moments for row in rows]),
         pixels=_stacked([row.pixels for row in rows]),
         masks=_stacked([row.mask for row in rows]),

@@ -7,12 +7,15 @@ All numbers are pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from lib_lora_train.config import DatasetConfig
 from lib_lora_train.dataset.images import Size
+from lib_lora_train.image_geometry import ImageGeometry
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,16 @@ class Placement:
         """(left, top) as it is in the mirrored image."""
         left, top = self.crop
         return self.scaled.width - self.bucket.width - left, top
+
+
+def geometry_of(placements: Sequence[Placement], flips: Sequence[bool]) -> ImageGeometry:
+    """The geometry of images placed so; where `flips` is true, of the mirrored image."""
+    crops = [p.mirrored_crop if flip else p.crop for p, flip in zip(placements, flips, strict=True)]
+    return ImageGeometry(
+        original_sizes=torch.tensor([(p.original.height, p.original.width) for p in placements]),
+        crops=torch.tensor([(top, left) for left, top in crops]),
+        target_sizes=torch.tensor([(p.bucket.height, p.bucket.width) for p in placements]),
+    )
 
 
 def bucket_sizes(config: DatasetConfig) -> list[Size]:

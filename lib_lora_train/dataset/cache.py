@@ -3,7 +3,7 @@
 An entry is identified by the content of the image file, the encoder, and how the image is placed in its bucket. So an
 image that was edited, another VAE or another resolution never gets an old entry.
 
-    cache = LatentCache(config.dataset, fingerprint=vae_hash, folder=runs_dir / "latents")
+    cache = LatentCache(config.dataset, fingerprint=vae_hash, factor=8, folder=runs_dir / "latents")
     dataset = cache.fill(dataset, encode)          # the encoder is not needed after this
     cache.entry(example, placement).moments        # [2C, h, w]
 """
@@ -23,14 +23,13 @@ import torch
 from lib_lora_train.config import DatasetConfig
 from lib_lora_train.dataset.buckets import Placement, bucket_sizes, place
 from lib_lora_train.dataset.examples import Dataset, Example
-from lib_lora_train.dataset.pixels import LATENT_FACTOR
 from lib_lora_train.dataset.prefetch import prefetched
 from lib_lora_train.dataset.sources import Source, content_digest
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_bytes
 
 Encode = Callable[[torch.Tensor], torch.Tensor]
-"""Pixels [B, 3, H, W] in -1..1 to moments [B, 2C, H/8, W/8]: the mean, then the standard deviation, of the latents."""
+"""Pixels [B, 3, H, W] in -1..1 to moments [B, 2C, h, w]: the mean, then the standard deviation, of the latents."""
 
 FillSteps = Generator["tuple[int, int] | None", None, Dataset]
 """See `LatentCache.fill_steps`."""
@@ -82,13 +81,15 @@ class _Prepared:
 class LatentCache:
     """The latents of a dataset's examples."""
 
-    def __init__(self, config: DatasetConfig, fingerprint: str, folder: Path | None = None) -> None:
+    def __init__(self, config: DatasetConfig, fingerprint: str, factor: int, folder: Path | None = None) -> None:
         """
         Args:
             config: how images are placed and masked.
             fingerprint: differs between encoders that encode differently: a hash of the VAE's weights, its precision.
+            factor: pixels per latent cell, along each side.
             folder: where entries are kept for later runs; None for memory only.
         """
+        self.factor = factor
         self._config = config
         self._fingerprint = fingerprint
         self._folder = folder
@@ -250,7 +251,7 @@ class LatentCache:
                 if source is None:
                     continue
                 for flip in job.flips:
-                    pixels, mask = source.pixels(job.placement, flip), source.cells(job.placement, flip)
+                    pixels, mask = source.pixels(job.placement, flip), source.cells(job.placement, flip, self.factor)
                     batch.append(_Prepared(job, flip, source.digest, pixels, mask))
                     if len(batch) == batch_size:
                         yield batch
@@ -262,7 +263,7 @@ class LatentCache:
         pixels = torch.stack([item.pixels for item in batch])
         with torch.no_grad():
             moments = encode(pixels).to("cpu", torch.float32)
-        if not _right_shape(moments[0], batch[0].job.placement) or len(moments) != len(batch):
+        if not self._right_shape(moments[0], batch[0].job.placement) or len(moments) != len(batch):
             raise ValueError(f"the encoder made {tuple(moments.shape)} of {tuple(pixels.shape)}")
         for item, values in zip(batch, moments, strict=True):
             if not torch.isfinite(values).all():
@@ -287,7 +288,9 @@ class LatentCache:
         except (OSError, ValueError, KeyError, safetensors.SafetensorError):
             return None  # missing, or cut short by a crash: encoded again
         entry = Entry(tensors.get("moments", torch.empty(0)), tensors.get("mask"))
-        usable = _right_shape(entry.moments, placement) and (entry.mask is None) == (self._config.loss_mask == "none")
+        usable = self._right_shape(entry.moments, placement) and (entry.mask is None) == (
+            self._config.loss_mask == "none"
+        )
         return entry if usable else None
 
     def _keep(self, key: str, entry: Entry) -> None:
@@ -304,7 +307,6 @@ class LatentCache:
         assert self._folder is not None
         return self._folder / key[:2] / f"{key}.safetensors"
 
-
-def _right_shape(moments: torch.Tensor, placement: Placement) -> bool:
-    cells = (placement.bucket.height // LATENT_FACTOR, placement.bucket.width // LATENT_FACTOR)
-    return moments.ndim == 3 and moments.shape[0] % 2 == 0 and tuple(moments.shape[1:]) == cells
+    def _right_shape(self, moments: torch.Tensor, placement: Placement) -> bool:
+        cells = (placement.bucket.height // self.factor, placement.bucket.width // self.factor)
+        return moments.ndim == 3 and moments.shape[0] % 2 == 0 and tuple(moments.shape[1:]) == cells

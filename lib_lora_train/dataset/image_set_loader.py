@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from lib_lora_train.config import DatasetConfig
-from lib_lora_train.dataset.buckets import Placement
+from lib_lora_train.dataset.buckets import Placement, geometry_of
 from lib_lora_train.dataset.cache import LatentCache
 from lib_lora_train.dataset.image_sets import ImageSet, ImageSets
 from lib_lora_train.dataset.order import BatchPlan, Sample
 from lib_lora_train.dataset.prefetch import prefetched
+from lib_lora_train.image_geometry import ImageGeometry
 from lib_lora_train.randomness import Randomness
 
 BATCHES_AHEAD = 4
@@ -25,22 +26,23 @@ class ImageSetBatch:
 
     Attributes:
         captions: one per set.
-        latents: scaled, [L, B, C, h, w].
+        latents: x_0, [L, B, C, h, w].
         strengths: the adapter's strength for each level, [L].
-        time_ids: SDXL's sizes, [B, 6].
+        geometry: how the images of each set were scaled and cropped; B rows.
         masks: which cells count, [B, 1, h, w] in 0..1; None for all.
     """
 
     captions: list[str]
     latents: torch.Tensor
     strengths: torch.Tensor
-    time_ids: torch.Tensor
+    geometry: ImageGeometry
     masks: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> ImageSetBatch:
         """The batch on `device`, without waiting for the copy."""
         tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        return replace(self, geometry=self.geometry.to(device), **moved)
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -65,9 +67,9 @@ class ImageSetBatch:
         return self.captions * len(self.strengths)
 
     @property
-    def row_sizes(self) -> torch.Tensor:
-        """[L * B, 6]."""
-        return self.time_ids.repeat(len(self.strengths), 1)
+    def row_geometry(self) -> ImageGeometry:
+        """L * B rows."""
+        return self.geometry.repeat(len(self.strengths))
 
     @property
     def row_masks(self) -> torch.Tensor | None:
@@ -82,7 +84,7 @@ class ImageSetLoader:
     Attributes:
         plan: which sets make up which batch, by their first images.
         cache: filled with every image of `sets`.
-        latent_scale: what the VAE's latents are multiplied by.
+        latents_of: cached moments [..., 2C, h, w] to x_0 [..., C, h, w].
         rank: this process's shard of each batch.
     """
 
@@ -91,7 +93,7 @@ class ImageSetLoader:
     cache: LatentCache
     config: DatasetConfig
     randomness: Randomness
-    latent_scale: float
+    latents_of: Callable[[torch.Tensor], torch.Tensor]
     rank: int = 0
 
     def batches(self, index: int) -> Iterator[ImageSetBatch]:
@@ -120,8 +122,9 @@ class ImageSetLoader:
             [self.cache.entry(example, placement, flip) for example in images.examples]
             for images, placement, flip in rows
         ]
-        means = torch.stack([torch.stack([entry.moments.chunk(2)[0] for entry in row]) for row in entries], dim=1)
-        latents = means * self.latent_scale
+        latents = self.latents_of(
+            torch.stack([torch.stack([entry.moments for entry in row]) for row in entries], dim=1)
+        )
         masks = None
         if self.config.loss_mask != "none":
             given = [[entry.mask for entry in row if entry.mask is not None] for row in entries]
@@ -133,7 +136,7 @@ class ImageSetLoader:
             captions=[images.caption for images, _, _ in rows],
             latents=latents,
             strengths=torch.tensor(self.sets.strengths),
-            time_ids=torch.tensor([_time_ids(placement, flip) for _, placement, flip in rows]),
+            geometry=geometry_of([placement for _, placement, _ in rows], [flip for _, _, flip in rows]),
             masks=masks,
         )
 
@@ -142,10 +145,3 @@ def difference_masks(latents: torch.Tensor) -> torch.Tensor:
     """Where the images of a set differ: from latents [L, B, C, h, w] to [B, 1, h, w], 1 where they differ most, 0 where not."""
     spread = (latents.amax(0) - latents.amin(0)).mean(1, keepdim=True)
     return spread / spread.amax((1, 2, 3), keepdim=True).clamp(min=1e-6)
-
-
-def _time_ids(placement: Placement, flip: bool) -> list[int]:
-    """SDXL's six numbers, in pixels."""
-    left, top = placement.mirrored_crop if flip else placement.crop
-    original, bucket = placement.original, placement.bucket
-    return [original.height, original.width, top, left, bucket.height, bucket.width]

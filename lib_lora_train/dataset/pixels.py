@@ -9,9 +9,6 @@ from PIL import Image, ImageEnhance
 from lib_lora_train.dataset.buckets import Placement
 from lib_lora_train.dataset.images import LoadedImage, Size
 
-LATENT_FACTOR = 8
-"""Pixels per latent cell and side, in every Stable Diffusion VAE."""
-
 
 def image_pixels(
     image: Image.Image,
@@ -37,20 +34,21 @@ def image_pixels(
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
 
 
-def mask_cells(mask: Image.Image, placement: Placement, flip: bool = False) -> torch.Tensor:
-    """How much of each latent cell is learned, float32 [1, H/8, W/8] in 0..1: the mask's mean over the cell's pixels.
+def mask_cells(mask: Image.Image, placement: Placement, factor: int, flip: bool = False) -> torch.Tensor:
+    """How much of each latent cell is learned, float32 [1, h, w] in 0..1: the mask's mean over the cell's pixels.
 
     Args:
         mask: mode L, white is learned; stretched to the image where it has another size.
+        factor: pixels per latent cell, along each side.
         flip: whether the image is mirrored.
     """
-    cells = Size(placement.bucket.width // LATENT_FACTOR, placement.bucket.height // LATENT_FACTOR)
+    cells = Size(placement.bucket.width // factor, placement.bucket.height // factor)
     along, down = mask.width / placement.original.width, mask.height / placement.original.height
     left, top, right, bottom = _source_box(placement)
     box = (left * along, top * down, min(right * along, mask.width), min(bottom * down, mask.height))
     values = np.asarray(mask.resize(cells, Image.Resampling.BOX, box=box), dtype=np.float32) / 255
     if flip:
-        values = values[:, ::-1]  # [H/8, W/8]: the width
+        values = values[:, ::-1]  # [h, w]: the width
     return torch.from_numpy(np.ascontiguousarray(values)[None])
 
 

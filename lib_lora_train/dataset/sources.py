@@ -63,11 +63,11 @@ class Source:
         """As `image_pixels`: [3, H, W] in -1..1."""
         return image_pixels(self.image.rgb, placement, flip, jitter, rng)
 
-    def cells(self, placement: Placement, flip: bool) -> torch.Tensor | None:
-        """As `mask_cells`: [1, H/8, W/8] in 0..1; None when the run has no masks."""
+    def cells(self, placement: Placement, flip: bool, factor: int) -> torch.Tensor | None:
+        """As `mask_cells`: [1, h, w] in 0..1; None when the run has no masks."""
         if self.kind == "none":
             return None
-        return mask_cells(mask_of(self.image, self.mask, self.kind), placement, flip)
+        return mask_cells(mask_of(self.image, self.mask, self.kind), placement, factor, flip)
 
 
 def _read(example: Example) -> tuple[bytes, bytes]:

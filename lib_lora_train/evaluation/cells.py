@@ -13,9 +13,10 @@ from lib_lora_train.config import CompareConfig, TrainConfig
 from lib_lora_train.evaluation.lora_tag import strength_text
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.hosts.environment import Txt2Img
-from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.open_denoiser import open_denoiser
+from lib_lora_train.model.sampling import generate
 from lib_lora_train.training.run_folder import AdapterPoint
-from lib_lora_train.training.samples import preview_wish, sample_prompts, sampling_options
+from lib_lora_train.training.samples import sample_prompts, sampling_options, txt2img_request
 from lib_lora_train.training.setup import make_adapter
 from lib_lora_train.training.tasks import read_task_data
 
@@ -61,20 +62,20 @@ def generate_cells(
         UserError: when an adapter file is damaged or does not fit.
     """
     with host.lease() as checkpoint, host.gpu_slot():
-        parts = Parts.of(checkpoint, config.model)
-        adapter = make_adapter(parts, _shaped_like(config, points[0].path))
-        options = sampling_options(config, checkpoint)
+        denoiser = open_denoiser(checkpoint, config.model)
+        adapter = make_adapter(denoiser, _shaped_like(config, points[0].path))
+        options = sampling_options(config)
         loaded: list[AdapterPoint] = []
 
-        def generate(point: AdapterPoint, strength: float) -> list[Image.Image]:
+        def images_of(point: AdapterPoint, strength: float) -> list[Image.Image]:
             if loaded != [point]:
                 load_weights(adapter, load_adapter(point.path))
                 loaded[:] = [point]
             with adapter.strength(strength):
                 negative = config.preview.sample_negative_prompt
-                return parts.generate(request.prompts, negative, request.seeds, options, request.at_once)
+                return generate(denoiser, request.prompts, negative, request.seeds, options, request.at_once)
 
-        yield from _cells(points, request, generate, progress)
+        yield from _cells(points, request, images_of, progress)
 
 
 def generate_cells_by_tag(
@@ -90,7 +91,7 @@ def generate_cells_by_tag(
         tag = f" <lora:{point.path.stem}:{strength_text(strength)}>" if strength else ""
         prompts = [f"{prompt}{tag}" for prompt in request.prompts]
         return [
-            txt2img(preview_wish(config, prompt, seed)) for prompt, seed in zip(prompts, request.seeds, strict=True)
+            txt2img(txt2img_request(config, prompt, seed)) for prompt, seed in zip(prompts, request.seeds, strict=True)
         ]
 
     yield from _cells(points, request, generate, progress)

@@ -8,7 +8,7 @@ a millisecond that nothing of the kind happened; only when something did are val
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,19 +25,23 @@ class Tensors:
 
     unet: Mapping[str, torch.Tensor]
     vae: Mapping[str, torch.Tensor]
-    text_encoder: Mapping[str, torch.Tensor]
-    text_encoder_2: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """SDXL's second one."""
+    text_encoders: Sequence[Mapping[str, torch.Tensor]]
+    """Empty where nothing is attached."""
 
     def attach_to(self, checkpoint: SharedCheckpoint) -> None:
         """Puts the tensors into `lent`; detached, so that no flag of the host's own parameters can be changed there."""
         checkpoint.unet = {name: tensor.detach() for name, tensor in self.unet.items()}
         checkpoint.vae = {name: tensor.detach() for name, tensor in self.vae.items()}
-        checkpoint.text_encoder = {name: tensor.detach() for name, tensor in self.text_encoder.items()}
-        checkpoint.text_encoder_2 = {name: tensor.detach() for name, tensor in self.text_encoder_2.items()}
+        weights = self.text_encoders or [{}] * len(checkpoint.text_encoders)
+        for shared, own in zip(checkpoint.text_encoders, weights, strict=True):
+            shared.weights = {name: tensor.detach() for name, tensor in own.items()}
 
     def all(self) -> list[torch.Tensor]:
-        return [*self.unet.values(), *self.vae.values(), *self.text_encoder.values(), *self.text_encoder_2.values()]
+        return [tensor for part in self.parts() for tensor in part.values()]
+
+    def parts(self) -> list[Mapping[str, torch.Tensor]]:
+        """UNet, VAE and text encoders."""
+        return [self.unet, self.vae, *self.text_encoders]
 
 
 @dataclass
@@ -66,7 +70,7 @@ class Attachment:
 
     def detach(self) -> None:
         """Holds nothing of the host's any longer, until `lend`."""
-        self.tensors = Tensors({}, {}, {})
+        self.tensors = Tensors({}, {}, ())
         self.attached = False
         self.tensors.attach_to(self.checkpoint)
         for view in self.checkpoint.views:
@@ -91,7 +95,7 @@ class Attachment:
         """The parts whose values are not those that were lent, as people call them."""
         now = fingerprint(self.tensors)
         names = ("UNet", "VAE", "text encoder", "second text encoder")
-        return [name for name, old, new in zip(names, self.fingerprint, now, strict=True) if old != new]
+        return [name for name, old, new in zip(names, self.fingerprint, now, strict=False) if old != new]
 
 
 def places(tensors: Tensors) -> list[tuple[int, torch.device, torch.dtype, bool]]:
@@ -109,8 +113,7 @@ def fingerprint(tensors: Tensors) -> tuple[str, ...]:
 
     Not of the dtype: Forge widens embeddings to float32 when it first draws, and they are the same numbers still.
     """
-    parts = (tensors.unet, tensors.vae, tensors.text_encoder, tensors.text_encoder_2)
-    return tuple(_digest(part) for part in parts)
+    return tuple(_digest(part) for part in tensors.parts())
 
 
 @torch.no_grad()

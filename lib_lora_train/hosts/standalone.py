@@ -32,9 +32,9 @@ from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.base import OnWait, keep_waiting
 from lib_lora_train.hosts.on_device import device_context
+from lib_lora_train.model.diffusers_view.probe import predicts_noise
 from lib_lora_train.model.family import SD2, SDXL, Family, Heads
-from lib_lora_train.model.probe import predicts_noise
-from lib_lora_train.model.shared_checkpoint import PRECISIONS, SharedCheckpoint
+from lib_lora_train.model.shared_checkpoint import PRECISIONS, SharedCheckpoint, SharedTextEncoder
 
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 SECOND = "tokenizer_2"
@@ -78,7 +78,6 @@ class StandaloneHost:
         side_car = _side_car(path)
         folder = tokenizer_folder(self.config, path)
         texts = _text_encoders(weights, family)
-        second = folder_of_second(folder, texts[1]) if family is SDXL else None
         said = _prediction(self.config.prediction, weights, side_car)
         checkpoint = SharedCheckpoint(
             name=path.stem,
@@ -86,17 +85,12 @@ class StandaloneHost:
             unet=_part(weights, UNET),
             # The VAE and the text encoder run a few times only: until then they wait as they are, mapped from disk.
             vae=_part(weights, VAE),
-            text_encoder=texts[0],
-            tokenizer=load_tokenizer(folder),
+            text_encoders=_shared_text_encoders(texts, folder),
             device=self.device,
             precision=choose_precision(self.config.precision, self.device),
             prediction=said or "epsilon",
             zero_terminal_snr=_zero_terminal_snr(self.config.zero_terminal_snr, said, weights),
             heads=_heads(side_car),
-            text_config=_text_config(folder),
-            text_encoder_2=texts[1],
-            tokenizer_2=load_tokenizer(second) if family is SDXL and second != folder else None,
-            text_config_2=_text_config(second) if second != folder else {},
             on_device=device_context(self.device),
             sha256=functools.cache(lambda: file_sha256(path)),  # asked for at every save
             legacy_hash=lambda: legacy_hash(path),
@@ -221,14 +215,23 @@ def _part(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.T
     return {short: weights[name] for name, short in names.items() if not short.startswith("loss.")}
 
 
-def _text_encoders(
-    weights: Mapping[str, torch.Tensor], family: Family
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The weights of the first and the second text encoder."""
+def _text_encoders(weights: Mapping[str, torch.Tensor], family: Family) -> list[dict[str, torch.Tensor]]:
+    """The weights of each text encoder."""
     if family is SDXL:
-        return _text_encoder_names(_part(weights, SDXL_TEXT[0])), _part(weights, SDXL_TEXT[1])
-    first = _part(weights, SD2_TEXT) if family is SD2 else _text_encoder_names(_part(weights, f"{TEXT}transformer."))
-    return first, {}
+        return [_text_encoder_names(_part(weights, SDXL_TEXT[0])), _part(weights, SDXL_TEXT[1])]
+    if family is SD2:
+        return [_part(weights, SD2_TEXT)]
+    return [_text_encoder_names(_part(weights, f"{TEXT}transformer."))]
+
+
+def _shared_text_encoders(texts: list[dict[str, torch.Tensor]], folder: Path | None) -> list[SharedTextEncoder]:
+    """Text encoders with tokenizers and configs of `folder`; the second has its own where the folder holds one."""
+    encoders = [SharedTextEncoder(texts[0], load_tokenizer(folder), _text_config(folder))]
+    for weights in texts[1:]:
+        own = folder_of_second(folder, weights)
+        tokenizer = load_tokenizer(own) if own != folder else encoders[0].tokenizer
+        encoders.append(SharedTextEncoder(weights, tokenizer, _text_config(own) if own != folder else {}))
+    return encoders
 
 
 def _text_encoder_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

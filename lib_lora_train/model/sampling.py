@@ -1,98 +1,103 @@
-"""Drawing images with a view: previews and the comparison grid where there is no WebUI to draw them."""
+"""Generates images with a `Denoiser`: sample images and the comparison of epochs where no WebUI generates them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-)
 from PIL import Image
 
-from lib_lora_train.model.conditioning import Conditioning, predict
-from lib_lora_train.model.noise import TIMESTEPS, stable_diffusion_schedule
-
-SCHEDULE = {
-    "num_train_timesteps": TIMESTEPS,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-}
-LAST_SIGNAL = 4.8973451890853435e-08
-"""abar at the last timestep where it should be 0, which no sampler can divide by: the same number as A1111's."""
-LEADING = {"timestep_spacing": "leading", "steps_offset": 1}
-SAMPLERS: dict[str, Callable[..., Any]] = {
-    "ddim": lambda **kw: DDIMScheduler(**SCHEDULE, **LEADING, clip_sample=False, set_alpha_to_one=False, **kw),
-    "euler": lambda **kw: EulerDiscreteScheduler(**SCHEDULE, **LEADING, **kw),
-    "euler_a": lambda **kw: EulerAncestralDiscreteScheduler(**SCHEDULE, **LEADING, **kw),
-    "dpm++_2m_karras": lambda **kw: DPMSolverMultistepScheduler(**SCHEDULE, use_karras_sigmas=True, **kw),
-}
+from lib_lora_train.image_geometry import ImageGeometry
+from lib_lora_train.model.denoiser import Conditioning, Denoiser
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How to draw: the same fields mean the same as in the WebUI."""
+    """How to generate; each field means the same as in the WebUI."""
 
     width: int
     height: int
     sampler: str = "ddim"
     steps: int = 20
     guidance: float = 7.0
-    prediction: str = "epsilon"
-    latent_scale: float = 0.18215
-    zero_terminal_snr: bool = False
+
+
+@torch.no_grad()
+def generate(
+    denoiser: Denoiser,
+    prompts: Sequence[str],
+    negative: str,
+    seeds: Sequence[int],
+    options: SamplingOptions,
+    at_once: int = 8,
+) -> list[Image.Image]:
+    """One image for each prompt and seed, with the adapter at its current strength; `at_once` of them together."""
+    with denoiser.on_device("text_encoders"):
+        pairs = [_conditioning(denoiser, negative, prompt, options) for prompt in prompts]
+    images: list[Image.Image] = []
+    with denoiser.on_device("autoencoder"):
+        for chosen in _batches(pairs, at_once):
+            texts = denoiser.concatenate([pairs[i][1:2] for i in chosen])
+            negatives = denoiser.concatenate([pairs[i][:1] for i in chosen])
+            latents = sample_latents(denoiser, texts, negatives, [seeds[i] for i in chosen], options)
+            images += decode(denoiser, latents)
+    return images
 
 
 @torch.no_grad()
 def sample_latents(
-    unet: Any, conditioning: Conditioning, uncond: Conditioning, seeds: Sequence[int], options: SamplingOptions
+    denoiser: Denoiser, texts: Conditioning, negatives: Conditioning, seeds: Sequence[int], options: SamplingOptions
 ) -> torch.Tensor:
-    """Latents [B, 4, h, w] for what the UNet is told, with classifier-free guidance against `uncond`; both of B images.
+    """Latents [B, C, h, w], with classifier-free guidance of `texts` against `negatives`, each of B images.
 
-    Image i depends on seeds[i] alone, not on its place in the batch: noise comes from its own CPU generator, as the
-    WebUI's does with "RNG: CPU".
+    Image i depends on seeds[i] alone, not on its position in the batch: noise comes from its own CPU generator, as
+    the WebUI's does with "RNG: CPU".
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    prediction_type = "epsilon" if options.prediction == "epsilon" else "v_prediction"
-    betas = zero_terminal_betas() if options.zero_terminal_snr else None
-    scheduler = SAMPLERS[options.sampler](prediction_type=prediction_type, trained_betas=betas)
-    scheduler.set_timesteps(options.steps)
-    shape = (unet.config["in_channels"], options.height // 8, options.width // 8)
-    latents = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(conditioning.context.device)
-    latents = latents * float(scheduler.init_noise_sigma)
-    both = Conditioning.joined([uncond, conditioning])
-    extra = {"generator": generators} if options.sampler == "euler_a" else {}
-    for timestep in scheduler.timesteps:
-        scaled = scheduler.scale_model_input(latents, timestep)
-        without, with_text = predict(unet, torch.cat([scaled, scaled]), timestep, both).float().chunk(2)
-        prediction = without + options.guidance * (with_text - without)
-        latents = scheduler.step(prediction, timestep, latents, **extra).prev_sample
+    sampler = denoiser.process.sampler(options.sampler, options.steps, generators)
+    shape = denoiser.latent.shape(1, options.height, options.width)[1:]
+    noise = torch.stack([torch.randn(shape, generator=g) for g in generators]).to(denoiser.device)
+    latents = sampler.start(noise)
+    both = denoiser.concatenate([negatives, texts])
+    for timestep in sampler.timesteps:
+        scaled = sampler.model_input(latents, timestep)
+        timesteps = timestep.to(denoiser.device).expand(2 * len(seeds))
+        without, with_text = denoiser.predict(torch.cat([scaled, scaled]), timesteps, both).chunk(2)
+        latents = sampler.step(without + options.guidance * (with_text - without), timestep, latents)
     return latents
 
 
-def zero_terminal_betas() -> list[float]:
-    """The betas whose last timestep has, as near as a sampler can take it, no signal."""
-    abar = stable_diffusion_schedule(zero_terminal_snr=True).alphas_cumprod.double()
-    abar[-1] = LAST_SIGNAL
-    before = torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
-    return (1 - abar / before).tolist()
-
-
 @torch.no_grad()
-def decode(vae: Any, latents: torch.Tensor, latent_scale: float) -> list[Image.Image]:
-    """RGB images of latents [B, 4, h, w]; one at a time, since a decoder needs far more memory than a UNet."""
-    dtype = next(vae.parameters()).dtype
-    return [to_image(vae.decode((row[None] / latent_scale).to(dtype)).sample[0].float()) for row in latents]
+def decode(denoiser: Denoiser, latents: torch.Tensor) -> list[Image.Image]:
+    """RGB images of latents [B, C, h, w]; one at a time, as decoding needs far more memory than denoising."""
+    return [to_image(denoiser.decode_images(row[None])[0]) for row in latents]
 
 
 def to_image(pixels: torch.Tensor) -> Image.Image:
     """An RGB image of pixels [3, H, W] in -1..1, rounded as the WebUI rounds (truncated after scaling to 255)."""
     array = (pixels.clamp(-1, 1) + 1) / 2 * 255
     return Image.fromarray(array.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
+
+
+def _conditioning(denoiser: Denoiser, negative: str, prompt: str, options: SamplingOptions) -> Conditioning:
+    """Negative prompt and prompt, as the WebUIs pass them on: SDXL's empty negative prompt is no text at all."""
+    both = denoiser.encode_text([negative, prompt]).without_text([not negative, False])
+    return both.with_geometry(ImageGeometry.uncropped(2, options.height, options.width).to(denoiser.device))
+
+
+def _batches(pairs: Sequence[Conditioning], most: int) -> Iterator[list[int]]:
+    """Runs of at most `most` indices whose features have one shape, in order: long prompts have more tokens."""
+    run: list[int] = []
+    for i, pair in enumerate(pairs):
+        if run and (len(run) == most or _shapes(pair) != _shapes(pairs[run[0]])):
+            yield run
+            run = []
+        run.append(i)
+    if run:
+        yield run
+
+
+def _shapes(pair: Conditioning) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in pair.tensors().items()}

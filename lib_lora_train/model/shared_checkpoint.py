@@ -1,43 +1,45 @@
-"""A checkpoint as a host lends it: named tensors, still the host's own, and the facts that go with them."""
+"""A host's checkpoint as a run uses it: named tensors, which stay the host's own, and what is known about them."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from lib_lora_train.config import CheckpointConfig
+from lib_lora_train.model.denoiser import Denoiser
 from lib_lora_train.model.family import Family, Heads, TextPart
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-"""Number formats by the names that the settings have for them."""
+"""Number formats by their names in the settings."""
 
 
 def is_copy(parameter: torch.Tensor) -> bool:
-    """Whether a view's parameter is, for a while, a copy of the host's tensor (brought to the device, or widened)."""
+    """Whether a view's parameter is, for a while, a copy of the host's tensor: on the device, or in float32."""
     return getattr(parameter, "is_copy", False)
 
 
 def mark_copy(parameter: Any, copied: bool) -> None:
-    """What `is_copy` tells from then on: a copy stays where it is when the host moves its tensors."""
+    """Sets what `is_copy` returns. A copy stays where it is when the host moves its tensors."""
     parameter.is_copy = copied
 
 
 @dataclass
 class View:
-    """The parameters of a module that shares the host's tensors, and how they come from them."""
+    """The parameters of a module that shares the host's tensors, and how they are made from them."""
 
     parameters: Mapping[str, nn.Parameter]
-    """By the module's names, as they were before anything was added to it."""
+    """By the module's names, as they were before an adapter was added."""
     weights: Callable[[], Mapping[str, torch.Tensor]]
-    """The lent tensors under the same names."""
+    """The host's tensors under the same names."""
 
     def detach(self) -> None:
-        """Holds no tensor any longer, so that the host can free them."""
+        """Holds no tensor any more, so that the host can free them."""
         for parameter in self.parameters.values():
             if not is_copy(parameter):
                 parameter.data = parameter.data.new_empty(0)
@@ -49,11 +51,33 @@ class View:
                 self.parameters[name].data = tensor
 
 
+class Tokenizer(Protocol):
+    """A transformers CLIPTokenizer, or a host's that behaves like one."""
+
+    bos_token_id: int
+    eos_token_id: int
+
+    def __call__(self, text: str, *, add_special_tokens: bool, truncation: bool, verbose: bool) -> Any:
+        """An object with the text's `input_ids`."""
+        ...
+
+
+@dataclass
+class SharedTextEncoder:
+    """One of the checkpoint's text encoders."""
+
+    weights: Mapping[str, torch.Tensor]
+    """Hugging Face names, beginning with `text_model.`, or OpenCLIP's, as the host has them."""
+    tokenizer: Tokenizer
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of a CLIPTextConfig that are known; the rest is read from the weights."""
+
+
 @dataclass
 class SharedCheckpoint:
-    """What every room below gets instead of a host. The tensors belong to the host: nothing may write to them.
+    """What a run gets from a host. The tensors belong to the host: nothing may write to them.
 
-    A host that moves its tensors while they are lent puts the new ones into the mappings and tells the `views`.
+    A host that moves its tensors meanwhile puts the new ones into the mappings and attaches the `views` again.
     """
 
     name: str
@@ -63,54 +87,39 @@ class SharedCheckpoint:
     """LDM names without the `model.diffusion_model.` prefix."""
     vae: Mapping[str, torch.Tensor]
     """LDM names without the `first_stage_model.` prefix."""
-    text_encoder: Mapping[str, torch.Tensor]
-    """Hugging Face names, beginning with `text_model.`, or OpenCLIP's, as the host has them."""
-    tokenizer: Any
-    """A transformers CLIPTokenizer, or what behaves so: called with a text, it gives its `input_ids`."""
+    text_encoders: Sequence[SharedTextEncoder]
+    """As many as the family has, in its order."""
     device: torch.device
     precision: torch.dtype
     """The dtype of arithmetic: float32, or float16 / bfloat16 under autocast."""
     prediction: str = "epsilon"
     """What the UNet predicts: epsilon or v."""
     zero_terminal_snr: bool = False
-    """Whether the last timestep is noise alone (Lin et al. 2023)."""
+    """Whether the last timestep is pure noise (Lin et al. 2023)."""
     heads: Heads | None = None
     """Of the UNet's attention, where the host knows better than the family."""
-    text_config: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of a CLIPTextConfig that are known; the rest is read off the weights."""
     text_layers_left_out: int = 0
     """Layers at the end of the text encoder that the host did not load, as its family skips them."""
-    text_encoder_2: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """SDXL's second one."""
-    tokenizer_2: Any = None
-    """The second text encoder's; None where it is the first one's."""
-    text_config_2: Mapping[str, Any] = field(default_factory=dict)
     on_device: Callable[[nn.Module], AbstractContextManager[Any]] = contextlib.nullcontext
-    """Has a view's parameters on `device` inside, and back where they were afterwards: for the VAE and text encoder,
-    which are needed now and then only."""
+    """Inside, a view's parameters are on `device`; afterwards they are where they were. For the VAE and the text
+    encoders, which are needed now and then only."""
     sha256: Callable[[], str] = lambda: ""
-    """Hash of the checkpoint's file, computed when asked; "" where there is no file."""
+    """Hash of the checkpoint's file, computed when called; "" where there is no file."""
     legacy_hash: Callable[[], str] = lambda: ""
     """The old eight-digit hash (0x10000 bytes at 0x100000)."""
+    make_denoiser: Callable[[SharedCheckpoint, CheckpointConfig], Denoiser] | None = None
+    """The host's own `Denoiser` for this checkpoint; None for the views of model/diffusers_view."""
 
     views: list[View] = field(default_factory=list)
     """Everything that was built on these tensors."""
 
-    def text_weights(self, number: int) -> Mapping[str, torch.Tensor]:
-        """What is lent of the family's text encoder `number`, 0 or 1."""
-        return self.text_encoder_2 if number else self.text_encoder
-
     def text_part(self, number: int) -> TextPart:
-        """What the family says of text encoder `number`, counted from the layers that are there."""
+        """What the family says of text encoder `number`, with layers counted from those that the host has loaded."""
         part = self.family.text[number]
         return replace(part, skipped_layers=part.skipped_layers - self.text_layers_left_out)
 
-    def text_tokenizer(self, number: int) -> Any:
-        """The tokenizer of text encoder `number`."""
-        return (self.tokenizer_2 or self.tokenizer) if number else self.tokenizer
-
     def autocast(self) -> AbstractContextManager[Any]:
-        """Arithmetic in `precision` inside; nothing for float32, which older torch refuses to be asked for."""
+        """Arithmetic in `precision` inside; nothing for float32, which older versions of torch refuse."""
         if self.precision == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.precision)

@@ -1,13 +1,14 @@
-"""Learning images with their captions: the objective of kohya's train_network and diffusers' text-to-image LoRA.
+"""Learns images with their captions: the objective of kohya's train_network and diffusers' text-to-image LoRA.
 
-E_{x, c, eps, t}  w_t m || f(sqrt(abar_t) x + sqrt(1 - abar_t) eps, t, c) - y ||^2,   y = eps, or v
+    E_{x, c, eps, t}  w_t m || f(x_t, t, c) - y ||^2
+
+y is what the process has the network predict (epsilon, v or a velocity), w_t the weight of the timestep, m the mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.nn import functional
@@ -15,22 +16,17 @@ from torch.nn import functional
 from lib_lora_train.config import ObjectiveConfig
 from lib_lora_train.dataset.batches import Batch
 from lib_lora_train.errors import UserError
-from lib_lora_train.model.conditioning import Conditioning, predict
-from lib_lora_train.model.noise import NoiseSchedule
+from lib_lora_train.image_geometry import ImageGeometry
+from lib_lora_train.model.denoiser import Conditioning, Denoiser
 from lib_lora_train.objectives.noise_sampler import NoiseSampler
-from lib_lora_train.objectives.weighting import timestep_weights
 
 
 @dataclass
 class Captioned:
-    """The equation above, with the model's parts as plain callables."""
+    """The equation above."""
 
-    unet: Callable[..., Any]
+    denoiser: Denoiser
     encode_text: Callable[[Sequence[str | None]], Conditioning]
-    encode_pixels: Callable[[torch.Tensor], torch.Tensor]
-    """[B, 3, H, W] in -1..1 to moments [B, 8, h, w]; used where batches carry pixels."""
-    schedule: NoiseSchedule
-    latent_scale: float
     config: ObjectiveConfig
     noise_sampler: NoiseSampler
     device: torch.device
@@ -41,21 +37,22 @@ class Captioned:
         latents = self.latents(batch, index)
         noise = self.noise_sampler.noise(latents.shape, index).to(self.device, non_blocking=True)
         timesteps = self.noise_sampler.timesteps(len(latents), index).to(self.device, non_blocking=True)
-        prediction, target = self.predict(latents, batch.captions, noise, timesteps, batch.time_ids)
+        prediction, target = self.predict(latents, batch.captions, noise, timesteps, batch.geometry)
         losses = per_example(prediction, target, batch.masks, self.config)
-        return (losses * self.weights(batch, index) * timestep_weights(self.config, self.schedule, timesteps)).mean()
+        timestep_weights = self.denoiser.process.loss_weights(self.config, timesteps)
+        return (losses * self.weights(batch, index) * timestep_weights).mean()
 
     def weights(self, batch: Batch, index: int) -> torch.Tensor:
         """[B]: how much each example counts."""
         return batch.weights
 
     def latents(self, batch: Batch, index: int) -> torch.Tensor:
-        """Scaled latents [B, 4, h, w], sampled from the VAE's posterior."""
-        moments = self._encoded(batch.pixels) if batch.pixels is not None else batch.moments
-        assert moments is not None, "a batch carries pixels or moments"
-        mean, std = moments.chunk(2, dim=1)
-        posterior = self.noise_sampler.posterior(mean.shape, index).to(self.device, non_blocking=True)
-        return (mean + std * posterior) * self.latent_scale
+        """x_0 [B, C, h, w], sampled from the autoencoder's posterior."""
+        encoded = self._encoded(batch.pixels) if batch.pixels is not None else batch.moments
+        assert encoded is not None, "a batch has pixels or moments"
+        shape = torch.Size((len(encoded), self.denoiser.latent.channels, *encoded.shape[2:]))
+        posterior = self.noise_sampler.posterior(shape, index).to(self.device, non_blocking=True)
+        return self.denoiser.latent.sample(encoded, posterior)
 
     def predict(
         self,
@@ -63,22 +60,23 @@ class Captioned:
         captions: Sequence[str | None],
         noise: torch.Tensor,
         timesteps: torch.Tensor,
-        time_ids: torch.Tensor,
+        geometry: ImageGeometry,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The network's prediction and what it should have been, both float32 [B, 4, h, w]; `time_ids` [B, 6]."""
-        noisy = self.schedule.add_noise(latents, noise, timesteps)
-        prediction = predict(self.unet, noisy, timesteps, self.encode_text(captions).with_sizes(time_ids))
-        return prediction.float(), self.schedule.target(latents, noise, timesteps)
+        """The network's prediction and its target, both float32 [B, C, h, w]."""
+        process = self.denoiser.process
+        noisy = process.add_noise(latents, noise, timesteps)
+        prediction = self.denoiser.predict(noisy, timesteps, self.encode_text(captions).with_geometry(geometry))
+        return prediction, process.target(latents, noise, timesteps)
 
     def _encoded(self, pixels: torch.Tensor) -> torch.Tensor:
-        moments = self.encode_pixels(pixels)
-        # The one wait in a step, and only where a VAE runs in each, beside which it is nothing.
-        if not bool(moments.isfinite().all()):
+        encoded = self.denoiser.encode_images(pixels)
+        # Waits for the device, which takes next to no time beside the autoencoder.
+        if not bool(encoded.isfinite().all()):
             raise UserError(
-                "The VAE encodes an image to numbers that are not finite (NaN), so the run ends before it learns from them. "
-                "Use another VAE; epochs saved before are still there."
+                "The VAE encodes an image as NaN or infinity, so the run was stopped. Use another VAE. "
+                "Epochs that were saved before are not affected."
             )
-        return moments
+        return encoded
 
 
 def per_example(

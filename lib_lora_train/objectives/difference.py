@@ -1,9 +1,9 @@
-"""What is left to learn of a picture once its counterpart is known (the "copier"; TrainTrain's difference), in two passes:
+"""Learns the difference between two images in two passes (the "copier"; TrainTrain's difference):
 
-    first    E_{x, eps, t}  || f_A(x_t, t, c) - y ||^2         A learns the pictures before
-    second   E_{x', eps, t} || f_{A + B}(x'_t, t, c) - y ||^2   A is frozen beneath; B learns the pictures after
+    first    E_{x, eps, t}  || f_A(x_t, t, c) - y ||^2         A learns the images before
+    second   E_{x', eps, t} || f_{A + B}(x'_t, t, c) - y ||^2   A is frozen and active; B learns the images after
 
-with y = eps, or v. B is kept: what both have in common is in A.
+y is what the process has the network predict. B is saved; what both images have in common is in A.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch
 
 from lib_lora_train.config import ObjectiveConfig
 from lib_lora_train.dataset.image_set_loader import ImageSetBatch
-from lib_lora_train.model.noise import NoiseSchedule
 from lib_lora_train.objectives.adapted_denoiser import AdaptedDenoiser
 from lib_lora_train.objectives.captioned import per_example
 from lib_lora_train.objectives.image_sets import shared_noise
@@ -28,7 +27,6 @@ class Difference:
     """The equations above; the second pass begins with batch `second_pass`."""
 
     network: AdaptedDenoiser
-    schedule: NoiseSchedule
     config: ObjectiveConfig
     noise_sampler: NoiseSampler
     device: torch.device
@@ -36,8 +34,9 @@ class Difference:
 
     def loss(self, batch: ImageSetBatch, index: int) -> torch.Tensor:
         """Mean over the batch."""
+        process = self.network.denoiser.process
         batch = batch.at(BEFORE if index < self.second_pass else AFTER).to(self.device)
         eps, t = shared_noise(batch, self.noise_sampler, index)
-        noisy, target = self.schedule.add_noise(batch.rows, eps, t), self.schedule.target(batch.rows, eps, t)
-        prediction = self.network(noisy, t, batch.row_captions, batch.row_sizes)
+        noisy, target = process.add_noise(batch.rows, eps, t), process.target(batch.rows, eps, t)
+        prediction = self.network(noisy, t, batch.row_captions, batch.row_geometry)
         return per_example(prediction, target, batch.row_masks, self.config).mean()

@@ -1,7 +1,7 @@
-"""The noise that is added to latents, and the timesteps at which it is.
+"""The noise that is added to latents, and the timesteps at which it is added.
 
-Draws are made for the batch of all processes together and each takes its share, so that two processes see what one
-process with the doubled batch sees.
+Random numbers are made for the batch of all processes together, and each process takes its part: two processes train on
+what one process with the doubled batch trains on.
 """
 
 from __future__ import annotations
@@ -13,37 +13,36 @@ from torch.nn import functional
 
 from lib_lora_train.config import ObjectiveConfig
 from lib_lora_train.distributed import Distributed
+from lib_lora_train.model.processes.base import Process, Timestep
 from lib_lora_train.randomness import Randomness
 
 
 @dataclass(frozen=True)
 class NoiseSampler:
-    """All random numbers of a captioned step, as functions of the batch's index in the run."""
+    """All random numbers of an objective, as functions of the batch's index in the run."""
 
     config: ObjectiveConfig
+    process: Process
     randomness: Randomness
     distributed: Distributed = Distributed()
 
     def timesteps(self, count: int, index: int) -> torch.Tensor:
-        """[count] integers, uniform over min_timestep .. max_timestep - 1."""
+        """[count] random timesteps between min_timestep and max_timestep, as the model counts them."""
         generator = self.randomness.torch("timesteps", index)
-        low, high = self.config.min_timestep, self.config.max_timestep
-        return self.distributed.shard(
-            torch.randint(low, high, (count * self.distributed.world_size,), generator=generator)
-        )
+        shape = (count * self.distributed.world_size,)
+        return self.distributed.shard(self._timesteps(shape, generator))
 
-    def timestep(self, index: int) -> int:
-        """One for a whole batch, the same in every process; uniform over the same range."""
-        low, high = self.config.min_timestep, self.config.max_timestep
-        return int(torch.randint(low, high, (), generator=self.randomness.torch("timestep", index)))
+    def timestep(self, index: int) -> Timestep:
+        """One for the whole batch, the same in every process; from the same range."""
+        return self._timesteps((), self.randomness.torch("timestep", index)).item()
 
     def posterior(self, shape: torch.Size, index: int) -> torch.Tensor:
-        """Standard normal, for sampling the VAE's posterior."""
+        """Standard normal noise to sample the autoencoder's posterior with."""
         whole = (shape[0] * self.distributed.world_size, *shape[1:])
         return self.distributed.shard(torch.randn(whole, generator=self.randomness.torch("posterior", index)))
 
     def noise(self, shape: torch.Size, index: int) -> torch.Tensor:
-        """The noise to add and to predict, [B, 4, h, w]: standard normal, with offset and coarser scales when set."""
+        """The noise to add to latents, [B, C, h, w]: standard normal, with offset and coarser scales when set."""
         generator = self.randomness.torch("noise", index)
         noise = torch.randn((shape[0] * self.distributed.world_size, *shape[1:]), generator=generator)
         if self.config.multires_noise_iterations:
@@ -54,13 +53,16 @@ class NoiseSampler:
             noise = noise + self.config.noise_offset * torch.randn((*noise.shape[:2], 1, 1), generator=generator)
         return self.distributed.shard(noise)
 
+    def _timesteps(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+        return self.process.sample_timesteps(shape, self.config.min_timestep, self.config.max_timestep, generator)
+
 
 def with_coarser_scales(
     noise: torch.Tensor, iterations: int, discount: float, generator: torch.Generator
 ) -> torch.Tensor:
     """Pyramid noise (Whitaker 2023): scale i is noise at 1 / r^i of the size, r in 2..4, weighted by discount^i.
 
-    Every example is brought back to standard deviation 1.
+    Every example is rescaled to a standard deviation of 1.
     """
     height, width = noise.shape[-2:]
     for i in range(iterations):

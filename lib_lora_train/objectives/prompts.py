@@ -1,4 +1,4 @@
-"""Batches of prompts: what is asked for, what is to come instead, what it is measured against."""
+"""Batches of prompt pairs, for the methods that need no images."""
 
 from __future__ import annotations
 
@@ -8,67 +8,68 @@ from dataclasses import dataclass
 import torch
 
 from lib_lora_train.distributed import Distributed
+from lib_lora_train.model.denoiser import LatentFormat
 from lib_lora_train.randomness import Randomness
 
-LATENT_FACTOR = 8
-CHANNELS = 4
 SIDE_STEP = 64
-"""Sides that vary are multiples of this many pixels, which every Stable Diffusion can halve as often as it does."""
+"""Varying sides are multiples of this many pixels, which every model can halve as often as it does."""
 
 
 @dataclass(frozen=True)
 class PromptPair:
-    """One thing to teach by words.
+    """One change to learn from prompts.
 
     Attributes:
-        target: the prompt whose pictures change.
-        instead: what they are to be like.
-        positive, negative: the direction in which they go further, or from which they go away.
+        target: the prompt whose images are changed.
+        replacement: the prompt whose images they are to resemble.
+        positive, negative: the ends of a direction; the change also follows it, or goes against it.
     """
 
     target: str
-    instead: str
+    replacement: str
     positive: str = ""
     negative: str = ""
 
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """B changes, for pictures of one size. `shape` is that of their latents, [B, 4, h, w]."""
+    """B prompt pairs, for images of one size; `shape` is that of their latents, [B, C, h, w]."""
 
     prompt_pairs: Sequence[PromptPair]
     shape: torch.Size
 
     @property
     def targets(self) -> list[str]:
-        return [prompt_pair.target for prompt_pair in self.prompt_pairs]
+        return [pair.target for pair in self.prompt_pairs]
 
     @property
-    def instead(self) -> list[str]:
-        return [prompt_pair.instead for prompt_pair in self.prompt_pairs]
+    def replacements(self) -> list[str]:
+        return [pair.replacement for pair in self.prompt_pairs]
 
     @property
     def positives(self) -> list[str]:
-        return [prompt_pair.positive for prompt_pair in self.prompt_pairs]
+        return [pair.positive for pair in self.prompt_pairs]
 
     @property
     def negatives(self) -> list[str]:
-        return [prompt_pair.negative for prompt_pair in self.prompt_pairs]
+        return [pair.negative for pair in self.prompt_pairs]
 
 
 @dataclass(frozen=True)
 class PromptBatches:
-    """All batches of a run, as a function of their index: each change comes once before any comes again."""
+    """All batches of a run, as a function of their index: each pair is used once before any is used again."""
 
     prompt_pairs: Sequence[PromptPair]
+    latent: LatentFormat
     batch_size: int
     resolution: int
     varied: bool
-    """Whether sides and shapes vary, from half the resolution to the whole."""
+    """Whether width and height vary between half the resolution and the whole."""
     randomness: Randomness
     distributed: Distributed = Distributed()
 
     def from_batch(self, index: int) -> Iterator[PromptBatch]:
+        """Batch `index` and all after it, without end."""
         while True:
             yield self.batch(index)
             index += 1
@@ -76,9 +77,8 @@ class PromptBatches:
     def batch(self, index: int) -> PromptBatch:
         """This process's part of batch `index`."""
         first = (index * self.distributed.world_size + self.distributed.rank) * self.batch_size
-        prompt_pairs = [self._change(position) for position in range(first, first + self.batch_size)]
-        height, width = (side // LATENT_FACTOR for side in self.size(index))
-        return PromptBatch(prompt_pairs, torch.Size((self.batch_size, CHANNELS, height, width)))
+        pairs = [self._pair(position) for position in range(first, first + self.batch_size)]
+        return PromptBatch(pairs, self.latent.shape(self.batch_size, *self.size(index)))
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) in pixels of batch `index`."""
@@ -88,7 +88,7 @@ class PromptBatches:
         height, width = self.randomness.numpy("size", index).integers(least, most + 1, 2).tolist()
         return height * SIDE_STEP, width * SIDE_STEP
 
-    def _change(self, position: int) -> PromptPair:
-        lap, place = divmod(position, len(self.prompt_pairs))
-        order = self.randomness.numpy("change order", lap).permutation(len(self.prompt_pairs))
-        return self.prompt_pairs[order[place]]
+    def _pair(self, position: int) -> PromptPair:
+        cycle, i = divmod(position, len(self.prompt_pairs))
+        order = self.randomness.numpy("change order", cycle).permutation(len(self.prompt_pairs))
+        return self.prompt_pairs[order[i]]

@@ -24,11 +24,12 @@ from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_text, written_whole
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.hosts.environment import Txt2Img
-from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.open_denoiser import open_denoiser
+from lib_lora_train.model.sampling import generate
 from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
 from lib_lora_train.training.control import Control, StopRequested
 from lib_lora_train.training.events import GeneratingClassImages
-from lib_lora_train.training.samples import preview_wish, sampling_options
+from lib_lora_train.training.samples import sampling_options, txt2img_request
 
 
 @dataclass(frozen=True)
@@ -130,15 +131,16 @@ def _generator(
         yield functools.partial(_generated_by_webui, txt2img, images, config, host)
         return
     with host.lease() as checkpoint, host.gpu_slot():
-        parts, options = Parts.of(checkpoint, config.model), sampling_options(config, checkpoint)
+        denoiser, options = open_denoiser(checkpoint, config.model), sampling_options(config)
+        negative = config.preview.sample_negative_prompt
         # One at a time, so that an image never depends on which others were still missing.
-        yield lambda prompt, seed: parts.generate([prompt], config.preview.sample_negative_prompt, [seed], options)[0]
+        yield lambda prompt, seed: generate(denoiser, [prompt], negative, [seed], options)[0]
 
 
 def _generated_by_webui(
     txt2img: Txt2Img, images: ClassImages, config: TrainConfig, host: Host, prompt: str, seed: int
 ) -> Image.Image:
-    image = txt2img(preview_wish(config, prompt, seed))
+    image = txt2img(txt2img_request(config, prompt, seed))
     if ClassImages.of(config, host.describe()) != images:
         raise UserError(
             "Another checkpoint was loaded while images of the class were drawn. Load the former one and start again; "

@@ -6,7 +6,8 @@ import statistics
 from dataclasses import dataclass
 
 from lib_lora_train.adapters.inject import Adapter
-from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.denoiser import Denoiser
+from lib_lora_train.model.sampling import generate
 from lib_lora_train.training.control import StopRequested
 from lib_lora_train.training.events import Sampled, Validated, Warned
 from lib_lora_train.training.run import Run
@@ -19,7 +20,7 @@ class Evaluator:
     """Evaluates the adapter of a run. In several processes, the first one does it and the others wait."""
 
     run: Run
-    parts: Parts
+    denoiser: Denoiser
     adapter: Adapter
     task: Task
 
@@ -59,9 +60,9 @@ class Evaluator:
     def _generate_samples(self, epoch: int) -> Sampled:
         settings = self.run.config.preview
         prompts = sample_prompts(self.run.config, self.task.task_data)
-        options = sampling_options(self.run.config, self.run.checkpoint)
+        options = sampling_options(self.run.config)
         seeds = [settings.sample_seed] * len(prompts)
-        images = self.parts.generate(prompts, settings.sample_negative_prompt, seeds, options, at_once=1)
+        images = generate(self.denoiser, prompts, settings.sample_negative_prompt, seeds, options, at_once=1)
         folder = self.run.folder.samples
         folder.mkdir(exist_ok=True)
         paths = [folder / f"epoch-{epoch:06d}-{i + 1}.png" for i in range(len(images))]

@@ -14,14 +14,16 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lib_lora_train.adapters.inject import inject, text_encoder_targets, unet_targets
+from lib_lora_train.adapters.inject import inject, selection_of, sized
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.dataset.images import Size
-from lib_lora_train.model.conditioning import predict, stand_in_conditioning
-from lib_lora_train.model.names import unet_shape
+from lib_lora_train.model.diffusers_view.conditioning import example_conditioning, predict
+from lib_lora_train.model.diffusers_view.denoiser import FACTOR
+from lib_lora_train.model.diffusers_view.names import unet_shape
+from lib_lora_train.model.diffusers_view.targets import text_encoder_targets, unet_targets
+from lib_lora_train.model.diffusers_view.text import ClipText
+from lib_lora_train.model.diffusers_view.views import text_encoder_view, unet_config
 from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
-from lib_lora_train.model.text import ClipText
-from lib_lora_train.model.view import text_encoder_view, unet_config
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.training.peak import PeakBytes
 
@@ -86,7 +88,7 @@ def _estimated(checkpoint: SharedCheckpoint, config: TrainConfig, size: Size) ->
     bytes_each = torch.finfo(checkpoint.precision).bits // 8
     with torch.device("meta"):
         unet = UNet2DConditionModel(**unet_config(checkpoint, unet_shape(checkpoint.unet))).requires_grad_(False)
-    layers = inject(unet, unet_targets(unet, config.adapter), "lora_unet", Randomness(0))
+    layers = inject(sized(unet_targets(unet, selection_of(config.adapter)), config.adapter), Randomness(0))
     if config.training.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         unet.train()
@@ -115,9 +117,9 @@ def _most_held(unet: UNet2DConditionModel, config: TrainConfig, size: Size, chec
     with fake, torch.device(checkpoint.device), held, checkpoint.autocast():
         output = predict(
             unet,
-            torch.empty(batch, unet.config["in_channels"], size.height // 8, size.width // 8),
+            torch.empty(batch, unet.config["in_channels"], size.height // FACTOR, size.width // FACTOR),
             torch.zeros(batch, dtype=torch.long),
-            stand_in_conditioning(unet.config, batch, tokens, checkpoint.device),
+            example_conditioning(unet.config, batch, tokens, checkpoint.device),
         )
     del output
     return held.peak
@@ -141,16 +143,17 @@ def _make_fake(unet: UNet2DConditionModel, checkpoint: SharedCheckpoint, fake: F
 
 def _clip(checkpoint: SharedCheckpoint, number: int, config: TrainConfig) -> ClipText:
     encoder = text_encoder_view(checkpoint, number)
-    return ClipText(checkpoint.text_tokenizer(number), encoder, checkpoint.family.text[number], config.model.clip_skip)
+    return ClipText(
+        checkpoint.text_encoders[number].tokenizer, encoder, checkpoint.family.text[number], config.model.clip_skip
+    )
 
 
 def _text_adapter_weights(clip: ClipText, config: TrainConfig) -> int:
     word = config.adapter.trigger_vectors * clip.encoder.config.hidden_size
     if not config.adapter.train_text_encoder:
         return word
-    modules = dict(clip.encoder.named_modules())
-    targets = text_encoder_targets(clip.encoder, config.adapter, clip.layers_used)
-    shapes = [modules[target.module].weight.shape for target in targets]
+    targets = text_encoder_targets(clip.encoder, clip.part.prefix, clip.layers_used)
+    shapes = [dict(target.layer.named_parameters())["weight"].shape for target in targets]
     return word + sum(config.adapter.rank * (out + into) for out, into in shapes)
 
 

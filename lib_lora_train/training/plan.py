@@ -12,8 +12,8 @@ from lib_lora_train.config import TrainConfig, TrainingConfig
 from lib_lora_train.dataset.images import Size
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.base import Host
-from lib_lora_train.model.conditioning import predict, stand_in_conditioning
-from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.open_denoiser import open_denoiser
+from lib_lora_train.model.processes.base import RANGE
 from lib_lora_train.model.shared_checkpoint import PRECISIONS, SharedCheckpoint
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.training.class_images import ClassImages
@@ -185,31 +185,26 @@ def _file_count(epoch_schedule: EpochSchedule, training: TrainingConfig) -> int:
 
 def _seconds_per_step(checkpoint: SharedCheckpoint, config: TrainConfig, size: Size, extra_passes: float) -> float:
     """The median of a few steps on random latents, after one to warm up; `extra_passes` go without gradients."""
-    accelerator, parts = make_accelerator(checkpoint), Parts.of(checkpoint, config.model)
-    adapter = make_adapter(parts, config)
-    make_optimizer(adapter, config.optimizer, checkpoint.device)  # refuses here what could not start
+    make_accelerator(checkpoint)  # refuses what could not start, as the next lines do
+    denoiser = open_denoiser(checkpoint, config.model)
+    adapter = make_adapter(denoiser, config)
+    make_optimizer(adapter, config.optimizer, checkpoint.device)
     if config.training.gradient_checkpointing:
-        parts.unet.enable_gradient_checkpointing()
-        parts.unet.train()
-    generator = Randomness(0).torch("plan")
-    batch, tokens = config.dataset.batch_size, 77 * (config.model.max_tokens // 75)
-    latents = torch.randn(
-        batch, parts.unet.config["in_channels"], size.height // 8, size.width // 8, generator=generator
-    )
+        denoiser.enable_gradient_checkpointing()
+    generator, batch = Randomness(0).torch("plan"), config.dataset.batch_size
+    latents = torch.randn(denoiser.latent.shape(batch, size.height, size.width), generator=generator)
     latents = latents.to(checkpoint.device)
-    timesteps = torch.randint(0, 1000, (batch,), generator=generator).to(checkpoint.device)
-    conditioning = stand_in_conditioning(parts.unet.config, batch, tokens, checkpoint.device)
+    timesteps = denoiser.process.sample_timesteps((batch,), 0, RANGE, generator).to(checkpoint.device)
+    conditioning = denoiser.example_conditioning(batch)
 
     @torch.no_grad()
     def forward() -> None:
-        with accelerator.autocast():
-            predict(parts.unet, latents, timesteps, conditioning).float().sum().item()  # waits for the device
+        denoiser.predict(latents, timesteps, conditioning).sum().item()  # waits for the device
 
     times = []
     for _ in range(1 + TIMED_STEPS):
         started = time.perf_counter()
-        with accelerator.autocast():
-            loss = predict(parts.unet, latents, timesteps, conditioning).float().square().mean()
+        loss = denoiser.predict(latents, timesteps, conditioning).square().mean()
         loss.backward()
         loss.item()  # waits for the device
         learning = time.perf_counter() - started

@@ -7,8 +7,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from torch import nn
-
+from lib_lora_train.model.denoiser import Denoiser, Part
 from lib_lora_train.training.events import Encoding
 from lib_lora_train.training.run import Run
 from lib_lora_train.training.slice_timer import SLICE_SECONDS
@@ -25,9 +24,10 @@ class Preparation:
     """Runs the encoding of images and captions for a run."""
 
     run: Run
+    denoiser: Denoiser
     clock: Callable[[], float] = time.perf_counter
 
-    def encode(self, what: str, items: Items[T], part: nn.Module) -> T:
+    def encode(self, what: str, items: Items[T], part: Part) -> T:
         """Runs `items` to their end in slots of about half a second, with `part` on the device inside each slot.
 
         Args:
@@ -39,7 +39,7 @@ class Preparation:
         try:
             while True:
                 self._handle_requests()
-                with self.run.gpu_slot(), self.run.checkpoint.on_device(part):
+                with self.run.gpu_slot(), self.denoiser.on_device(part):
                     started = self.clock()
                     while not (self._requested() or self.clock() - started >= SLICE_SECONDS):
                         try:

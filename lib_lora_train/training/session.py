@@ -20,7 +20,7 @@ from lib_lora_train.config import TrainConfig, raise_problems
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.hosts.environment import Txt2Img
-from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.open_denoiser import open_denoiser
 from lib_lora_train.training.checkpointer import Checkpointer, nan_message, require_saved_checkpoint
 from lib_lora_train.training.class_images import ClassImages, generate_missing
 from lib_lora_train.training.control import Control, StopRequested
@@ -159,27 +159,26 @@ class Session:
         with self.run.gpu_slot():
             self._make_loop()
         self.checkpointer = Checkpointer(self.run, self.adapter, self.task, self.loop, self.schedule)
-        self.evaluator = Evaluator(self.run, self.parts, self.adapter, self.task)
+        self.evaluator = Evaluator(self.run, self.denoiser, self.adapter, self.task)
 
     def _make_adapter(self) -> None:
         config = self.run.config
-        self.parts = Parts.of(self.run.checkpoint, config.model)
-        self.adapter = make_adapter(self.parts, config)
+        self.denoiser = open_denoiser(self.run.checkpoint, config.model)
+        self.adapter = make_adapter(self.denoiser, config)
         self.run.config = effective_config(config, self.adapter)
         if config.training.gradient_checkpointing:
-            self.parts.unet.enable_gradient_checkpointing()
-            self.parts.unet.train()
+            self.denoiser.enable_gradient_checkpointing()
 
     def _task_context(self) -> TaskContext:
         return TaskContext(
-            parts=self.parts,
+            denoiser=self.denoiser,
             adapter=self.adapter,
             config=self.run.config,
             distributed=self.run.distributed,
             stack=self._stack,
             barrier=self.run.accelerator.wait_for_everyone,
             gpu_slot=self.run.gpu_slot,
-            encode=Preparation(self.run).encode,
+            encode=Preparation(self.run, self.denoiser).encode,
         )
 
     def _make_loop(self) -> None:

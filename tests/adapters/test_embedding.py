@@ -12,7 +12,7 @@ from lib_lora_train.adapters.embedding import TriggerEmbedding, read_embedding, 
 from lib_lora_train.adapters.file import adapter_tensors, load_adapter, load_weights, save_adapter
 from lib_lora_train.adapters.inspect import format_report, inspect_adapter
 from lib_lora_train.config import CheckpointConfig, TrainConfig
-from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
 from lib_lora_train.training.setup import make_adapter
 
 LAYER = {"lora_unet_x.lora_down.weight": torch.ones(1, 4), "lora_unet_x.lora_up.weight": torch.ones(4, 1)}
@@ -24,13 +24,13 @@ def trained(checkpoint):
 
     def make(**settings):
         config = TrainConfig.from_flat({"rank": 2, "trigger_word": "sks", "trigger_vectors": 2, **settings})
-        parts = Parts.of(checkpoint, CheckpointConfig())
+        parts = DiffusersDenoiser.open(checkpoint, CheckpointConfig())
         return parts, make_adapter(parts, config)
 
     return make
 
 
-def embedded(parts: Parts, text: str) -> torch.Tensor:
+def embedded(parts: DiffusersDenoiser, text: str) -> torch.Tensor:
     """What goes into the text encoder's first layer, less the positions: [77, width]."""
     (clip,) = parts.text.encoders
     seen = []
@@ -47,7 +47,7 @@ class TestAText:
         parts, adapter = trained()
         with torch.no_grad():
             adapter.word.vectors[0].copy_(torch.arange(32.0).reshape(2, 16))
-        table = checkpoint.text_encoder["text_model.embeddings.token_embedding.weight"]
+        table = checkpoint.text_encoders[0].weights["text_model.embeddings.token_embedding.weight"]
         (clip,) = parts.text.encoders
         a, cat = clip.ids("a")[0], clip.ids("cat")[0]
         expected = [
@@ -63,13 +63,13 @@ class TestAText:
 
     def test_without_the_word_is_what_it_was_before(self, trained, checkpoint):
         parts, _adapter = trained()
-        plain = Parts.of(checkpoint, CheckpointConfig())
+        plain = DiffusersDenoiser.open(checkpoint, CheckpointConfig())
         for text in ("a red cat", "", "sksx cat", "s k s"):
             assert torch.equal(parts.text.encode([text]).context, plain.text.encode([text]).context)
 
     def test_reads_the_word_as_any_other_at_strength_0(self, trained, checkpoint):
         parts, adapter = trained()
-        plain = Parts.of(checkpoint, CheckpointConfig()).text.encode(["a sks cat"]).context
+        plain = DiffusersDenoiser.open(checkpoint, CheckpointConfig()).text.encode(["a sks cat"]).context
         assert not torch.equal(parts.text.encode(["a sks cat"]).context, plain)
         with adapter.strength(0):
             assert torch.equal(parts.text.encode(["a sks cat"]).context, plain)
@@ -97,7 +97,7 @@ class TestTheBeginning:
     def test_is_the_class_word(self, trained, checkpoint):
         parts, adapter = trained(class_word="cat", trigger_vectors=1)
         (clip,) = parts.text.encoders
-        table = checkpoint.text_encoder["text_model.embeddings.token_embedding.weight"]
+        table = checkpoint.text_encoders[0].weights["text_model.embeddings.token_embedding.weight"]
         torch.testing.assert_close(adapter.word.vectors[0], table[clip.ids("cat")])
 
     @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ class TestTheFile:
         _parts, adapter = trained(trigger_vectors=3)
         save_adapter(tmp_path / "x.safetensors", adapter_tensors(adapter, "fp32"), {})
         config = TrainConfig.from_flat({"continue_from": str(tmp_path / "x.safetensors")})
-        fresh = Parts.of(checkpoint, CheckpointConfig())
+        fresh = DiffusersDenoiser.open(checkpoint, CheckpointConfig())
         continued = make_adapter(fresh, config)
         assert continued.word.word == "sks"
         assert torch.equal(continued.word.vectors[0], adapter.word.vectors[0])
@@ -148,7 +148,7 @@ class TestTheFile:
         tensors = {**adapter_tensors(adapter, "fp32"), "bundle_emb.sks.string_to_param.*": torch.ones(2, 99)}
         save_adapter(tmp_path / "x.safetensors", tensors, {})
         config = TrainConfig.from_flat({"continue_from": str(tmp_path / "x.safetensors")})
-        assert "does not fit" in complaint(make_adapter, Parts.of(checkpoint, CheckpointConfig()), config)
+        assert "does not fit" in complaint(make_adapter, DiffusersDenoiser.open(checkpoint, CheckpointConfig()), config)
 
     @pytest.mark.parametrize(
         ("tensors", "message"),

@@ -15,9 +15,10 @@ import safetensors.torch
 import torch
 
 from lib_lora_train.adapters.file import adapter_tensors, load_adapter, read_metadata, save_adapter
-from lib_lora_train.adapters.inject import Adapter, inject, text_encoder_targets, unet_targets
+from lib_lora_train.adapters.inject import Adapter, inject, selection_of, sized
 from lib_lora_train.config import AdapterConfig
-from lib_lora_train.model.view import text_encoder_view, unet_view
+from lib_lora_train.model.diffusers_view.targets import text_encoder_targets, unet_targets
+from lib_lora_train.model.diffusers_view.views import text_encoder_view, unet_view
 from lib_lora_train.randomness import Randomness
 
 NUMPY = {"F32": np.float32, "F16": np.float16}
@@ -33,8 +34,8 @@ def adapter(checkpoint) -> Adapter:
         AdapterConfig(rank=4, alpha=1, conv_rank=2, conv_alpha=3),
     )
     made = Adapter(
-        inject(unet, unet_targets(unet, config), "lora_unet", Randomness(0)),
-        inject(encoder, text_encoder_targets(encoder, config), "lora_te", Randomness(0)),
+        inject(sized(unet_targets(unet, selection_of(config)), config), Randomness(0)),
+        inject(sized(text_encoder_targets(encoder, "lora_te"), config), Randomness(0)),
     )
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

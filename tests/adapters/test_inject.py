@@ -7,9 +7,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from lib_lora_train.adapters.inject import Adapter, inject, load_into, text_encoder_targets, unet_targets
+from lib_lora_train.adapters.inject import Adapter, inject, load_into, selection_of, sized
 from lib_lora_train.config import AdapterConfig
-from lib_lora_train.model.view import text_encoder_view, unet_view
+from lib_lora_train.model.diffusers_view.targets import text_encoder_targets, unet_targets
+from lib_lora_train.model.diffusers_view.views import text_encoder_view, unet_view
 from lib_lora_train.randomness import Randomness
 
 ATTENTION = (
@@ -25,9 +26,14 @@ ATTENTION = (
 TRANSFORMER = (*ATTENTION, "ff.net.0.proj", "ff.net.2")
 
 
+def targets_in(unet, **settings: object):
+    config = AdapterConfig(**settings)
+    return sized(unet_targets(unet, selection_of(config)), config)
+
+
 def adapted_unet(checkpoint, seed: int = 0, **settings: object):
     unet = unet_view(checkpoint)
-    return unet, inject(unet, unet_targets(unet, AdapterConfig(**settings)), "lora_unet", Randomness(seed))
+    return unet, inject(targets_in(unet, **settings), Randomness(seed))
 
 
 def predict(unet) -> torch.Tensor:
@@ -58,13 +64,13 @@ class TestTargets:
         ]
         expected = {f"{t}.{end}" for t in transformers for end in ("proj_in", "proj_out")}
         expected |= {f"{t}.transformer_blocks.0.{layer}" for t in transformers for layer in TRANSFORMER}
-        targets = unet_targets(sd15, AdapterConfig())
-        assert {target.module for target in targets} == expected
+        targets = targets_in(sd15)
+        assert {target.layer.module for target in targets} == expected
         assert len(targets) == 192  # as kohya's sd-scripts counts for SD 1.x
 
     def test_with_convolutions_are_the_resnets_and_samplers_too(self, sd15):
-        plain = {target.module for target in unet_targets(sd15, AdapterConfig())}
-        more = {target.module for target in unet_targets(sd15, AdapterConfig(conv_rank=4))} - plain
+        plain = {target.layer.module for target in targets_in(sd15)}
+        more = {target.layer.module for target in targets_in(sd15, conv_rank=4)} - plain
         expected = {
             name
             for name, layer in sd15.named_modules()
@@ -77,24 +83,23 @@ class TestTargets:
         assert len(plain) + len(more) == 278  # as kohya's with conv_dim
 
     def test_without_the_rest_of_the_transformer_are_the_attentions_projections(self, sd15):
-        modules = [target.module for target in unet_targets(sd15, AdapterConfig(targets="attention"))]
+        modules = [target.layer.module for target in targets_in(sd15, targets="attention")]
         assert len(modules) == 16 * 8
         assert all(module.endswith(ATTENTION) for module in modules)
 
     def test_have_the_convolutions_rank_where_the_kernel_is_wide(self, sd15):
-        config = AdapterConfig(rank=8, alpha=4, conv_rank=2, conv_alpha=1)
-        sizes = {target.module: (target.rank, target.alpha) for target in unet_targets(sd15, config)}
+        targets = targets_in(sd15, rank=8, alpha=4, conv_rank=2, conv_alpha=1)
+        sizes = {target.layer.module: (target.rank, target.alpha) for target in targets}
         assert sizes["down_blocks.0.attentions.0.proj_in"] == (8, 4)
         assert sizes["down_blocks.0.resnets.0.conv1"] == (2, 1)
         assert sizes["down_blocks.1.resnets.0.conv_shortcut"] == (8, 4)
         assert sizes["down_blocks.1.resnets.0.time_emb_proj"] == (8, 4)
 
     def test_alpha_0_is_the_rank(self, sd15):
-        config = AdapterConfig(rank=8, alpha=0, conv_rank=2)
-        assert {(t.rank, t.alpha) for t in unet_targets(sd15, config)} == {(8, 8), (2, 2)}
+        assert {(t.rank, t.alpha) for t in targets_in(sd15, rank=8, alpha=0, conv_rank=2)} == {(8, 8), (2, 2)}
 
     def test_of_the_text_encoder_are_its_attentions_and_mlps(self, checkpoint):
-        targets = text_encoder_targets(text_encoder_view(checkpoint), AdapterConfig())
+        targets = text_encoder_targets(text_encoder_view(checkpoint), "lora_te")
         parts = ["self_attn.k_proj", "self_attn.v_proj", "self_attn.q_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2"]
         expected = {f"encoder.layers.{i}.{part}" for i in range(3) for part in parts}
         assert {target.module.removeprefix("text_model.") for target in targets} == expected
@@ -110,7 +115,8 @@ class TestNames:
 
     def test_of_the_text_encoder_are_kohyas_under_every_transformers(self, checkpoint):
         encoder = text_encoder_view(checkpoint)
-        layers = inject(encoder, text_encoder_targets(encoder, AdapterConfig(rank=2)), "lora_te", Randomness(0))
+        targets = sized(text_encoder_targets(encoder, "lora_te"), AdapterConfig(rank=2))
+        layers = inject(targets, Randomness(0))
         names = {layer.name for layer in layers}
         assert "lora_te_text_model_encoder_layers_0_mlp_fc1" in names
         assert all(name.startswith("lora_te_text_model_encoder_layers_") for name in names)
@@ -167,7 +173,7 @@ class TestStart:
     def test_does_not_depend_on_the_order_or_on_the_other_targets(self, checkpoint):
         all_layers = {layer.name: layer for layer in adapted_unet(checkpoint, rank=2)[1]}
         unet = unet_view(checkpoint)
-        few = inject(unet, unet_targets(unet, AdapterConfig(rank=2))[::-3], "lora_unet", Randomness(0))
+        few = inject(targets_in(unet, rank=2)[::-3], Randomness(0))
         assert all(torch.equal(layer.down, all_layers[layer.name].down) for layer in few)
 
     def test_no_two_layers_start_alike(self, checkpoint):

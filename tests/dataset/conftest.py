@@ -15,6 +15,8 @@ from lib_lora_train.dataset.cache import LatentCache
 from lib_lora_train.dataset.examples import Dataset, read_dataset
 from lib_lora_train.errors import UserError
 
+FACTOR = 8
+
 
 class AveragingEncoder:
     """Moments [B, 8, h, w]: channels 0 to 2 are the means of red, green, blue over each 8 x 8 cell, the others 0.5."""
@@ -76,7 +78,7 @@ def filled(encoder: AveragingEncoder) -> Callable[[DatasetConfig], tuple[Dataset
     """filled(config): the dataset, and its latents in memory."""
 
     def fill(config: DatasetConfig) -> tuple[Dataset, LatentCache]:
-        cache = LatentCache(config, "averaging")
+        cache = LatentCache(config, "averaging", FACTOR)
         return cache.fill(read_dataset(config), encoder), cache
 
     return fill

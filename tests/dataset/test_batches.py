@@ -38,8 +38,10 @@ def loader(root, small, filled):
 def same(one, other) -> bool:
     if (one.examples, one.captions) != (other.examples, other.captions):
         return False
-    names = ("weights", "original_sizes", "crops", "target_sizes", "moments", "pixels", "masks")
+    names = ("weights", "moments", "pixels", "masks")
     pairs = [(getattr(one, name), getattr(other, name)) for name in names]
+    names = ("original_sizes", "crops", "target_sizes")
+    pairs += [(getattr(one.geometry, name), getattr(other.geometry, name)) for name in names]
     return all(a is b is None or torch.equal(a, b) for a, b in pairs)
 
 
@@ -48,7 +50,7 @@ def test_a_batch(loader, tmp_path):
     batches = list(loader(batch_size=4, **classes).epoch(0))
     assert len(batches) == loader(batch_size=4, **classes).steps_per_epoch
     for batch in batches:
-        height, width = batch.target_sizes[0].tolist()
+        height, width = batch.geometry.target_sizes[0].tolist()
         assert len(batch) == 4
         assert batch.moments.shape == (4, 8, height // 8, width // 8)
         assert batch.pixels is batch.masks is None
@@ -59,11 +61,16 @@ def test_a_batch(loader, tmp_path):
 
 def test_sizes_are_height_and_width_in_pixels(loader):
     batch = next(batch for batch in loader().epoch(0) if batch.examples[0].path.name.startswith("wide"))
-    assert batch.original_sizes.tolist() == [[71, 130]]
-    assert batch.target_sizes.tolist() == [[48, 80]]
+    assert batch.geometry.original_sizes.tolist() == [[71, 130]]
+    assert batch.geometry.target_sizes.tolist() == [[48, 80]]
     # 130 x 71 covers 80 x 48 at 48 / 71: 87.9 -> 88 wide, of which 4 are cut at each side
-    assert batch.crops.tolist() == [[0, 4]]
-    assert batch.original_sizes.dtype == batch.crops.dtype == batch.target_sizes.dtype == torch.int64
+    assert batch.geometry.crops.tolist() == [[0, 4]]
+    assert (
+        batch.geometry.original_sizes.dtype
+        == batch.geometry.crops.dtype
+        == batch.geometry.target_sizes.dtype
+        == torch.int64
+    )
 
 
 def test_a_row_holds_its_own_images_latents(loader, encoder):
@@ -110,7 +117,8 @@ def test_the_parts_of_two_processes_are_the_batches_of_one(loader, tmp_path, ext
     for first, second, both in zip(*(rank.epoch(1) for rank in ranks), whole.epoch(1), strict=True):
         assert first.captions + second.captions == both.captions
         assert first.examples + second.examples == both.examples
-        for name in ("weights", "crops", "moments", "pixels", "masks"):
+        assert torch.equal(torch.cat([first.geometry.crops, second.geometry.crops]), both.geometry.crops)
+        for name in ("weights", "moments", "pixels", "masks"):
             parts = [getattr(first, name), getattr(second, name)]
             expected = getattr(both, name)
             assert parts == [None, None] if expected is None else torch.equal(torch.cat(parts), expected)
@@ -133,13 +141,17 @@ def test_the_crop_of_a_mirrored_image_is_that_in_the_mirrored_image(root, photo,
     # 131 x 71 covers 80 x 48 at 89 x 48: of 9 columns too many, 4 are cut at the left and 5 at the right
     name = photo(root / "odd.png", (131, 71), caption="x").name
     settings = {"flip_horizontally": True, "repeats": 10, **extra}
-    crops = {tuple(b.crops[0].tolist()) for b in loader(**settings).epoch(0) if b.examples[0].path.name == name}
+    crops = {
+        tuple(b.geometry.crops[0].tolist()) for b in loader(**settings).epoch(0) if b.examples[0].path.name == name
+    }
     assert crops == {(0, 4), (0, 5)}
 
 
 def test_random_crops_reach_every_place(loader):
     settings = {"random_crop": True, "repeats": 20}
-    crops = [batch.crops[0].tolist() for batch in loader(**settings).epoch(0) if batch.examples[0].size == (130, 71)]
+    crops = [
+        batch.geometry.crops[0].tolist() for batch in loader(**settings).epoch(0) if batch.examples[0].size == (130, 71)
+    ]
     assert {top for top, _ in crops} == {0}
     assert {left for _, left in crops} == set(range(9))
 
@@ -148,7 +160,7 @@ def test_images_that_vary_come_as_pixels(loader):
     seen = {}
     for batch in loader(random_crop=True, repeats=5, loss_mask="alpha").epoch(0):
         assert batch.moments is None
-        height, width = batch.target_sizes[0].tolist()
+        height, width = batch.geometry.target_sizes[0].tolist()
         assert batch.pixels.shape == (1, 3, height, width)
         assert batch.masks.shape == (1, 1, height // 8, width // 8)
         seen.setdefault(batch.examples[0].path.name, set()).add(batch.pixels.numpy().tobytes())
@@ -196,6 +208,14 @@ def test_an_image_lost_during_the_run_is_named(loader, root, complaint):
 
 def test_a_batch_moves_whole(loader):
     batch = next(loader(loss_mask="alpha").epoch(0)).to("meta")
-    tensors = [batch.weights, batch.original_sizes, batch.crops, batch.target_sizes, batch.moments, batch.masks]
+    geometry = batch.geometry
+    tensors = [
+        batch.weights,
+        geometry.original_sizes,
+        geometry.crops,
+        geometry.target_sizes,
+        batch.moments,
+        batch.masks,
+    ]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert batch.captions

@@ -15,6 +15,7 @@ from lib_lora_train.dataset.cache import LatentCache
 from lib_lora_train.dataset.examples import read_dataset
 from lib_lora_train.dataset.images import load_image
 from lib_lora_train.errors import UserError
+from tests.dataset.conftest import FACTOR
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def files(folder: Path) -> list[Path]:
 def test_an_entry_is_what_the_encoder_made_of_the_image(root, small, encoder, folder):
     config = small()
     dataset = read_dataset(config)
-    cache = LatentCache(config, "v1", folder)
+    cache = LatentCache(config, "v1", FACTOR, folder)
     assert cache.fill(dataset, encoder) == dataset
     moments = entries(cache, dataset, config)[0].moments
     assert (moments.dtype, tuple(moments.shape)) == (torch.float32, (8, 8, 8))
@@ -55,7 +56,7 @@ def test_mirrored_entries_are_mirrored_in_width_with_their_masks(root, small, en
     Image.fromarray(np.linspace(0, 255, 64).astype(np.uint8)[None].repeat(64, axis=0)).save(root / "mask" / "a.png")
     config = small(flip_horizontally=True, loss_mask="folder")
     dataset = read_dataset(config)
-    cache = LatentCache(config, "v1", folder)
+    cache = LatentCache(config, "v1", FACTOR, folder)
     cache.fill(dataset, encoder)
     assert encoder.images == 10
     for plain, mirrored in zip(entries(cache, dataset, config), entries(cache, dataset, config, True), strict=True):
@@ -69,13 +70,13 @@ def test_mirrored_entries_are_mirrored_in_width_with_their_masks(root, small, en
 
 def test_images_are_encoded_in_batches_of_one_bucket(root, small, encoder):
     config = small()
-    LatentCache(config, "v1").fill(read_dataset(config), encoder, batch_size=2)
+    LatentCache(config, "v1", FACTOR).fill(read_dataset(config), encoder, batch_size=2)
     assert sorted(encoder.calls) == [(1, 3, 80, 48), (2, 3, 48, 80), (2, 3, 64, 64)]
 
 
 def test_progress_counts_to_the_end(root, small, encoder, folder):
     config, seen = small(flip_horizontally=True), []
-    cache = LatentCache(config, "v1", folder)
+    cache = LatentCache(config, "v1", FACTOR, folder)
     cache.fill(read_dataset(config), encoder, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 10) for done in range(11)]
 
@@ -85,7 +86,7 @@ class TestWhatIsKeptIsUsedAgainOnlyWhereItIsStillRight:
     def encoded_again(self, root, encoder, tmp_path):
         def fill(config, fingerprint="v1") -> int:
             before = encoder.images
-            LatentCache(config, fingerprint, tmp_path / "latents").fill(read_dataset(config), encoder)
+            LatentCache(config, fingerprint, FACTOR, tmp_path / "latents").fill(read_dataset(config), encoder)
             return encoder.images - before
 
         return fill
@@ -152,7 +153,7 @@ class TestTrouble:
             replace(source, target)
 
         monkeypatch.setattr(os, "replace", put_in_place)
-        cache = LatentCache(config, "v1", tmp_path / "latents")
+        cache = LatentCache(config, "v1", FACTOR, tmp_path / "latents")
         dataset = cache.fill(read_dataset(config), encoder)
         assert [warning for warning in dataset.warnings if "disk is full" in warning and "in memory" in warning]
         assert len(entries(cache, dataset, config)) == 5
@@ -160,7 +161,7 @@ class TestTrouble:
 
     def test_a_folder_that_cannot_be_made(self, root, small, encoder, tmp_path):
         (tmp_path / "latents").write_text("a file is in the way")
-        cache = LatentCache(small(), "v1", tmp_path / "latents")
+        cache = LatentCache(small(), "v1", FACTOR, tmp_path / "latents")
         dataset = cache.fill(read_dataset(small()), encoder)
         assert len(entries(cache, dataset, small())) == 5
         assert "kept in memory" in dataset.warnings[-1]
@@ -174,7 +175,7 @@ class TestTrouble:
             return moments
 
         with pytest.raises(UserError, match=r"[ce]\.png is encoded to numbers that are not finite.*fp32"):
-            LatentCache(small(), "v1", folder).fill(read_dataset(small()), encode)
+            LatentCache(small(), "v1", FACTOR, folder).fill(read_dataset(small()), encode)
         assert not [thread for thread in threading.enumerate() if thread.name == "lora-train-prefetch"]
 
     def test_images_that_vanish_or_break_or_change_after_reading_are_left_out(self, root, small, encoder, folder):
@@ -182,7 +183,7 @@ class TestTrouble:
         (root / "a.png").unlink()
         (root / "b.png").write_bytes((root / "b.png").read_bytes()[:500])
         Image.new("RGB", (10, 10)).save(root / "c.png")
-        left = LatentCache(small(), "v1", folder).fill(dataset, encoder)
+        left = LatentCache(small(), "v1", FACTOR, folder).fill(dataset, encoder)
         assert [example.path.name for example in left.training] == ["d.png", "e.png"]
         assert len(left.warnings) == 3
         assert all(any(f"{name}.png" in warning for warning in left.warnings) for name in "abc")
@@ -192,10 +193,10 @@ class TestTrouble:
         for path in root.glob("*.png"):
             path.unlink()
         with pytest.raises(UserError, match="No image can be used"):
-            LatentCache(small(), "v1").fill(dataset, encoder)
+            LatentCache(small(), "v1", FACTOR).fill(dataset, encoder)
 
     def test_a_file_removed_during_the_run(self, root, small, encoder, tmp_path):
-        cache = LatentCache(small(), "v1", tmp_path / "latents")
+        cache = LatentCache(small(), "v1", FACTOR, tmp_path / "latents")
         dataset = cache.fill(read_dataset(small()), encoder)
         for path in files(tmp_path / "latents"):
             path.unlink()
@@ -204,7 +205,7 @@ class TestTrouble:
 
     def test_an_encoder_of_the_wrong_shape_is_a_fault_of_ours(self, root, small):
         with pytest.raises(ValueError, match="the encoder made"):
-            LatentCache(small(), "v1").fill(read_dataset(small()), lambda pixels: pixels)
+            LatentCache(small(), "v1", FACTOR).fill(read_dataset(small()), lambda pixels: pixels)
 
 
 def test_where_images_vary_only_held_out_ones_are_encoded_and_broken_ones_still_found(root, small, encoder):
@@ -212,7 +213,7 @@ def test_where_images_vary_only_held_out_ones_are_encoded_and_broken_ones_still_
     dataset = read_dataset(config)
     broken = dataset.training[0].path
     broken.write_bytes(broken.read_bytes()[:500])
-    left = LatentCache(config, "v1").fill(dataset, encoder)
+    left = LatentCache(config, "v1", FACTOR).fill(dataset, encoder)
     assert encoder.images == 1
     assert broken not in [example.path for example in left.training]
 
@@ -220,7 +221,7 @@ def test_where_images_vary_only_held_out_ones_are_encoded_and_broken_ones_still_
 class TestTwoProcesses:
     def fill_both(self, config, folder, encoders):
         meeting = threading.Barrier(2, timeout=20)
-        caches = [LatentCache(config, "v1", folder) for _ in encoders]
+        caches = [LatentCache(config, "v1", FACTOR, folder) for _ in encoders]
         results = {}
 
         def work(rank):
@@ -253,7 +254,7 @@ class TestTwoProcesses:
     def test_a_fault_in_one_does_not_leave_the_other_waiting(self, root, small, encoder, tmp_path):
         met = []
         with pytest.raises(UserError, match="not finite"):
-            LatentCache(small(), "v1", tmp_path / "latents").fill(
+            LatentCache(small(), "v1", FACTOR, tmp_path / "latents").fill(
                 read_dataset(small()),
                 lambda pixels: encoder(pixels) * torch.nan,
                 world_size=2,

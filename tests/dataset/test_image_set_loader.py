@@ -11,7 +11,7 @@ from lib_lora_train.dataset.image_set_loader import ImageSetLoader
 from lib_lora_train.dataset.image_sets import read_pairs
 from lib_lora_train.dataset.order import BatchPlan
 from lib_lora_train.randomness import Randomness
-from tests.dataset.conftest import AveragingEncoder
+from tests.dataset.conftest import FACTOR, AveragingEncoder
 
 WIDTH, HEIGHT = 101, 64
 """Cut to a square of 64: 18 pixels are cut off at the left and 19 at the right."""
@@ -30,29 +30,34 @@ def loader(tmp_path):
         )
         sets = read_pairs(config, 0.5)
         randomness = Randomness(3)
-        cache = LatentCache(config, "averages")
+        cache = LatentCache(config, "averages", FACTOR)
         cache.fill(sets.dataset(), AveragingEncoder())
         plan = BatchPlan(sets.first_images(), config, randomness)
-        return ImageSetLoader(sets, plan, cache, config, randomness, latent_scale=2.0)
+        return ImageSetLoader(sets, plan, cache, config, randomness, lambda moments: 2.0 * moments.chunk(2, dim=-3)[0])
 
     return make
 
 
+def sizes_of(geometry):
+    """Original, crop and target of each row, in one list."""
+    return torch.cat([geometry.original_sizes, geometry.crops, geometry.target_sizes], dim=1).tolist()
+
+
 def rows(batch):
     """(mean of the first channel per latent column, sizes) of each set in a batch."""
-    return [(batch.latents[0, i, 0].mean(0), batch.time_ids[i].tolist()) for i in range(len(batch))]
+    return [(batch.latents[0, i, 0].mean(0), sizes) for i, sizes in enumerate(sizes_of(batch.geometry))]
 
 
 def test_a_batch_holds_each_set_at_every_strength(loader):
     batch = next(loader().epoch(0))
     assert batch.strengths.tolist() == [-0.5, 0.5]
     assert batch.latents.shape == (2, 2, 4, 8, 8)
-    assert len(batch.row_captions) == len(batch.row_strengths) == len(batch.rows) == len(batch.row_sizes) == 4
+    assert len(batch.row_captions) == len(batch.row_strengths) == len(batch.rows) == len(batch.row_geometry) == 4
 
 
 def test_sizes_are_original_crop_and_target_height_before_width(loader):
     for batch in loader().epoch(0):
-        assert batch.time_ids.tolist() == [[HEIGHT, WIDTH, 0, 18, 64, 64]] * 2
+        assert sizes_of(batch.geometry) == [[HEIGHT, WIDTH, 0, 18, 64, 64]] * 2
 
 
 def test_a_flipped_set_has_the_crop_of_the_mirrored_image(loader):
@@ -79,7 +84,7 @@ def test_batches_run_on_through_the_epochs(loader):
     assert torch.equal(first.latents, next(made.epoch(1)).latents)
 
 
-def test_latents_are_scaled(loader):
+def test_latents_are_made_of_cached_moments(loader):
     made = loader()
     batch = next(made.epoch(0))
     sample = made.plan.order(0)[0][0]

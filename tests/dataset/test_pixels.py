@@ -48,15 +48,15 @@ def test_mirroring_is_along_the_width_for_image_and_mask_alike():
     placement = unscaled(64, 48)
     assert torch.equal(image_pixels(image, placement, flip=True), image_pixels(image, placement).flip(2))
     mask = image.convert("L")
-    mirrored = mask_cells(mask, placement, flip=True)
-    assert torch.equal(mirrored, mask_cells(mask, placement).flip(2))
-    assert not torch.equal(mirrored, mask_cells(mask, placement))
+    mirrored = mask_cells(mask, placement, 8, flip=True)
+    assert torch.equal(mirrored, mask_cells(mask, placement, 8).flip(2))
+    assert not torch.equal(mirrored, mask_cells(mask, placement, 8))
 
 
 def test_a_cell_of_the_mask_is_the_mean_of_its_64_pixels():
     mask = noise(64, 48).convert("L")
     expected = np.asarray(mask, dtype=np.float64).reshape(6, 8, 8, 8).mean(axis=(1, 3)) / 255
-    cells = mask_cells(mask, unscaled(64, 48))
+    cells = mask_cells(mask, unscaled(64, 48), 8)
     assert (cells.dtype, tuple(cells.shape)) == (torch.float32, (1, 6, 8))
     assert np.abs(cells[0].numpy() - expected).max() < 1 / 255
 
@@ -66,7 +66,7 @@ def test_the_mask_is_cut_as_the_image_is_and_stretched_to_it():
     for scale in (1, 2, 0.5):
         mask = Image.new("L", (int(128 * scale), int(64 * scale)))
         mask.paste(255, (int(64 * scale), 0, int(128 * scale), int(64 * scale)))
-        cells = mask_cells(mask, placement)
+        cells = mask_cells(mask, placement, 8)
         assert torch.equal(cells[0], torch.tensor([0.0] * 4 + [1.0] * 4).expand(8, 8))
 
 

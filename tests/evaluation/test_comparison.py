@@ -14,7 +14,8 @@ from lib_lora_train.evaluation.best_epoch import recommend
 from lib_lora_train.evaluation.cells import Request, generate_cells
 from lib_lora_train.evaluation.comparison import compare, validations
 from lib_lora_train.hosts.standalone import StandaloneHost
-from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.open_denoiser import open_denoiser
+from lib_lora_train.model.sampling import generate
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.samples import sampling_options
 from lib_lora_train.training.session import train
@@ -57,9 +58,7 @@ def test_there_is_a_cell_for_every_epoch_and_strength(cells):
 
 
 def test_at_strength_0_it_is_the_base_bit_for_bit(cells, run, host):
-    base = Parts.of(host.checkpoint, run.config.model).generate(
-        PROMPTS, "", [1, 2], sampling_options(run.config, host.checkpoint)
-    )
+    base = generate(open_denoiser(host.checkpoint, run.config.model), PROMPTS, "", [1, 2], sampling_options(run.config))
     assert cells[1, 0.0] == cells[2, 0.0] == [image.tobytes() for image in base]
 
 

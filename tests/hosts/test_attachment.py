@@ -6,7 +6,7 @@ import torch
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.hosts.attachment import Attachment, Tensors, fingerprint
 from lib_lora_train.hosts.standalone import StandaloneHost
-from lib_lora_train.model.view import unet_view
+from lib_lora_train.model.diffusers_view.views import unet_view
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def tensors(miniature):
     def own(part):
         return {name: torch.nn.Parameter(tensor.clone()) for name, tensor in part.items()}
 
-    return Tensors(own(checkpoint.unet), own(checkpoint.vae), own(checkpoint.text_encoder))
+    return Tensors(own(checkpoint.unet), own(checkpoint.vae), [own(text.weights) for text in checkpoint.text_encoders])
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_writing_touches_and_writing_back_restores(attachment, tensors):
 def test_each_part_is_told_apart(attachment, tensors):
     with torch.no_grad():
         first(tensors.vae).add_(1)
-        first(tensors.text_encoder).add_(1)
+        first(tensors.text_encoders[0]).add_(1)
     assert attachment.changed() == ["VAE", "text encoder"]
 
 
@@ -95,6 +95,6 @@ def test_letting_go_keeps_no_tensor_alive(attachment, tensors):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_one_changed_value_in_sixty_four_shows_in_every_layout(layout):
     weight = torch.zeros(4, 4, 2, 2).to(memory_format=layout)
-    before = fingerprint(Tensors({"a": weight}, {}, {}))
+    before = fingerprint(Tensors({"a": weight}, {}, ()))
     weight[3, 2, 1, 0] = 1
-    assert fingerprint(Tensors({"a": weight}, {}, {})) != before
+    assert fingerprint(Tensors({"a": weight}, {}, ())) != before

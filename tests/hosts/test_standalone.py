@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.standalone import StandaloneHost, choose_precision, file_sha256, legacy_hash, read_checkpoint
+from lib_lora_train.model.diffusers_view.views import vae_view
 from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
-from lib_lora_train.model.view import vae_view
 
 CPU = torch.device("cpu")
 
@@ -51,7 +51,7 @@ class TestWhatIsLent:
         parts = {
             "model.diffusion_model.": checkpoint.unet,
             "first_stage_model.": checkpoint.vae,
-            "cond_stage_model.transformer.": checkpoint.text_encoder,
+            "cond_stage_model.transformer.": checkpoint.text_encoders[0].weights,
         }
         assert sum(map(len, parts.values())) == len(file)
         for prefix, part in parts.items():
@@ -61,7 +61,7 @@ class TestWhatIsLent:
     @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mappings")
     def test_stays_on_the_disk_where_the_precision_fits(self, miniature, checkpoint):
         ranges = mapped_ranges(miniature)
-        tensors = [*checkpoint.unet.values(), *checkpoint.vae.values(), *checkpoint.text_encoder.values()]
+        tensors = [*checkpoint.unet.values(), *checkpoint.vae.values(), *checkpoint.text_encoders[0].weights.values()]
         assert all(any(low <= tensor.data_ptr() < high for low, high in ranges) for tensor in tensors)
 
     def test_is_converted_from_fp16(self, own_copy):
@@ -75,7 +75,9 @@ class TestWhatIsLent:
         save_file({name: tensor.half() for name, tensor in load_file(own_copy).items()}, own_copy)
         checkpoint = shared_from(own_copy, precision="bf16")
         assert {tensor.dtype for tensor in checkpoint.unet.values()} == {torch.bfloat16}
-        assert {t.dtype for part in (checkpoint.vae, checkpoint.text_encoder) for t in part.values()} == {torch.float16}
+        assert {t.dtype for part in (checkpoint.vae, checkpoint.text_encoders[0].weights) for t in part.values()} == {
+            torch.float16
+        }
 
     def test_brings_the_vae_in_full_precision_and_puts_the_lent_tensors_back(self, own_copy):
         save_file({name: tensor.half() for name, tensor in load_file(own_copy).items()}, own_copy)
@@ -100,7 +102,7 @@ class TestWhatIsLent:
     def test_mends_text_encoder_names_without_their_prefix(self, own_copy, checkpoint):
         old, new = "cond_stage_model.transformer.text_model.", "cond_stage_model.transformer."
         save_file({name.replace(old, new): tensor for name, tensor in load_file(own_copy).items()}, own_copy)
-        assert shared_from(own_copy).text_encoder.keys() == checkpoint.text_encoder.keys()
+        assert shared_from(own_copy).text_encoders[0].weights.keys() == checkpoint.text_encoders[0].weights.keys()
 
     def test_reads_old_ckpt_files(self, own_copy, checkpoint):
         ckpt = own_copy.with_suffix(".ckpt")
@@ -120,7 +122,7 @@ class TestWhatIsLent:
         )
 
     def test_carries_the_text_encoders_own_config(self, checkpoint):
-        assert checkpoint.text_config["num_attention_heads"] == 2
+        assert checkpoint.text_encoders[0].config["num_attention_heads"] == 2
 
     def test_stays_where_it_is_on_the_cpu(self, checkpoint):
         layer = torch.nn.Linear(2, 2)
@@ -158,13 +160,15 @@ class TestPrediction:
 class TestTokenizer:
     def test_lies_beside_the_checkpoint(self, checkpoint):
         assert (
-            checkpoint.tokenizer.decode(checkpoint.tokenizer("a red star").input_ids, skip_special_tokens=True).strip()
+            checkpoint.text_encoders[0]
+            .tokenizer.decode(checkpoint.text_encoders[0].tokenizer("a red star").input_ids, skip_special_tokens=True)
+            .strip()
             == "a red star"
         )
 
     def test_may_be_another_folder(self, own_copy):
         own_copy.with_suffix("").rename(own_copy.parent / "other")
-        assert shared_from(own_copy, tokenizer=str(own_copy.parent / "other")).tokenizer.eos_token_id
+        assert shared_from(own_copy, tokenizer=str(own_copy.parent / "other")).text_encoders[0].tokenizer.eos_token_id
 
     def test_is_refused_where_the_folder_holds_none(self, miniature, tmp_path, complaint):
         text = complaint(shared_from, miniature, tokenizer=str(tmp_path))

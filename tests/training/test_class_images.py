@@ -9,7 +9,8 @@ from PIL import Image, ImageChops
 
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.hosts.environment import Txt2ImgRequest
-from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.open_denoiser import open_denoiser
+from lib_lora_train.model.sampling import generate
 from lib_lora_train.training.class_images import ClassImages, generate_missing
 from lib_lora_train.training.control import Control, StopRequested
 from lib_lora_train.training.events import Finished, GeneratingClassImages, Stopped
@@ -64,8 +65,8 @@ class TestDrawing:
     def test_draws_what_the_sampler_draws_for_prompt_and_number(self, wanted, host):
         images, config = wanted(2)
         generate_missing(images, config, host, Control(), lambda event: None)
-        parts = Parts.of(host.checkpoint, CheckpointConfig())
-        (expected,) = parts.generate(["cat"], "", [2], sampling_options(config, host.checkpoint))
+        denoiser = open_denoiser(host.checkpoint, CheckpointConfig())
+        (expected,) = generate(denoiser, ["cat"], "", [2], sampling_options(config))
         assert not ImageChops.difference(Image.open(images.path(2)), expected).getbbox()
 
     def test_a_webui_draws_with_its_own_button(self, wanted, host):

@@ -113,15 +113,15 @@ def test_sdxl_is_validated_and_drawn_as_it_is_trained(run):
 def test_every_image_is_shown_with_its_own_sizes(run, monkeypatch, tmp_path):
     photos(tmp_path / "images", count=1, side=96)
     seen = []
-    prepare = Session._prepare
+    prepare = Session._make_adapter
 
     def listening(self):
         prepare(self)
-        self.parts.unet.register_forward_pre_hook(
+        self.denoiser.unet.register_forward_pre_hook(
             lambda module, inputs, named: seen.append(named["added_cond_kwargs"]["time_ids"].tolist()), with_kwargs=True
         )
 
-    monkeypatch.setattr(Session, "_prepare", listening)
+    monkeypatch.setattr(Session, "_make_adapter", listening)
     run("sdxl", max_steps=1, batch_size=1, enable_bucket=False)
     assert seen == [[[96, 96, 0, 0, 64, 64]]]
 

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
 from lib_lora_train.training.control import Control, StopRequested
 from lib_lora_train.training.events import Encoding, Paused, Resumed
@@ -26,8 +25,8 @@ class Clock:
         return self.now
 
 
-class Parts:
-    """Counts how often parts of a checkpoint are brought to the device."""
+class OnDevice:
+    """A denoiser that counts how often its parts are put on the device."""
 
     def __init__(self) -> None:
         self.inside = False
@@ -41,16 +40,16 @@ class Parts:
 
 
 @pytest.fixture
-def parts() -> Parts:
-    return Parts()
+def denoiser() -> OnDevice:
+    return OnDevice()
 
 
 @pytest.fixture
-def run(parts) -> Run:
+def run() -> Run:
     accelerator = SimpleNamespace(is_main_process=True, process_index=0, num_processes=1)
     folder = SimpleNamespace(record=lambda event: None)
-    host, events = SharingHost(checkpoint=parts), []
-    made = Run(folder, host, parts, None, accelerator, events.append, Control())
+    host, events = SharingHost(checkpoint=None), []
+    made = Run(folder, host, None, None, accelerator, events.append, Control())
     made.events = events
     return made
 
@@ -63,39 +62,41 @@ def items(count: int, encoded: list[int], after=lambda number: None):
     return "result"
 
 
-def test_it_returns_the_result_and_reports_each_item(run):
-    assert Preparation(run).encode("images", items(3, []), nn.Linear(1, 1)) == "result"
+def test_it_returns_the_result_and_reports_each_item(run, denoiser):
+    assert Preparation(run, denoiser).encode("images", items(3, []), "autoencoder") == "result"
     assert run.events == [Encoding("images", 1, 3), Encoding("images", 2, 3), Encoding("images", 3, 3)]
 
 
-def test_it_takes_a_slot_of_about_half_a_second_at_a_time(run, parts):
-    Preparation(run, clock=Clock()).encode("images", items(20, []), nn.Linear(1, 1))
-    assert run.host.turns == parts.times == 6, "four items of 0.1 s, and the look at the clock that ends the slot"
+def test_it_takes_a_slot_of_about_half_a_second_at_a_time(run, denoiser):
+    Preparation(run, denoiser, clock=Clock()).encode("images", items(20, []), "autoencoder")
+    assert run.host.turns == denoiser.times == 6, "four items of 0.1 s, and the look at the clock that ends the slot"
 
 
-def test_the_part_is_on_the_device_only_inside_a_slot(run, parts):
+def test_the_part_is_on_the_device_only_inside_a_slot(run, denoiser):
     inside = []
-    Preparation(run).encode("images", items(3, [], lambda number: inside.append(parts.inside)), nn.Linear(1, 1))
+    Preparation(run, denoiser).encode(
+        "images", items(3, [], lambda number: inside.append(denoiser.inside)), "autoencoder"
+    )
     assert inside == [True] * 3
-    assert not parts.inside
+    assert not denoiser.inside
 
 
-def test_a_stop_is_obeyed_after_the_item_in_hand(run, parts):
+def test_a_stop_is_obeyed_after_the_item_in_hand(run, denoiser):
     encoded = []
     with pytest.raises(StopRequested):
-        Preparation(run).encode(
-            "images", items(40, encoded, lambda number: number == 1 and run.control.stop()), nn.Linear(1, 1)
+        Preparation(run, denoiser).encode(
+            "images", items(40, encoded, lambda number: number == 1 and run.control.stop()), "autoencoder"
         )
     assert encoded == [0, 1]
-    assert not parts.inside
+    assert not denoiser.inside
 
 
-def test_a_pause_gives_the_slot_back_until_it_is_lifted(run, parts):
+def test_a_pause_gives_the_slot_back_until_it_is_lifted(run, denoiser):
     encoded = []
     waits = []
-    run.control.wait = lambda: (waits.append(parts.inside), run.control.unpause())
-    Preparation(run).encode(
-        "images", items(4, encoded, lambda number: number == 1 and run.control.pause()), nn.Linear(1, 1)
+    run.control.wait = lambda: (waits.append(denoiser.inside), run.control.unpause())
+    Preparation(run, denoiser).encode(
+        "images", items(4, encoded, lambda number: number == 1 and run.control.pause()), "autoencoder"
     )
     assert encoded == [0, 1, 2, 3]
     assert waits == [False]

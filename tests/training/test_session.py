@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.errors import UserError
-from lib_lora_train.model.parts import Parts
-from lib_lora_train.training import session
+from lib_lora_train.model.open_denoiser import open_denoiser
+from lib_lora_train.model.sampling import generate
+from lib_lora_train.training import evaluator, session
 from lib_lora_train.training.events import (
     Encoding,
     EpochDone,
@@ -383,7 +384,7 @@ class TestPreviews:
         def fail(*arguments, **named):
             raise RuntimeError("out of memory")
 
-        monkeypatch.setattr(Parts, "generate", fail)
+        monkeypatch.setattr(evaluator, "generate", fail)
         config, events = tiny(sample_every_n_epochs=1), []
         assert train(config, host, events.append) is not None
         assert [e.message for e in of_kind(events, Warned)] == [
@@ -574,12 +575,12 @@ def test_strength_0_is_the_base_bit_for_bit(tiny, host):
 
     path = train(tiny(epochs=2, sample_steps=2, train_text_encoder=True), host)
     config = tiny(sample_steps=2, continue_from=str(path))
-    base, adapted = Parts.of(host.checkpoint, config.model), Parts.of(host.checkpoint, config.model)
-    adapter, options = make_adapter(adapted, config), sampling_options(config, host.checkpoint)
+    base, adapted = (open_denoiser(host.checkpoint, config.model) for _ in range(2))
+    adapter, options = make_adapter(adapted, config), sampling_options(config)
     assert load_adapter(path).layers.keys() == {layer.name for layer in adapter.layers}
 
-    def picture(parts) -> bytes:
-        return parts.generate(["a red star"], "", [1], options)[0].tobytes()
+    def picture(denoiser) -> bytes:
+        return generate(denoiser, ["a red star"], "", [1], options)[0].tobytes()
 
     with adapter.strength(0):
         assert picture(adapted) == picture(base)

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from lib_lora_train.model.names import UNetShape, inverted, renamed, unet_modules, vae_modules
+from lib_lora_train.model.diffusers_view.names import UNetShape, inverted, renamed, unet_modules, vae_modules
 from tools.checkpoints.train_autoencoder import AUTOENCODER_CONFIG
 from tools.checkpoints.vocabulary import LENGTH
 

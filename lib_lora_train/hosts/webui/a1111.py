@@ -33,7 +33,7 @@ from lib_lora_train.hosts.on_device import device_context
 from lib_lora_train.hosts.webui.queue_lock import queue_lock
 from lib_lora_train.hosts.webui.txt2img import generate
 from lib_lora_train.model.family import Family, Heads
-from lib_lora_train.model.shared_checkpoint import PRECISIONS, SharedCheckpoint
+from lib_lora_train.model.shared_checkpoint import PRECISIONS, SharedCheckpoint, SharedTextEncoder
 
 CHOOSE = "Choose a Stable Diffusion 1.x, 2.x or XL base checkpoint, or a fine-tune of one, at the top of the page."
 
@@ -204,7 +204,7 @@ def tensors_of(model: Any) -> Tensors:
     return Tensors(
         _plain(model.model.diffusion_model.named_parameters()),
         _plain((n, p) for n, p in model.first_stage_model.named_parameters() if not n.startswith("loss.")),
-        *texts,
+        texts,
     )
 
 
@@ -227,16 +227,12 @@ def shared_checkpoint(model: Any, config: CheckpointConfig) -> SharedCheckpoint:
         family=family,
         unet={},
         vae={},
-        text_encoder={},
-        tokenizer=_tokenizer(texts[0]),
+        text_encoders=[SharedTextEncoder({}, _tokenizer(text), _text_config(text)) for text in texts],
         device=torch.device(devices.device),
         precision=chosen_precision(config.precision, own),
         prediction=prediction,
         zero_terminal_snr=_zero_terminal_snr(config.zero_terminal_snr, prediction, model),
         heads=Heads.of_config(getattr(unet, "num_heads", None), getattr(unet, "num_head_channels", None)),
-        text_config=_text_config(texts[0]),
-        tokenizer_2=_tokenizer(texts[1]) if len(texts) > 1 else None,
-        text_config_2=_text_config(texts[1]) if len(texts) > 1 else {},
         on_device=device_context(torch.device(devices.device)),
         sha256=lambda: info.sha256 or "",  # known since it was loaded (sd_models.py:419)
         legacy_hash=lambda: info.hash or "",

@@ -31,7 +31,7 @@ from lib_lora_train.hosts.standalone import StandaloneHost
 from lib_lora_train.hosts.webui.queue_lock import queue_lock
 from lib_lora_train.hosts.webui.txt2img import generate
 from lib_lora_train.model.family import SD2, Family, Heads
-from lib_lora_train.model.shared_checkpoint import PRECISIONS, SharedCheckpoint
+from lib_lora_train.model.shared_checkpoint import PRECISIONS, SharedCheckpoint, SharedTextEncoder
 
 CHOOSE = "Choose a Stable Diffusion 1.x, 2.x or XL base checkpoint, or a fine-tune of one, at the top of the page."
 TEXT_IN_FILES = {
@@ -380,7 +380,7 @@ def tensors_of(model: Any) -> Tensors:
     return Tensors(
         _plain(parts.unet.model.diffusion_model.named_parameters()),
         _plain((n, p) for n, p in parts.vae.first_stage_model.named_parameters() if not n.startswith("loss.")),
-        *texts,
+        texts,
     )
 
 
@@ -410,24 +410,22 @@ def shared_checkpoint(model: Any, config: CheckpointConfig, internals: ForgeInte
     info = model.sd_checkpoint_info
     parts = model.forge_objects_original
     device, unet = torch.device(parts.unet.load_device), parts.unet.model.diffusion_model
-    names, networks = zip(*encoders_of(model).items(), strict=True)
     prediction = internals.prediction(model) if config.prediction == "auto" else config.prediction
     return SharedCheckpoint(
         name=_title(model),
         family=family_of(model),
         unet={},
         vae={},
-        text_encoder={},
-        tokenizer=internals.tokenizer(model, names[0]),
+        text_encoders=[
+            SharedTextEncoder({}, internals.tokenizer(model, name), _text_config(network))
+            for name, network in encoders_of(model).items()
+        ],
         device=device,
         precision=chosen_precision(config.precision, *internals.dtypes(model), device),
         prediction=prediction,
         zero_terminal_snr=_zero_terminal_snr(config.zero_terminal_snr, prediction, internals.zero_terminal_snr(model)),
         heads=Heads.of_config(getattr(unet, "num_heads", None), getattr(unet, "num_head_channels", None)),
-        text_config=_text_config(networks[0]),
         text_layers_left_out=internals.text_layers_left_out(family_of(model)),
-        tokenizer_2=internals.tokenizer(model, names[1]) if len(names) > 1 else None,
-        text_config_2=_text_config(networks[1]) if len(names) > 1 else {},
         on_device=device_context(device),
         sha256=lambda: info.sha256 or "",
         legacy_hash=lambda: info.hash or "",

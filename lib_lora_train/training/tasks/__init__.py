@@ -1,8 +1,8 @@
-"""What a run teaches with, one file per way of teaching (`mode`).
+"""The training methods, one kind of data each.
 
-A lesson is known in two states. Its `Material` is what settings and files say, before any model is there: the plan is
-made of it. Made ready on the lent parts it is a `Lesson`: a loss, a stream of batches, and what is measured after an
-epoch. Session and plan know no mode; a new one is a `Material`, a line in MATERIALS, and one in config.MODES.
+A method comes in two steps. Its `TaskData` is what settings and files say, before any model is opened; the plan is made
+from it. Built on a denoiser it is a `Task`: a loss, a stream of batches, and what is measured after an epoch. Session
+and plan know no method by name. A new one is a `TaskData`, a line in TASKS, and one in config.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ TASKS: dict[str, Callable[[TrainConfig], TaskData]] = {
 
 
 def read_task_data(config: TrainConfig) -> TaskData:
-    """What the run with these settings teaches with.
+    """The data of the configured training method.
 
     Raises:
-        UserError: when files it needs are missing or unfit.
+        UserError: when files it needs are missing or cannot be used.
     """
     return TASKS[config.run.training_method](config)

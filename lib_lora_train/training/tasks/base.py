@@ -1,4 +1,4 @@
-"""What a way of teaching is to the session and to the plan."""
+"""What a training method is to the session and to the plan."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import nn
 
 from lib_lora_train.adapters.inject import Adapter
 from lib_lora_train.adapters.metadata import DatasetSummary
 from lib_lora_train.config import TrainConfig
+from lib_lora_train.dataset.cache import LatentCache
+from lib_lora_train.dataset.examples import Dataset
 from lib_lora_train.dataset.images import Size
 from lib_lora_train.distributed import Distributed
-from lib_lora_train.model.parts import Parts
-from lib_lora_train.model.text import TextCache
+from lib_lora_train.model.denoiser import Denoiser, Part
+from lib_lora_train.model.text_cache import TextCache
+from lib_lora_train.objectives.noise_sampler import NoiseSampler
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.training.loop import Phase
 from lib_lora_train.training.preparation import Items
-from lib_lora_train.training.setup import TextSource
+from lib_lora_train.training.text_source import TextSource
 
 T = TypeVar("T")
 
@@ -30,18 +32,18 @@ T = TypeVar("T")
 class Encode(Protocol):
     """As `preparation.Preparation.encode`."""
 
-    def __call__(self, what: str, items: Items[T], part: nn.Module) -> T: ...
+    def __call__(self, what: str, items: Items[T], part: Part) -> T: ...
 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What a plan says of the material.
+    """What a plan says of the data.
 
     Attributes:
-        about: in words, where counts of images do not say it; "" where they do.
+        about: in words, for methods that numbers of images do not describe; else "".
         images: of the user's own, that are trained on.
-        shown_per_epoch: pictures that an epoch shows, or makes up.
-        sizes: pictures per epoch of each size.
+        shown_per_epoch: samples in an epoch, from image files or generated.
+        sizes: samples per epoch of each size.
     """
 
     about: str = ""
@@ -53,16 +55,16 @@ class DataSummary:
 
 
 class TaskData(Protocol):
-    """What is taught with, as settings and files say it; no model is known yet."""
+    """What settings and files say; no model is known yet."""
 
     @property
     def rows(self) -> int:
-        """Pictures that the learning pass of a step has for each one of the batch size."""
+        """Samples in the pass with gradients, for each one of the batch size."""
         ...
 
     @property
     def extra_passes(self) -> float:
-        """Passes through the UNet without gradients that a step takes besides, on average, each for that many pictures."""
+        """Passes without gradients in a step, on average; each has as many samples as the pass with gradients."""
         ...
 
     @property
@@ -75,19 +77,19 @@ class TaskData(Protocol):
         ...
 
     def batches_per_epoch(self, world_size: int = 1) -> int:
-        """How many each of `world` processes goes through."""
+        """Of each of `world_size` processes."""
         ...
 
     def prompts(self) -> list[str]:
-        """What previews show where no prompts are set."""
+        """For sample images where the settings have no prompts."""
         ...
 
     def identity(self) -> str:
-        """A text that changes when what is taught does."""
+        """A text that changes when the data does."""
         ...
 
     def build(self, context: TaskContext) -> Task:
-        """The lesson on the room's parts; encodes what is needed.
+        """The task on the context's denoiser; encodes images and captions.
 
         Raises:
             UserError: when that cannot be done.
@@ -96,11 +98,11 @@ class TaskData(Protocol):
 
 
 class Task(Protocol):
-    """Material made ready: all that a loop needs, and what is known after an epoch."""
+    """All that the loop needs of a training method, and what is measured after an epoch."""
 
     @property
     def task_data(self) -> TaskData:
-        """What the lesson was made of, less what turned out to be unusable."""
+        """What the task was built from, without the files that turned out to be damaged."""
         ...
 
     def loss(self, batch: Any, index: int) -> torch.Tensor:
@@ -122,7 +124,7 @@ class Task(Protocol):
         ...
 
     def measured(self) -> list[float]:
-        """Losses that can be compared between epochs, part by part."""
+        """Losses that can be compared between epochs, one by one."""
         ...
 
     def dataset_summary(self) -> DatasetSummary:
@@ -132,9 +134,9 @@ class Task(Protocol):
 
 @dataclass
 class TaskContext:
-    """What a lesson finds when it is made ready: the lent parts with the adapter in place, and the run's means."""
+    """What a task is built with: the denoiser with the adapter in place, and the run's means."""
 
-    parts: Parts
+    denoiser: Denoiser
     adapter: Adapter
     config: TrainConfig
     distributed: Distributed
@@ -149,27 +151,48 @@ class TaskContext:
 
     @property
     def device(self) -> torch.device:
-        return self.parts.checkpoint.device
+        return self.denoiser.device
 
     @property
     def randomness(self) -> Randomness:
         return Randomness(self.config.run.seed)
 
-    def cache_folder(self, what: str) -> Path | None:
-        """Where encoded things are kept for later runs and other processes; None to keep them in memory."""
-        on_disk = (
-            self.config.dataset.cache == "disk" or self.distributed.world_size > 1
-        )  # processes share what each has encoded
-        return Path(self.config.run.runs_dir) / "cache" / what if on_disk else None
+    @property
+    def noise_sampler(self) -> NoiseSampler:
+        """The random numbers of the objective."""
+        return NoiseSampler(self.config.objective, self.denoiser.process, self.randomness, self.distributed)
+
+    def cache_folder(self, name: str) -> Path | None:
+        """Where encoded data is stored for later runs and other processes; None to keep it in memory."""
+        # Several processes exchange through the folder what each of them has encoded.
+        on_disk = self.config.dataset.cache == "disk" or self.distributed.world_size > 1
+        return Path(self.config.run.runs_dir) / "cache" / name if on_disk else None
+
+    def latent_cache(self) -> LatentCache:
+        """For the latents of the run's images."""
+        with self.gpu_slot():
+            fingerprint = self.denoiser.autoencoder_fingerprint()
+        return LatentCache(self.config.dataset, fingerprint, self.denoiser.latent.factor, self.cache_folder("latents"))
+
+    def encode_images(self, dataset: Dataset, cache: LatentCache) -> Dataset:
+        """Fills `cache`; returns the dataset without the images that turned out to be damaged."""
+        items = cache.fill_steps(
+            dataset,
+            self.denoiser.encode_images,
+            rank=self.distributed.rank,
+            world_size=self.distributed.world_size,
+            barrier=self.barrier,
+        )
+        return self.encode("images", items, "autoencoder")
 
     def text(self, captions: Sequence[str], *, varied: bool = False) -> TextSource:
-        """Features of `captions`, all made now unless the text encoder learns; `varied` says that others will come."""
-        learning = self.adapter.text_parameters()
-        folder = self.cache_folder("text") if not learning else None
+        """Features of `captions`, all encoded now unless the text encoder is trained; `varied` if others will come."""
+        trained = self.adapter.text_parameters()
+        folder = self.cache_folder("text") if not trained else None
         with self.gpu_slot():
-            source = TextSource(self.parts, learning, TextCache(self.parts.text, folder=folder))
+            source = TextSource(self.denoiser, trained, TextCache(self.denoiser, folder=folder))
             if source.needs_encoder(captions, varied):
-                self.stack.enter_context(self.parts.checkpoint.on_device(self.parts.text_encoders))
+                self.stack.enter_context(self.denoiser.on_device("text_encoders"))
                 return source
-        self.encode("captions", source.encode_all(captions), self.parts.text_encoders)
+        self.encode("captions", source.encode_all(captions), "text_encoders")
         return source

@@ -1,4 +1,4 @@
-"""Images with captions: encoded once, shown in buckets, measured on those that are held out."""
+"""Images with captions: encoded once, trained in buckets, measured on the validation images."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import torch
 from lib_lora_train.adapters.metadata import DatasetSummary, tag_frequency
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.dataset.batches import Batch, BatchLoader
-from lib_lora_train.dataset.cache import LatentCache, needs_pixels
+from lib_lora_train.dataset.cache import needs_pixels
 from lib_lora_train.dataset.examples import Dataset, read_dataset
 from lib_lora_train.dataset.order import BatchPlan
 from lib_lora_train.objectives.captioned import Captioned
-from lib_lora_train.objectives.noise_sampler import NoiseSampler
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.training.loop import Phase
 from lib_lora_train.training.tasks.base import DataSummary, TaskContext
-from lib_lora_train.training.validation import noises_each, validation_losses, validation_timesteps
+from lib_lora_train.training.validation import TIMESTEP_COUNT, noises_each, validation_losses
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class CaptionedData:
-    """A folder of images with captions, and perhaps one of what must not change."""
+    """A folder of images with captions, and perhaps one of regularization images."""
 
     config: TrainConfig
     dataset: Dataset
@@ -38,7 +37,7 @@ class CaptionedData:
 
     @classmethod
     def read(cls, config: TrainConfig) -> Self:
-        """The run's images; where nothing is validated, none is held out.
+        """The run's images; all of them are trained on where nothing is validated.
 
         Raises:
             UserError: as `read_dataset`.
@@ -82,28 +81,26 @@ class CaptionedData:
 
 
 class CaptionedTask:
-    """The images as latents and the captions as features, on the lent parts."""
+    """The images as latents and the captions as features."""
+
+    phases: Sequence[Phase] = ()
 
     def __init__(self, task_data: CaptionedData, context: TaskContext) -> None:
         self._context, self._config = context, context.config
-        data = self._config.dataset
-        with context.gpu_slot():
-            fingerprint = context.parts.vae_fingerprint()
-        cache = LatentCache(data, fingerprint, context.cache_folder("latents"))
-        self.dataset = self._encoded(task_data.dataset, cache)
+        denoiser, data = context.denoiser, self._config.dataset
+        denoiser.process.check_weighting(self._config.objective)
+        cache = context.latent_cache()
+        self.dataset = context.encode_images(task_data.dataset, cache)
         self.task_data = replace(task_data, dataset=self.dataset)
         text = context.text(self._captions(), varied=data.shuffle_caption)
         if needs_pixels(data):
             with context.gpu_slot():
-                context.stack.enter_context(context.parts.checkpoint.on_device(context.parts.vae))
+                context.stack.enter_context(denoiser.on_device("autoencoder"))
         plain = Captioned(
-            unet=context.parts.unet,
+            denoiser=denoiser,
             encode_text=text.encode,
-            encode_pixels=context.parts.encode_pixels,
-            schedule=context.parts.schedule,
-            latent_scale=context.parts.checkpoint.family.latent_scale,
             config=self._config.objective,
-            noise_sampler=NoiseSampler(self._config.objective, context.randomness, context.distributed),
+            noise_sampler=context.noise_sampler,
             device=context.device,
         )
         self.objective = self._objective(plain)
@@ -120,22 +117,9 @@ class CaptionedTask:
     def _objective(self, plain: Captioned) -> Captioned:
         return plain
 
-    def _encoded(self, dataset: Dataset, cache: LatentCache) -> Dataset:
-        context = self._context
-        items = cache.fill_steps(
-            dataset,
-            context.parts.encode_pixels,
-            rank=context.distributed.rank,
-            world_size=context.distributed.world_size,
-            barrier=context.barrier,
-        )
-        return context.encode("images", items, context.parts.vae)
-
     def _captions(self) -> list[str]:
         empty = [""] if self._config.dataset.caption_dropout_rate else []
         return [example.caption for example in self.dataset.examples] + empty
-
-    phases: Sequence[Phase] = ()
 
     def loss(self, batch: Any, index: int) -> torch.Tensor:
         return self.objective.loss(batch, index)
@@ -151,12 +135,12 @@ class CaptionedTask:
         return bool(self.dataset.validation)
 
     def measured(self) -> list[float]:
-        objective = self._config.objective
+        objective, denoiser = self._config.objective, self._context.denoiser
         return validation_losses(
             self.objective.predict,
             self.loader.validation_batches(),
-            self._context.parts.checkpoint.family.latent_scale,
-            validation_timesteps(objective.min_timestep, objective.max_timestep),
+            denoiser.latent,
+            denoiser.process.spread_timesteps(TIMESTEP_COUNT, objective.min_timestep, objective.max_timestep),
             self._context.device,
             noises_each(len(self.dataset.validation)),
         )

@@ -47,7 +47,7 @@ class DreamBoothTask(CaptionedTask):
         steps = EpochSchedule.of(training, self.task_data.batches_per_epoch(self._context.distributed.world_size)).steps
         end = data.prior_loss_weight if data.prior_loss_weight_end < 0 else data.prior_loss_weight_end
         left = end / data.prior_loss_weight if data.prior_loss_weight else 1.0
-        return DreamBooth(**vars(plain), batches=steps * training.gradient_accumulation, prior_left=left)
+        return DreamBooth(**vars(plain), batches=steps * training.gradient_accumulation, final_prior_ratio=left)
 
 
 def to_be_drawn(config: TrainConfig) -> list[Example]:

@@ -10,16 +10,14 @@ import torch
 
 from lib_lora_train.adapters.metadata import DatasetSummary, tag_frequency
 from lib_lora_train.config import TrainConfig
-from lib_lora_train.dataset.cache import LatentCache
 from lib_lora_train.dataset.image_set_loader import ImageSetBatch, ImageSetLoader
 from lib_lora_train.dataset.image_sets import ImageSets, read_image_sets, read_pairs
 from lib_lora_train.dataset.order import BatchPlan
 from lib_lora_train.objectives.adapted_denoiser import AdaptedDenoiser
-from lib_lora_train.objectives.addift import Addift
+from lib_lora_train.objectives.addift import ADDifT
 from lib_lora_train.objectives.base import Objective
 from lib_lora_train.objectives.difference import Difference
 from lib_lora_train.objectives.image_slider import ImageSlider
-from lib_lora_train.objectives.noise_sampler import NoiseSampler
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.training.loop import Phase
 from lib_lora_train.training.tasks.base import DataSummary, TaskContext
@@ -100,20 +98,13 @@ class ImageSetsData:
 
 
 class ImageSetsTask:
-    """Image sets as latents, on the shared checkpoint."""
+    """Image sets as latents."""
 
     measures = False
 
     def __init__(self, task_data: ImageSetsData, context: TaskContext) -> None:
-        cache = self._cache(context)
-        items = cache.fill_steps(
-            task_data.image_sets.dataset(),
-            context.parts.encode_pixels,
-            rank=context.distributed.rank,
-            world_size=context.distributed.world_size,
-            barrier=context.barrier,
-        )
-        filled = context.encode("images", items, context.parts.vae)
+        cache = context.latent_cache()
+        filled = context.encode_images(task_data.image_sets.dataset(), cache)
         self.task_data = replace(task_data, image_sets=task_data.image_sets.within(filled))
         self._plan = self.task_data.batch_plan(context.distributed.world_size)
         self._loader = ImageSetLoader(
@@ -122,20 +113,15 @@ class ImageSetsTask:
             cache,
             context.config.dataset,
             context.randomness,
-            context.parts.checkpoint.family.latent_scale,
+            context.denoiser.latent.mean,
             context.distributed.rank,
         )
         text = context.text(self.task_data.prompts())
-        denoiser = AdaptedDenoiser(context.parts.unet, text.encode, context.adapter.set_strength)
-        self._objective = task_data.make_objective(context, denoiser, self._plan.steps_per_epoch)
+        network = AdaptedDenoiser(context.denoiser, text.encode, context.adapter.set_strength)
+        self._objective = task_data.make_objective(context, network, self._plan.steps_per_epoch)
         self.phases: Sequence[Phase] = ()
         if task_data.two_passes:
             self.phases = (second_pass(context, self._plan.steps_per_epoch),)
-
-    def _cache(self, context: TaskContext) -> LatentCache:
-        with context.gpu_slot():
-            fingerprint = context.parts.vae_fingerprint()
-        return LatentCache(context.config.dataset, fingerprint, context.cache_folder("latents"))
 
     def loss(self, batch: ImageSetBatch, index: int) -> torch.Tensor:
         return self._objective.loss(batch, index)
@@ -174,29 +160,17 @@ def first_batch_of_second_pass(config: TrainConfig, batches_per_epoch: int) -> i
     return math.ceil(config.dataset.first_pass_epochs * batches_per_epoch / accumulation) * accumulation
 
 
-def addift(context: TaskContext, denoiser: AdaptedDenoiser, batches: int) -> Addift:
+def addift(context: TaskContext, network: AdaptedDenoiser, batches: int) -> ADDifT:
     """The objective of ADDifT."""
-    return Addift(denoiser, context.parts.schedule, context.config.objective, _noise_sampler(context), context.device)
+    return ADDifT(network, context.config.objective, context.noise_sampler, context.device)
 
 
-def image_slider(context: TaskContext, denoiser: AdaptedDenoiser, batches: int) -> ImageSlider:
+def image_slider(context: TaskContext, network: AdaptedDenoiser, batches: int) -> ImageSlider:
     """The objective of an image slider."""
-    return ImageSlider(
-        denoiser, context.parts.schedule, context.config.objective, _noise_sampler(context), context.device
-    )
+    return ImageSlider(network, context.config.objective, context.noise_sampler, context.device)
 
 
-def difference(context: TaskContext, denoiser: AdaptedDenoiser, batches: int) -> Difference:
+def difference(context: TaskContext, network: AdaptedDenoiser, batches: int) -> Difference:
     """The objective of the two-pass difference method."""
-    return Difference(
-        denoiser,
-        context.parts.schedule,
-        context.config.objective,
-        _noise_sampler(context),
-        context.device,
-        second_pass=first_batch_of_second_pass(context.config, batches),
-    )
-
-
-def _noise_sampler(context: TaskContext) -> NoiseSampler:
-    return NoiseSampler(context.config.objective, context.randomness, context.distributed)
+    second_pass = first_batch_of_second_pass(context.config, batches)
+    return Difference(network, context.config.objective, context.noise_sampler, context.device, second_pass)

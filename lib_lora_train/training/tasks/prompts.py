@@ -1,4 +1,4 @@
-"""Words alone: prompts for pictures that the network makes up itself. There are no images, and no VAE."""
+"""Prompts alone: the network is trained on latents that it generates itself. There are no images, and no autoencoder."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from lib_lora_train.config import TrainConfig
 from lib_lora_train.dataset.images import Size
 from lib_lora_train.objectives.adapted_denoiser import AdaptedDenoiser
 from lib_lora_train.objectives.base import Objective
-from lib_lora_train.objectives.ileco import ILeco
-from lib_lora_train.objectives.leco import Leco, PartialDenoise
-from lib_lora_train.objectives.noise_sampler import NoiseSampler
+from lib_lora_train.objectives.ileco import ILECO
+from lib_lora_train.objectives.leco import LECO, PartialDenoise
 from lib_lora_train.objectives.prompts import PromptBatch, PromptBatches, PromptPair
 from lib_lora_train.objectives.text_slider import TextSlider
 from lib_lora_train.training.loop import Phase
@@ -28,7 +27,7 @@ MakeObjective = Callable[[TaskContext, Sequence[PromptPair]], Objective]
 
 @dataclass
 class PromptsData:
-    """Some changes, and how they are taught."""
+    """Prompt pairs, and the objective that is trained on them."""
 
     config: TrainConfig
     prompt_pairs: Sequence[PromptPair]
@@ -39,17 +38,17 @@ class PromptsData:
 
     @classmethod
     def ileco(cls, config: TrainConfig) -> PromptsData:
-        """iLECO's: a goal of one pass, or of two where it goes further than what stands behind the arrow."""
+        """For iLECO. Its goal takes one pass, or two where it goes further than the replacement."""
         return cls(config, prompt_pairs_of(config), ileco, 1 if config.prompts.replacement_strength == 1 else 2)
 
     @classmethod
     def leco(cls, config: TrainConfig) -> PromptsData:
-        """LECO's: a goal of three passes, after a drawing that comes half of the way on average."""
+        """For LECO. Its goal takes three passes, and partial denoising goes half of the way on average."""
         return cls(config, prompt_pairs_of(config), leco, 3 + config.prompts.denoising_steps)
 
     @classmethod
     def text_slider(cls, config: TrainConfig) -> PromptsData:
-        """A slider's: as LECO's, for both directions."""
+        """For a text slider: as LECO, in both directions."""
         return cls(config, slider_ends_of(config), text_slider, 3 + config.prompts.denoising_steps, rows=2)
 
     def summary(self) -> DataSummary:
@@ -58,13 +57,14 @@ class PromptsData:
         return DataSummary(about=self._about(), shown_per_epoch=epoch, sizes={Size(side, side): epoch})
 
     def _about(self) -> str:
-        return f"{len(self.prompt_pairs)} prompt pairs: {', '.join(self.config.prompts.prompt_pairs)}"
+        lines = self.config.prompts.prompt_pairs
+        return f"{len(lines)} prompt {'pair' if len(lines) == 1 else 'pairs'}: {', '.join(lines)}"
 
     def batches_per_epoch(self, world_size: int = 1) -> int:
         return self.config.prompts.steps_per_epoch
 
     def prompts(self) -> list[str]:
-        return list(dict.fromkeys(prompt_pair.target for prompt_pair in self.prompt_pairs if prompt_pair.target))
+        return list(dict.fromkeys(pair.target for pair in self.prompt_pairs if pair.target))
 
     def identity(self) -> str:
         return "\n".join(map(str, self.prompt_pairs))
@@ -74,7 +74,7 @@ class PromptsData:
 
 
 class PromptsTask:
-    """The prompt pairs on the shared checkpoint."""
+    """The prompt pairs on a denoiser."""
 
     measures = False
     phases: Sequence[Phase] = ()
@@ -82,8 +82,9 @@ class PromptsTask:
     def __init__(self, task_data: PromptsData, context: TaskContext) -> None:
         self.task_data = task_data
         config = context.config
-        self._prompts = PromptBatches(
+        self._batches = PromptBatches(
             task_data.prompt_pairs,
+            context.denoiser.latent,
             config.dataset.batch_size,
             config.dataset.resolution,
             config.prompts.dynamic_resolution,
@@ -96,7 +97,7 @@ class PromptsTask:
         return self._objective.loss(batch, index)
 
     def batches(self, index: int) -> Iterator[Any]:
-        return self._prompts.from_batch(index)
+        return self._batches.from_batch(index)
 
     def measured(self) -> list[float]:
         return []
@@ -106,90 +107,80 @@ class PromptsTask:
 
 
 def prompt_pairs_of(config: TrainConfig) -> list[PromptPair]:
-    """The lines of `changes`, with their positive prompts; what becomes itself is kept, unless it is emphasised."""
-    words = config.prompts
-    enhanced = config.run.training_method == "leco" and words.action == "enhance"
-    pairs = [parse_prompt_pair(line, enhanced=enhanced) for line in words.prompt_pairs]
-    positives = one_for_each(words.positive_prompts, len(pairs)) or [target for target, _ in pairs]
+    """The lines of `prompt_pairs`, with their positive prompts.
+
+    A target that is replaced by itself is preserved, so it has no direction, unless it is enhanced.
+    """
+    prompts = config.prompts
+    enhance = config.run.training_method == "leco" and prompts.action == "enhance"
+    pairs = [parse_prompt_pair(line, enhance=enhance) for line in prompts.prompt_pairs]
+    positives = one_for_each(prompts.positive_prompts, len(pairs)) or [target for target, _ in pairs]
     return [
-        PromptPair(target, instead, positive if enhanced or target != instead else "")
-        for (target, instead), positive in zip(pairs, positives, strict=True)
+        PromptPair(target, replacement, positive if enhance or target != replacement else "")
+        for (target, replacement), positive in zip(pairs, positives, strict=True)
     ]
 
 
 def slider_ends_of(config: TrainConfig) -> list[PromptPair]:
-    """The lines of `changes` as the ends of a slider, with what it acts on."""
-    ends = [parse_prompt_pair(line, enhanced=False) for line in config.prompts.prompt_pairs]
-    acts_on = one_for_each(config.prompts.target_prompts, len(ends)) or [""] * len(ends)
-    return [PromptPair(target, target, high, low) for (low, high), target in zip(ends, acts_on, strict=True)]
+    """The lines of `prompt_pairs` as the low and high end of a slider, with the prompts it acts on."""
+    ends = [parse_prompt_pair(line, enhance=False) for line in config.prompts.prompt_pairs]
+    targets = one_for_each(config.prompts.target_prompts, len(ends)) or [""] * len(ends)
+    return [PromptPair(target, target, high, low) for (low, high), target in zip(ends, targets, strict=True)]
 
 
 def one_for_each(lines: Sequence[str], count: int) -> list[str]:
-    """The lines, of which a single one is for all."""
+    """`count` lines; a single one is repeated."""
     return [*lines] * count if len(lines) == 1 else [*lines]
 
 
-def parse_prompt_pair(line: str, *, enhanced: bool) -> tuple[str, str]:
-    """(target, instead) of a line; without an arrow, what is emphasised stays itself, and anything else is erased."""
-    target, arrow, instead = (part.strip() for part in line.partition(ARROW))
-    return target, instead if arrow or not enhanced else target
+def parse_prompt_pair(line: str, *, enhance: bool) -> tuple[str, str]:
+    """(target, replacement) of a line. Without an arrow, the target is enhanced, or replaced by nothing."""
+    target, arrow, replacement = (part.strip() for part in line.partition(ARROW))
+    return target, replacement if arrow or not enhance else target
 
 
-def ileco(context: TaskContext, prompt_pairs: Sequence[PromptPair]) -> ILeco:
+def ileco(context: TaskContext, prompt_pairs: Sequence[PromptPair]) -> ILECO:
     """The objective of iLECO."""
     config = context.config
-    network = network_of(
-        context, [prompt for prompt_pair in prompt_pairs for prompt in (prompt_pair.target, prompt_pair.instead)]
-    )
-    return ILeco(
-        network, config.prompts.replacement_strength, config.objective, noise_sampler_of(context), context.device
-    )
+    network = _network(context, [prompt for pair in prompt_pairs for prompt in (pair.target, pair.replacement)])
+    return ILECO(network, config.prompts.replacement_strength, config.objective, context.noise_sampler, context.device)
 
 
-def leco(context: TaskContext, prompt_pairs: Sequence[PromptPair]) -> Leco:
+def leco(context: TaskContext, prompt_pairs: Sequence[PromptPair]) -> LECO:
     """The objective of LECO."""
-    config, words = context.config, context.config.prompts
-    network, partial_denoise = drawn_by(context, prompt_pairs)
-    sign = -1.0 if words.action == "erase" else 1.0
-    return Leco(
+    prompts = context.config.prompts
+    network, partial_denoise = _generating(context, prompt_pairs)
+    return LECO(
         network,
         partial_denoise,
-        sign,
-        words.guidance_scale,
-        config.objective,
-        noise_sampler_of(context),
+        -1.0 if prompts.action == "erase" else 1.0,
+        prompts.guidance_scale,
+        context.config.objective,
+        context.noise_sampler,
         context.device,
     )
 
 
 def text_slider(context: TaskContext, prompt_pairs: Sequence[PromptPair]) -> TextSlider:
-    """The objective of a slider from words."""
-    network, partial_denoise = drawn_by(context, prompt_pairs)
+    """The objective of a text slider."""
+    network, partial_denoise = _generating(context, prompt_pairs)
     return TextSlider(
         network,
         partial_denoise,
         context.config.prompts.guidance_scale,
         context.config.objective,
-        noise_sampler_of(context),
+        context.noise_sampler,
         context.device,
     )
 
 
-def drawn_by(context: TaskContext, prompt_pairs: Sequence[PromptPair]) -> tuple[AdaptedDenoiser, PartialDenoise]:
-    """The network, and how it draws what it is taught on."""
-    words = context.config.prompts
-    prompts = [prompt for c in prompt_pairs for prompt in (c.target, c.instead, c.positive, c.negative)]
-    network = network_of(context, ["", *prompts])
-    return network, PartialDenoise(
-        network, context.parts.schedule, words.denoising_steps, words.denoising_guidance_scale
-    )
+def _generating(context: TaskContext, prompt_pairs: Sequence[PromptPair]) -> tuple[AdaptedDenoiser, PartialDenoise]:
+    """The network, and how it generates the latents that it is trained on."""
+    prompts = [prompt for p in prompt_pairs for prompt in (p.target, p.replacement, p.positive, p.negative)]
+    network, settings = _network(context, ["", *prompts]), context.config.prompts
+    return network, PartialDenoise(network, settings.denoising_steps, settings.denoising_guidance_scale)
 
 
-def network_of(context: TaskContext, prompts: Sequence[str]) -> AdaptedDenoiser:
-    """The UNet with the adapter at any strength; the features of `prompts` are made now."""
-    return AdaptedDenoiser(context.parts.unet, context.text(prompts).encode, context.adapter.set_strength)
-
-
-def noise_sampler_of(context: TaskContext) -> NoiseSampler:
-    """The randomness of noise and timesteps."""
-    return NoiseSampler(context.config.objective, context.randomness, context.distributed)
+def _network(context: TaskContext, prompts: Sequence[str]) -> AdaptedDenoiser:
+    """The denoiser with the adapter at any strength; encodes `prompts` now."""
+    return AdaptedDenoiser(context.denoiser, context.text(prompts).encode, context.adapter.set_strength)

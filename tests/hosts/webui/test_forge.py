@@ -17,9 +17,9 @@ from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.standalone import StandaloneHost
 from lib_lora_train.hosts.webui import forge
 from lib_lora_train.hosts.webui.forge import Forge, ForgeHost, chosen_precision, shared
-from lib_lora_train.model.names import text_weights
-from lib_lora_train.model.parts import Parts
-from lib_lora_train.model.view import text_encoder_view, unet_view
+from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
+from lib_lora_train.model.diffusers_view.names import text_weights
+from lib_lora_train.model.diffusers_view.views import text_encoder_view, unet_view
 from tests.families import write_family
 from tests.integration.stand_in.modules.call_queue import FIFOLock
 
@@ -314,7 +314,8 @@ def test_other_families_are_lent_whole_and_read_as_their_file_is(webui, host, tm
         assert checkpoint.family is from_file.family
         assert shared_addresses(checkpoint) == unet_addresses(webui)
         ours, theirs = (
-            Parts.of(each, CheckpointConfig()).text.encode(["a red circle"]) for each in (checkpoint, from_file)
+            DiffusersDenoiser.open(each, CheckpointConfig()).text.encode(["a red circle"])
+            for each in (checkpoint, from_file)
         )
     assert torch.allclose(ours.context, theirs.context, atol=1e-5)
     assert (ours.pooled is None) == (theirs.pooled is None) == (family == "sd2")
@@ -498,7 +499,10 @@ def test_embeddings_that_are_widened_when_the_webui_first_draws_are_the_same_num
         with torch.inference_mode():
             embeddings.to(torch.float32)
         with host.gpu_slot():
-            assert checkpoint.text_encoder["text_model.embeddings.token_embedding.weight"].dtype == torch.float32
+            assert (
+                checkpoint.text_encoders[0].weights["text_model.embeddings.token_embedding.weight"].dtype
+                == torch.float32
+            )
 
 
 def test_a_run_that_does_not_share_has_the_device_for_its_unet(webui):

@@ -7,7 +7,7 @@ from modules import sd_models, shared
 
 from lib_lora_train.adapters.file import load_adapter
 from lib_lora_train.adapters.inject import kohya_name
-from lib_lora_train.model.names import unet_modules, unet_shape
+from lib_lora_train.model.diffusers_view.names import unet_modules, unet_shape
 
 PREFIX = "model.diffusion_model."
 available_networks = {}

@@ -18,7 +18,7 @@ from modules import call_queue, paths, script_callbacks, sd_models, shared
 
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.hosts.webui import a1111
-from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
 from lib_lora_train.model.sampling import SamplingOptions
 from tests.integration.webui import ROOT
 
@@ -76,7 +76,7 @@ def draw(request):
     """One image on the model's own weights, with the LoRAs of its prompt merged into them."""
     networks.load_networks([(name, float(strength)) for name, strength in TAG.findall(request["prompt"])])
     networks.merge_loaded()
-    parts = Parts.of(a1111.A1111Host(CheckpointConfig()).describe(), CheckpointConfig())
+    parts = DiffusersDenoiser.open(a1111.A1111Host(CheckpointConfig()).describe(), CheckpointConfig())
     drawing = SamplingOptions(request["width"], request["height"], steps=request["steps"])
     return parts.generate([TAG.sub("", request["prompt"])], "", [request["seed"]], drawing)[0]
 

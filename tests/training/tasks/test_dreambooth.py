@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from lib_lora_train.config import Problem
-from lib_lora_train.model.parts import Parts
-from lib_lora_train.training import session
+from lib_lora_train.training import evaluator, session
 from lib_lora_train.training.class_images import ClassImages
+from lib_lora_train.training.evaluator import Evaluator
 from lib_lora_train.training.events import EpochDone, Progress, Started, Warned
 from lib_lora_train.training.plan import make_plan
-from lib_lora_train.training.session import Session, resume, train
+from lib_lora_train.training.session import resume, train
 from lib_lora_train.training.tasks import read_task_data
 from tests.training.runs import adapter_files, final_weights, of_kind, photos, stopping_after_a_slice
 from tests.training.test_class_images import CLASS, RecordingTxt2Img
@@ -99,9 +99,9 @@ def spied(monkeypatch):
         seen["parameters"] = loop.parameters
         update(loop)
 
-    of = Parts.of
+    opened = session.open_denoiser
     monkeypatch.setattr(session.Loop, "_update", remember)
-    monkeypatch.setattr(session.Parts, "of", classmethod(lambda cls, *a: seen.setdefault("parts", of(*a))))
+    monkeypatch.setattr(session, "open_denoiser", lambda *a: seen.setdefault("denoiser", opened(*a)))
     return seen
 
 
@@ -109,7 +109,7 @@ def spied(monkeypatch):
 def test_gradients_reach_the_adapter_and_its_word_and_nothing_else(dreambooth, host, spied, checkpointing):
     train(dreambooth(gradient_checkpointing=checkpointing, train_text_encoder=True, trigger_vectors=1, epochs=2), host)
     assert len(spied["with"]) == len(spied["parameters"])
-    own, parts = {id(p) for p in spied["parameters"]}, spied["parts"]
+    own, parts = {id(p) for p in spied["parameters"]}, spied["denoiser"]
     others = [
         p for module in (parts.unet, parts.text_encoders, parts.vae) for p in module.parameters() if id(p) not in own
     ]
@@ -175,21 +175,21 @@ class TestTheTextEncoderStops:
 
 def test_previews_and_validation_know_the_word(dreambooth, host, monkeypatch):
     asked: list[str] = []
-    generate = Parts.generate
+    generate = evaluator.generate
 
-    def spy(parts, prompts, *rest, **named):
-        asked.extend(learned.word for clip in parts.text.encoders if (learned := clip.learned) and learned.active)
-        return generate(parts, prompts, *rest, **named)
+    def spy(denoiser, prompts, *rest, **named):
+        asked.extend(e.learned.word for e in denoiser.word_embedders if e.learned and e.learned.active)
+        return generate(denoiser, prompts, *rest, **named)
 
-    monkeypatch.setattr(Parts, "generate", spy)
+    monkeypatch.setattr(evaluator, "generate", spy)
     active: list[bool] = []
-    measured = Session._validate
+    measured = Evaluator._validate
 
     def measure(run, epoch):
         active.append(run.adapter.word.words[0].active)
         measured(run, epoch)
 
-    monkeypatch.setattr(Session, "_validate", measure)
+    monkeypatch.setattr(Evaluator, "_validate", measure)
     events: list = []
     train(
         dreambooth(trigger_vectors=1, sample_every_n_epochs=1, validate_every_n_epochs=1, validation_images=1),

@@ -18,8 +18,8 @@ from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.embedded import CHECKPOINT
 from lib_lora_train.embedded.demo import write_levels
-from lib_lora_train.model.parts import Parts
-from lib_lora_train.objectives.adapted_denoiser import AdaptedDenoiser, plain_time_ids
+from lib_lora_train.model.open_denoiser import open_denoiser
+from lib_lora_train.objectives.adapted_denoiser import AdaptedDenoiser
 from lib_lora_train.training.session import train
 from lib_lora_train.training.setup import make_adapter
 
@@ -54,11 +54,11 @@ def trained(tmp_path: Path) -> Iterator[Callable[..., AdaptedDenoiser]]:
         host = standalone_host(config.model)
         path = train(config, host)
         checkpoint = stack.enter_context(host.lease())
-        parts = Parts.of(checkpoint, config.model)
-        stack.enter_context(checkpoint.on_device(parts.text_encoders))
-        adapter = make_adapter(parts, config)
+        denoiser = open_denoiser(checkpoint, config.model)
+        stack.enter_context(denoiser.on_device("text_encoders"))
+        adapter = make_adapter(denoiser, config)
         load_into(adapter.layers, {name: (layer.down, layer.up) for name, layer in load_adapter(path).layers.items()})
-        return AdaptedDenoiser(parts.unet, parts.text.encode, adapter.set_strength)
+        return AdaptedDenoiser(denoiser, denoiser.encode_text, adapter.set_strength)
 
     with contextlib.ExitStack() as stack:
         yield make
@@ -67,7 +67,7 @@ def trained(tmp_path: Path) -> Iterator[Callable[..., AdaptedDenoiser]]:
 @torch.no_grad()
 def predictions(network: AdaptedDenoiser, prompt: str, strength: float, t: int = 800) -> torch.Tensor:
     z = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(1234))
-    return network(z, torch.full((4,), t), [prompt] * 4, plain_time_ids(z), float(strength))
+    return network(z, torch.full((4,), t), [prompt] * 4, network.denoiser.latent.uncropped(z), float(strength))
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:

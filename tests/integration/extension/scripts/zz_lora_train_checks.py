@@ -15,7 +15,7 @@ from lib_lora_train.training.tasks import captioned
 
 STAGES = {
     "lease": (Attachment, "lend"),
-    "view": (session.Parts, "of"),
+    "view": (session.DiffusersDenoiser, "of"),
     "cache": (captioned.CaptionedTask, "_encoded"),
     "inject": (session, "make_adapter"),
     "step": (session.Loop, "run_until"),

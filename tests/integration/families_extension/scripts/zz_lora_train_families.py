@@ -12,8 +12,8 @@ from modules import prompt_parser, script_callbacks, sd_models
 from lib_lora_train.config import CheckpointConfig, TrainConfig
 from lib_lora_train.hosts.webui.detect import detect_webui
 from lib_lora_train.hosts.webui.queue_lock import queue_lock
-from lib_lora_train.model.conditioning import predict
-from lib_lora_train.model.parts import Parts
+from lib_lora_train.model.diffusers_view.conditioning import predict
+from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
 from lib_lora_train.training.setup import make_adapter
 
 WIDTH, HEIGHT = 96, 64
@@ -32,7 +32,7 @@ def compare(prompt: str = Body("", embed=True)):
     config = CheckpointConfig(max_tokens=150)
     host = detect_webui().make_host(config)
     with host.lease() as checkpoint, host.gpu_slot():
-        parts, model = Parts.of(checkpoint, config), sd_models.model_data.sd_model
+        parts, model = DiffusersDenoiser.open(checkpoint, config), sd_models.model_data.sd_model
         request = prompt_parser.SdConditioning([prompt], width=WIDTH, height=HEIGHT)
         theirs = model.get_learned_conditioning(request)
         theirs = theirs if isinstance(theirs, dict) else {"crossattn": theirs}
@@ -148,7 +148,7 @@ def word(name: str = Body(embed=True), prompt: str = Body(embed=True)):
     config = CheckpointConfig(max_tokens=150)
     host = detect_webui().make_host(config)
     with host.lease() as checkpoint, host.gpu_slot():
-        parts = Parts.of(checkpoint, config)
+        parts = DiffusersDenoiser.open(checkpoint, config)
         plain = parts.text.encode([prompt]).context
         make_adapter(parts, TrainConfig.from_flat({"continue_from": networks.available_networks[name].filename}))
         conditioning = parts.text.encode([prompt])

@@ -6,7 +6,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from safetensors.torch import load_file
 
-from lib_lora_train.model.names import (
+from lib_lora_train.model.diffusers_view.names import (
     UNetShape,
     inverted,
     rename,

@@ -1,12 +1,12 @@
-"""Captions as features: chunks, clip skip and the cache, held to a CLIP text encoder written out by hand."""
+"""Text features: chunks and clip skip equal a CLIP text encoder written out by hand."""
 
 import pytest
 import torch
 from torch.nn import functional
 
+from lib_lora_train.model.diffusers_view.text import ClipText, TextEncoding
+from lib_lora_train.model.diffusers_view.views import text_encoder_view
 from lib_lora_train.model.family import SD1
-from lib_lora_train.model.text import ClipText, TextCache, TextEncoding
-from lib_lora_train.model.view import text_encoder_view
 
 HEADS = 2
 
@@ -40,7 +40,7 @@ def by_hand(weights: dict[str, torch.Tensor], ids: torch.Tensor, layers_skipped:
 @pytest.fixture
 def encoding(checkpoint):
     def make(clip_skip: int = 1, max_tokens: int = 75) -> TextEncoding:
-        clip = ClipText(checkpoint.tokenizer, text_encoder_view(checkpoint), SD1.text[0], clip_skip)
+        clip = ClipText(checkpoint.text_encoders[0].tokenizer, text_encoder_view(checkpoint), SD1.text[0], clip_skip)
         return TextEncoding([clip], max_tokens)
 
     return make
@@ -70,35 +70,38 @@ class TestChunks:
     def test_are_as_many_as_the_caption_needs_up_to_the_limit(self, encoding, tokens, most, chunks):
         assert [len(chunk) for chunk in encoding().encoders[0].chunks(words(tokens), most)] == [77] * chunks
 
-    def test_each_begin_and_end_and_fill_with_the_end(self, encoding, checkpoint):
-        begin, end = checkpoint.tokenizer.bos_token_id, checkpoint.tokenizer.eos_token_id
-        ids = checkpoint.tokenizer(words(80), add_special_tokens=False).input_ids
+    def test_each_has_bos_and_eos_and_is_padded_with_eos(self, encoding, checkpoint):
+        begin, end = (
+            checkpoint.text_encoders[0].tokenizer.bos_token_id,
+            checkpoint.text_encoders[0].tokenizer.eos_token_id,
+        )
+        ids = checkpoint.text_encoders[0].tokenizer(words(80), add_special_tokens=False).input_ids
         first, second = encoding().encoders[0].chunks(words(80), 150)
         assert first == [begin, *ids[:75], end]
         assert second == [begin, *ids[75:], *[end] * 71]
 
-    def test_do_not_depend_on_case_or_space_around(self, encoding):
+    def test_do_not_depend_on_case_or_surrounding_spaces(self, encoding):
         assert encoding().encoders[0].chunks("  A Red CAT ", 75) == encoding().encoders[0].chunks("a red cat", 75)
 
 
 class TestFeatures:
     @pytest.mark.parametrize("clip_skip", [1, 2, 3])
-    def test_are_those_of_the_layer_asked_for(self, encoding, checkpoint, clip_skip):
+    def test_are_those_of_the_layer_that_clip_skip_chooses(self, encoding, checkpoint, clip_skip):
         made = encoding(clip_skip=clip_skip)
         ids = torch.tensor(made.encoders[0].chunks("a red cat", 75))
         with torch.no_grad():
             torch.testing.assert_close(
                 made.encode(["a red cat"]).context,
-                by_hand(checkpoint.text_encoder, ids, clip_skip - 1),
+                by_hand(checkpoint.text_encoders[0].weights, ids, clip_skip - 1),
                 atol=1e-5,
                 rtol=0,
             )
 
     @torch.no_grad()
-    def test_of_a_long_caption_stand_one_chunk_behind_the_other(self, encoding, checkpoint):
+    def test_of_a_long_caption_are_its_chunks_one_after_the_other(self, encoding, checkpoint):
         made = encoding(max_tokens=150)
         first, second = (
-            by_hand(checkpoint.text_encoder, torch.tensor([chunk]))
+            by_hand(checkpoint.text_encoders[0].weights, torch.tensor([chunk]))
             for chunk in made.encoders[0].chunks(words(100), 150)
         )
         torch.testing.assert_close(
@@ -106,7 +109,7 @@ class TestFeatures:
         )
 
     @torch.no_grad()
-    def test_of_a_short_caption_beside_a_long_one_are_filled_with_an_empty_chunk(self, encoding):
+    def test_of_a_short_caption_beside_a_long_one_end_with_an_empty_chunk(self, encoding):
         made = encoding(max_tokens=150)
         both = made.encode(["a cat", words(100)]).context
         assert both.shape == (2, 154, 16)
@@ -119,48 +122,3 @@ class TestFeatures:
         made.encoders[0].encoder.requires_grad_(True)
         made.encode(["a cat"]).context.sum().backward()
         assert next(made.encoders[0].encoder.parameters()).grad is not None
-
-
-class TestCache:
-    @torch.no_grad()
-    def test_gives_what_encoding_gives(self, encoding):
-        made = encoding(max_tokens=225)
-        cache, texts = TextCache(made), ["a cat", words(100), "", words(200), "a cat"]
-        for _ in range(2):
-            torch.testing.assert_close(cache.encode(texts).context, made.encode(texts).context, atol=1e-5, rtol=0)
-
-    def test_gives_the_same_bits_in_whatever_company(self, encoding):
-        alone = TextCache(encoding()).encode(["a cat"]).context[0]
-        assert torch.equal(TextCache(encoding()).encode(["a red star", "a cat"]).context[1], alone)
-
-    def test_encodes_each_text_once(self, encoding, monkeypatch):
-        made, seen = encoding(), []
-        original = made.encode
-        monkeypatch.setattr(made, "encode", lambda texts: seen.extend(texts) or original(texts))
-        cache = TextCache(made)
-        cache.encode(["a", "b", "a"])
-        cache.encode(["b", "a", "c"])
-        assert sorted(seen) == ["a", "b", "c"]
-
-    def test_forgets_the_least_recently_used_beyond_its_capacity(self, encoding, monkeypatch):
-        made, seen = encoding(), []
-        original = made.encode
-        cache = TextCache(made, capacity=2)
-        cache.encode(["a", "b"])
-        cache.encode(["a"])
-        cache.encode(["c"])
-        monkeypatch.setattr(made, "encode", lambda texts: seen.extend(texts) or original(texts))
-        cache.encode(["a", "c"])
-        cache.encode(["b"])
-        assert seen == ["b"]
-
-    def test_holds_more_than_its_capacity_for_one_batch_only(self, encoding):
-        cache = TextCache(encoding(), capacity=2)
-        texts = ["a", "b", "c", "d"]
-        assert cache.encode(texts).context.shape == (4, 77, 16)
-        assert len(cache._features) == 2
-
-    def test_carries_no_gradients(self, encoding):
-        made = encoding()
-        made.encoders[0].encoder.requires_grad_(True)
-        assert not TextCache(made).encode(["a cat"]).context.requires_grad

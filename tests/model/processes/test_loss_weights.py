@@ -1,12 +1,11 @@
-"""How much each timestep counts, held to the papers' formulas."""
+"""The loss weights of timesteps equal the papers' formulas."""
 
 import numpy as np
 import pytest
 import torch
 
 from lib_lora_train.config import ObjectiveConfig
-from lib_lora_train.model.noise import stable_diffusion_schedule
-from lib_lora_train.objectives.weighting import timestep_weights
+from lib_lora_train.model.processes.ddpm import stable_diffusion_process
 
 ABAR = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
 SNR = ABAR / (1 - ABAR)
@@ -14,15 +13,12 @@ SNR = ABAR / (1 - ABAR)
 
 def weights(prediction: str = "epsilon", **settings: object) -> np.ndarray:
     """At all thousand timesteps."""
-    return (
-        timestep_weights(ObjectiveConfig(**settings), stable_diffusion_schedule(prediction), torch.arange(1000))
-        .double()
-        .numpy()
-    )
+    process = stable_diffusion_process(prediction)
+    return process.loss_weights(ObjectiveConfig(**settings), torch.arange(1000)).double().numpy()
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
-def test_without_weighting_all_count_alike(prediction):
+def test_without_weighting_every_weight_is_1(prediction):
     assert weights(prediction).tolist() == [1.0] * 1000
 
 
@@ -36,7 +32,7 @@ def test_min_snr(gamma):
     )
 
 
-def test_min_snr_leaves_noisy_timesteps_alone_and_never_raises_one():
+def test_min_snr_lowers_the_weight_of_timesteps_with_little_noise_only():
     found = weights(loss_weighting="min_snr")
     assert (found[SNR < 5] == 1).all()
     assert (found <= 1).all()
@@ -57,8 +53,7 @@ def test_no_weight_is_zero_or_infinite(prediction, weighting):
 
 
 @pytest.mark.parametrize(("weighting", "weight"), [("none", 1.0), ("min_snr", 0.0), ("debiased", 1.0)])
-def test_weights_are_finite_where_nothing_is_left_of_the_image(weighting, weight):
+def test_weights_are_finite_where_x_t_is_pure_noise(weighting, weight):
     """v at SNR 0: min(0, g) / (0 + 1), and 1 / (0 + 1)."""
-    schedule = stable_diffusion_schedule("v", zero_terminal_snr=True)
-    weights = timestep_weights(ObjectiveConfig(loss_weighting=weighting), schedule, torch.tensor([999]))
-    assert weights.tolist() == [weight]
+    process = stable_diffusion_process("v", zero_terminal_snr=True)
+    assert process.loss_weights(ObjectiveConfig(loss_weighting=weighting), torch.tensor([999])).tolist() == [weight]

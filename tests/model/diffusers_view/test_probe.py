@@ -1,4 +1,4 @@
-"""Asking a network what it predicts."""
+"""Finding out what a network predicts by running it."""
 
 from types import SimpleNamespace
 
@@ -7,14 +7,14 @@ import torch
 
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.hosts.standalone import StandaloneHost
-from lib_lora_train.model import probe
+from lib_lora_train.model.diffusers_view import probe
 from tests.families import write_family
 
 ABAR_AT_THE_END = 0.00466
 
 
 class Network:
-    """Knows that the image is 0.5 everywhere, and answers in the way asked for."""
+    """Knows that the image is 0.5 everywhere, and predicts epsilon or v of it."""
 
     def __init__(self, prediction: str) -> None:
         self.config = {"in_channels": 4, "cross_attention_dim": 16, "addition_time_embed_dim": None}
@@ -28,14 +28,14 @@ class Network:
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
-def test_tells_them_apart(monkeypatch, checkpoint, prediction):
+def test_epsilon_and_v_are_told_apart(monkeypatch, checkpoint, prediction):
     monkeypatch.setattr(probe, "unet_view", lambda checkpoint: checkpoint.views.append(None) or Network(prediction))
     assert probe.predicts_noise(checkpoint) == (prediction == "epsilon")
     assert checkpoint.views == []
 
 
-@pytest.mark.parametrize(("yaml", "asked"), [("", True), ("model:\n  params:\n    parameterization: v\n", False)])
-def test_only_an_sd2_file_that_nobody_speaks_for_is_asked(tmp_path, monkeypatch, yaml, asked):
+@pytest.mark.parametrize(("yaml", "run"), [("", True), ("model:\n  params:\n    parameterization: v\n", False)])
+def test_an_sd2_network_is_run_only_where_no_config_says_what_it_predicts(tmp_path, monkeypatch, yaml, run):
     file = write_family(tmp_path, "sd2")
     if yaml:
         file.with_suffix(".yaml").write_text(yaml)
@@ -45,4 +45,4 @@ def test_only_an_sd2_file_that_nobody_speaks_for_is_asked(tmp_path, monkeypatch,
     )
     with StandaloneHost(CheckpointConfig(checkpoint=str(file)), torch.device("cpu")).lease() as checkpoint:
         assert checkpoint.prediction == "v"
-    assert bool(calls) == asked
+    assert bool(calls) == run

@@ -1,8 +1,8 @@
-"""A lent checkpoint as trainable modules, without copying a weight.
+"""A shared checkpoint as trainable modules, without copying a weight.
 
-A view is a diffusers or transformers module built on the meta device, whose parameters are then the lent tensors
-themselves, renamed and reshaped as torch views. Building one takes no memory for weights and no arithmetic; adapters
-are added to the view, so the host's own modules never change.
+A view is a diffusers or transformers module built on the meta device, whose parameters are then replaced by the host's
+tensors, renamed and reshaped as torch views. Building one takes no memory for weights and no arithmetic. Adapters are
+added to the view, so the host's own modules never change.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch.overrides import TorchFunctionMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lib_lora_train.errors import UserError
-from lib_lora_train.model.conditioning import SIZES
-from lib_lora_train.model.names import (
+from lib_lora_train.model.diffusers_view.conditioning import SIZES
+from lib_lora_train.model.diffusers_view.names import (
     UNetShape,
     renamed,
     text_weights,
@@ -32,10 +32,10 @@ from lib_lora_train.model.shared_checkpoint import SharedCheckpoint, View
 
 
 def unet_view(checkpoint: SharedCheckpoint) -> UNet2DConditionModel:
-    """The lent UNet as diffusers' module. Input [B, 4, h, w], timesteps [B], text features [B, n, width].
+    """The checkpoint's UNet as diffusers' module. Input [B, 4, h, w], timesteps [B], text features [B, n, width].
 
     Raises:
-        UserError: when a weight is missing or left over: a checkpoint of another architecture.
+        UserError: when the checkpoint has another architecture: a weight is missing or not used.
     """
     what = f"UNet of {checkpoint.name}"
     with _known_architecture(what):
@@ -47,7 +47,7 @@ def unet_view(checkpoint: SharedCheckpoint) -> UNet2DConditionModel:
 
 
 def vae_view(checkpoint: SharedCheckpoint) -> AutoencoderKL:
-    """The lent VAE as diffusers' module; pixels [B, 3, H, W] in -1..1, latents [B, 4, H/8, W/8] unscaled."""
+    """The checkpoint's VAE as diffusers' module; pixels [B, 3, H, W] in -1..1, latents [B, 4, H/8, W/8] unscaled."""
     what = f"VAE of {checkpoint.name}"
     with _known_architecture(what):
         levels, resnets = vae_levels(checkpoint.vae)
@@ -64,19 +64,18 @@ def vae_view(checkpoint: SharedCheckpoint) -> AutoencoderKL:
 
 
 def text_encoder_view(checkpoint: SharedCheckpoint, number: int = 0) -> Any:
-    """The lent text encoder `number` of the family as transformers' module: a CLIPTextModel, with projection or without."""
+    """Text encoder `number` of the checkpoint as transformers' module: a CLIPTextModel, with projection or without."""
     what = f"text encoder of {checkpoint.name}"
     with _known_architecture(what):
-        named = text_weights(checkpoint.text_weights(number))
+        named = text_weights(checkpoint.text_encoders[number].weights)
         kind = CLIPTextModelWithProjection if "text_projection.weight" in named else CLIPTextModel
         with torch.device("meta"), _Unfilled():
             encoder = kind(CLIPTextConfig(**text_config(checkpoint, named, number)))
-        prefixed = any(
-            key.startswith("text_model.") for key in encoder.state_dict()
-        )  # transformers 5 dropped the prefix
+        # transformers 5 dropped the prefix
+        prefixed = any(key.startswith("text_model.") for key in encoder.state_dict())
 
         def weights() -> dict[str, torch.Tensor]:
-            own = text_weights(checkpoint.text_weights(number))
+            own = text_weights(checkpoint.text_encoders[number].weights)
             return own if prefixed else {k.removeprefix("text_model."): v for k, v in own.items()}
 
         _refill_position_ids(encoder, checkpoint.device)
@@ -84,7 +83,7 @@ def text_encoder_view(checkpoint: SharedCheckpoint, number: int = 0) -> Any:
 
 
 def unet_config(checkpoint: SharedCheckpoint, shape: UNetShape) -> dict[str, Any]:
-    """diffusers' constructor arguments for the lent UNet, read off its weights."""
+    """diffusers' constructor arguments for the checkpoint's UNet, read from its weights."""
     attention = [depth > 0 for depth in shape.transformer_depth]
     heads = checkpoint.heads or checkpoint.family.heads
     first = next(key for key in checkpoint.unet if key.endswith("attn2.to_k.weight"))
@@ -106,20 +105,20 @@ def unet_config(checkpoint: SharedCheckpoint, shape: UNetShape) -> dict[str, Any
 
 
 def _added_config(checkpoint: SharedCheckpoint) -> dict[str, Any]:
-    """SDXL's second entrance, where pooled text and six embedded sizes stand side by side."""
-    entrance = checkpoint.unet.get("label_emb.0.0.weight")
-    if entrance is None:
+    """SDXL's second input: pooled text and six embedded sizes, concatenated."""
+    label_embedding = checkpoint.unet.get("label_emb.0.0.weight")
+    if label_embedding is None:
         return {}
-    pooled = text_weights(checkpoint.text_weights(len(checkpoint.family.text) - 1))["text_projection.weight"].shape[0]
+    pooled = text_weights(checkpoint.text_encoders[-1].weights)["text_projection.weight"].shape[0]
     return {
         "addition_embed_type": "text_time",
-        "addition_time_embed_dim": (entrance.shape[1] - pooled) // SIZES,
-        "projection_class_embeddings_input_dim": entrance.shape[1],
+        "addition_time_embed_dim": (label_embedding.shape[1] - pooled) // SIZES,
+        "projection_class_embeddings_input_dim": label_embedding.shape[1],
     }
 
 
 def vae_config(weights: Mapping[str, torch.Tensor], levels: int, resnets: int) -> dict[str, Any]:
-    """diffusers' constructor arguments for the lent VAE, read off its weights."""
+    """diffusers' constructor arguments for the checkpoint's VAE, read from its weights."""
     return {
         "block_out_channels": tuple(weights[f"encoder.down.{i}.block.0.conv2.weight"].shape[0] for i in range(levels)),
         "layers_per_block": resnets,
@@ -130,8 +129,10 @@ def vae_config(weights: Mapping[str, torch.Tensor], levels: int, resnets: int) -
 
 
 def text_config(checkpoint: SharedCheckpoint, weights: Mapping[str, torch.Tensor], number: int = 0) -> dict[str, Any]:
-    """CLIPTextConfig fields of text encoder `number`, whose `weights` have Hugging Face names: what the lender knows
-    over what the weights show."""
+    """CLIPTextConfig fields of text encoder `number`, whose `weights` have Hugging Face names.
+
+    What the host knows takes precedence over what the weights show.
+    """
     vocabulary, width = weights["text_model.embeddings.token_embedding.weight"].shape
     layers = {key.split(".")[3] for key in weights if key.startswith("text_model.encoder.layers.")}
     part, projection = checkpoint.family.text[number], weights.get("text_projection.weight")
@@ -147,12 +148,12 @@ def text_config(checkpoint: SharedCheckpoint, weights: Mapping[str, torch.Tensor
         "bos_token_id": vocabulary - 2,
         "eos_token_id": vocabulary - 1,
         "pad_token_id": vocabulary - 1,
-        **(checkpoint.text_config_2 if number else checkpoint.text_config),
+        **checkpoint.text_encoders[number].config,
     }
 
 
 class _Unfilled(TorchFunctionMode):
-    """Inside, on this thread, the functions of torch.nn.init do nothing: on meta they only take a third of a second."""
+    """Inside, on this thread, the functions of torch.nn.init do nothing: on meta they have no effect, yet take 0.3 s."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", "") == "torch.nn.init":
@@ -162,22 +163,22 @@ class _Unfilled(TorchFunctionMode):
 
 @contextmanager
 def _known_architecture(what: str) -> Iterator[None]:
-    """Inside, a weight that is sought in vain or not known means another architecture."""
+    """Inside, a weight that is missing or unknown means another architecture."""
     try:
         yield
     except (KeyError, IndexError, StopIteration, ValueError) as error:
-        raise UserError(f"The {what} is not built as expected ({error}). Choose another checkpoint.") from None
+        raise UserError(f"The {what} has an unknown architecture ({error}). Choose another checkpoint.") from None
 
 
 def _attach(
     checkpoint: SharedCheckpoint, module: Any, weights_now: Callable[[], Mapping[str, torch.Tensor]], what: str
 ) -> Any:
-    """Puts the lent tensors where the meta parameters stood, and freezes them."""
+    """Replaces the module's meta parameters by the host's tensors, and freezes them."""
     own, weights = module.state_dict(), weights_now()
     wrong = sorted(own.keys() ^ weights.keys()) or sorted(k for k in own if own[k].shape != weights[k].shape)
     if wrong:
         raise UserError(
-            f"The {what} is not built as expected ({len(wrong)} weights differ, {wrong[0]} first). "
+            f"The {what} has an unknown architecture ({len(wrong)} weights differ, {wrong[0]} first). "
             "Choose another checkpoint."
         )
     module.load_state_dict(dict(weights), strict=True, assign=True)
@@ -186,7 +187,7 @@ def _attach(
 
 
 def _refill_position_ids(encoder: nn.Module, device: torch.device) -> None:
-    """A buffer that is not lent: transformers computes it in the constructor, which on meta computes nothing."""
+    """A buffer the host does not have: transformers computes it in the constructor, which on meta computes nothing."""
     for module in encoder.modules():
         if isinstance(ids := module._buffers.get("position_ids"), torch.Tensor):
             positions = torch.arange(ids.shape[-1], device=device)[None]

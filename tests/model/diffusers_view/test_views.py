@@ -1,4 +1,4 @@
-"""A view computes what an independent loading of the same file computes, on the very same memory."""
+"""A view computes what an independently loaded model computes, on the checkpoint's own memory."""
 
 import dataclasses
 
@@ -8,13 +8,25 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextModel
 
-from lib_lora_train.adapters.inject import inject, text_encoder_targets, unet_targets
+from lib_lora_train.adapters.inject import inject, selection_of, sized
 from lib_lora_train.config import AdapterConfig
-from lib_lora_train.model.view import text_encoder_view, unet_view, vae_view
+from lib_lora_train.model.diffusers_view.targets import text_encoder_targets, unet_targets
+from lib_lora_train.model.diffusers_view.views import text_encoder_view, unet_view, vae_view
 from lib_lora_train.randomness import Randomness
 from tests.miniature import UNET, VAE, text_config
 
 VIEWS = {"unet": unet_view, "vae": vae_view, "text_encoder": text_encoder_view}
+
+
+def weights_of(checkpoint, part: str) -> dict[str, torch.Tensor]:
+    return checkpoint.text_encoders[0].weights if part == "text_encoder" else getattr(checkpoint, part)
+
+
+def with_weights(checkpoint, part: str, weights: dict[str, torch.Tensor]):
+    """The same checkpoint with other weights of one part."""
+    if part == "text_encoder":
+        part, weights = "text_encoders", [dataclasses.replace(checkpoint.text_encoders[0], weights=weights)]
+    return dataclasses.replace(checkpoint, **{part: weights})
 
 
 def normal(*shape: int) -> torch.Tensor:
@@ -33,15 +45,15 @@ def configs(tmp_path_factory):
 @pytest.mark.parametrize("part", VIEWS)
 class TestEveryView:
     def test_has_no_weight_of_its_own(self, checkpoint, part):
-        shared_storages = {tensor.untyped_storage().data_ptr() for tensor in getattr(checkpoint, part).values()}
+        shared_storages = {tensor.untyped_storage().data_ptr() for tensor in weights_of(checkpoint, part).values()}
         view = VIEWS[part](checkpoint)
         assert {p.untyped_storage().data_ptr() for p in view.parameters()} <= shared_storages
 
-    def test_uses_every_lent_weight_once(self, checkpoint, part):
-        addresses = sorted(tensor.data_ptr() for tensor in getattr(checkpoint, part).values())
+    def test_uses_every_weight_of_the_checkpoint_once(self, checkpoint, part):
+        addresses = sorted(tensor.data_ptr() for tensor in weights_of(checkpoint, part).values())
         assert sorted(p.data_ptr() for p in VIEWS[part](checkpoint).parameters()) == addresses
 
-    def test_has_nothing_left_on_meta(self, checkpoint, part):
+    def test_has_nothing_on_the_meta_device(self, checkpoint, part):
         view = VIEWS[part](checkpoint)
         assert "meta" not in {tensor.device.type for tensor in [*view.parameters(), *view.buffers()]}
 
@@ -51,24 +63,24 @@ class TestEveryView:
         assert not any(module.training for module in view.modules())
 
     def test_of_a_checkpoint_that_lacks_a_weight_is_refused(self, checkpoint, part, complaint):
-        name = next(key for key in getattr(checkpoint, part) if key.endswith("bias"))
-        lacking = {key: tensor for key, tensor in getattr(checkpoint, part).items() if key != name}
-        text = complaint(VIEWS[part], dataclasses.replace(checkpoint, **{part: lacking}))
-        assert "of miniature is not built as expected (1 weights differ" in text
+        name = next(key for key in weights_of(checkpoint, part) if key.endswith("bias"))
+        lacking = {key: tensor for key, tensor in weights_of(checkpoint, part).items() if key != name}
+        text = complaint(VIEWS[part], with_weights(checkpoint, part, lacking))
+        assert "of miniature has an unknown architecture (1 weights differ" in text
         assert "Choose another checkpoint." in text
 
     def test_of_no_weights_at_all_is_refused(self, checkpoint, part, complaint):
-        assert "not built as expected" in complaint(VIEWS[part], dataclasses.replace(checkpoint, **{part: {}}))
+        assert "unknown architecture" in complaint(VIEWS[part], with_weights(checkpoint, part, {}))
 
-    def test_of_a_checkpoint_with_a_weight_too_many_is_refused(self, checkpoint, part, complaint):
-        more = {**getattr(checkpoint, part), "something.else.weight": torch.zeros(1)}
-        text = complaint(VIEWS[part], dataclasses.replace(checkpoint, **{part: more}))
-        assert "not built as expected" in text
+    def test_of_a_checkpoint_with_an_extra_weight_is_refused(self, checkpoint, part, complaint):
+        more = {**weights_of(checkpoint, part), "something.else.weight": torch.zeros(1)}
+        text = complaint(VIEWS[part], with_weights(checkpoint, part, more))
+        assert "unknown architecture" in text
 
     def test_of_a_checkpoint_with_a_weight_of_another_shape_is_refused(self, checkpoint, part, complaint):
-        name = next(key for key in getattr(checkpoint, part) if key.endswith("bias"))
-        other = {**getattr(checkpoint, part), name: torch.zeros(3)}
-        assert "not built as expected" in complaint(VIEWS[part], dataclasses.replace(checkpoint, **{part: other}))
+        name = next(key for key in weights_of(checkpoint, part) if key.endswith("bias"))
+        other = {**weights_of(checkpoint, part), name: torch.zeros(3)}
+        assert "unknown architecture" in complaint(VIEWS[part], with_weights(checkpoint, part, other))
 
 
 class TestOutputs:
@@ -94,7 +106,7 @@ class TestOutputs:
 
     def test_of_the_text_encoder(self, miniature, checkpoint):
         prefix = "cond_stage_model.transformer."
-        reference = CLIPTextModel(text_config(len(checkpoint.tokenizer))).eval()
+        reference = CLIPTextModel(text_config(len(checkpoint.text_encoders[0].tokenizer))).eval()
         strip = "" if any(key.startswith("text_model.") for key in reference.state_dict()) else "text_model."
         weights = {
             key.removeprefix(prefix).removeprefix(strip): t
@@ -102,18 +114,18 @@ class TestOutputs:
             if key.startswith(prefix)
         }
         reference.load_state_dict(weights, strict=False)
-        ids = torch.arange(2 * 77).reshape(2, 77) % len(checkpoint.tokenizer)
+        ids = torch.arange(2 * 77).reshape(2, 77) % len(checkpoint.text_encoders[0].tokenizer)
         with torch.no_grad():
             ours, theirs = text_encoder_view(checkpoint)(ids), reference(ids)
         torch.testing.assert_close(ours.last_hidden_state, theirs.last_hidden_state, atol=1e-5, rtol=0)
 
 
-def test_training_an_adapter_changes_no_lent_bit(checkpoint):
-    before = {part: {name: t.clone() for name, t in getattr(checkpoint, part).items()} for part in VIEWS}
+def test_training_an_adapter_changes_no_bit_of_the_checkpoint(checkpoint):
+    before = {part: {name: t.clone() for name, t in weights_of(checkpoint, part).items()} for part in VIEWS}
     unet, encoder = unet_view(checkpoint), text_encoder_view(checkpoint)
     config = AdapterConfig(rank=2, conv_rank=2)
-    layers = inject(unet, unet_targets(unet, config), "lora_unet", Randomness(0))
-    layers += inject(encoder, text_encoder_targets(encoder, config), "lora_te", Randomness(0))
+    targets = unet_targets(unet, selection_of(config)) + text_encoder_targets(encoder, "lora_te")
+    layers = inject(sized(targets, config), Randomness(0))
     weights = [weight for layer in layers for weight in (layer.down, layer.up)]
     started = [weight.detach().clone() for weight in weights]
     optimizer = torch.optim.AdamW(weights, lr=0.01, weight_decay=0.1)
@@ -124,4 +136,4 @@ def test_training_an_adapter_changes_no_lent_bit(checkpoint):
         optimizer.step()
     assert not any(torch.equal(old, new) for old, new in zip(started, weights, strict=True))
     for part, tensors in before.items():
-        assert all(torch.equal(tensor, getattr(checkpoint, part)[name]) for name, tensor in tensors.items())
+        assert all(torch.equal(tensor, weights_of(checkpoint, part)[name]) for name, tensor in tensors.items())

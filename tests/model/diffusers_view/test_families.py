@@ -1,4 +1,4 @@
-"""SD 2 and SDXL: views on the very memory that is lent, and features that independent networks compute."""
+"""SD 2 and SDXL: views share the checkpoint's memory, and compute what independent networks compute."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from safetensors.torch import load_file
 
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.hosts.standalone import StandaloneHost
-from lib_lora_train.model.conditioning import Conditioning, predict
-from lib_lora_train.model.parts import Parts
-from lib_lora_train.model.sampling import SamplingOptions
-from lib_lora_train.model.text import TextCache
-from lib_lora_train.model.view import text_encoder_view, unet_view, vae_view
-from lib_lora_train.training.setup import TextSource
+from lib_lora_train.model.diffusers_view.conditioning import UNetConditioning, predict
+from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
+from lib_lora_train.model.diffusers_view.views import text_encoder_view, unet_view, vae_view
+from lib_lora_train.model.sampling import SamplingOptions, generate
+from lib_lora_train.model.text_cache import TextCache
+from lib_lora_train.training.text_source import TextSource
 from tests.families import UNETS, open_clip_by_hand, write_family
 from tests.miniature import VAE
-from tests.model.test_text import by_hand as clip_by_hand
+from tests.model.diffusers_view.test_text import by_hand as clip_by_hand
 
 CPU = torch.device("cpu")
 VIEWS = {
@@ -27,7 +27,7 @@ VIEWS = {
     ("sdxl", "unet"): unet_view,
     ("sdxl", "vae"): vae_view,
     ("sdxl", "text_encoder"): text_encoder_view,
-    ("sdxl", "text_encoder_2"): lambda checkpoint: text_encoder_view(checkpoint, 1),
+    ("sdxl", "second_text_encoder"): lambda checkpoint: text_encoder_view(checkpoint, 1),
 }
 
 
@@ -48,8 +48,13 @@ def checkpoint_of(files):
 
 
 @pytest.fixture
-def parts_of(checkpoint_of):
-    return lambda family, **settings: Parts.of(checkpoint_of(family), CheckpointConfig(**settings))
+def denoiser_of(checkpoint_of):
+    return lambda family, **settings: DiffusersDenoiser.open(checkpoint_of(family), CheckpointConfig(**settings))
+
+
+def weights_of(checkpoint, part: str) -> dict[str, torch.Tensor]:
+    number = {"text_encoder": 0, "second_text_encoder": 1}.get(part)
+    return getattr(checkpoint, part) if number is None else checkpoint.text_encoders[number].weights
 
 
 def open_clip(family: str, files) -> dict[str, torch.Tensor]:
@@ -66,7 +71,7 @@ def words(count: int) -> str:
 
 
 def zero_padded(ids: list[int], end: int) -> list[int]:
-    """What stands behind the end token becomes 0."""
+    """Tokens after EOS become 0."""
     first = ids.index(end)
     return ids[: first + 1] + [0] * (len(ids) - first - 1)
 
@@ -75,24 +80,27 @@ def zero_padded(ids: list[int], end: int) -> list[int]:
 class TestViews:
     def test_have_no_weight_of_their_own(self, checkpoint_of, family, part):
         checkpoint = checkpoint_of(family)
-        own = {tensor.untyped_storage().data_ptr() for tensor in getattr(checkpoint, part).values()}
+        own = {tensor.untyped_storage().data_ptr() for tensor in weights_of(checkpoint, part).values()}
         parameters = list(VIEWS[family, part](checkpoint).parameters())
         shared = [p for p in parameters if p.untyped_storage().data_ptr() in own]
         assert len(shared) == len(parameters) > 10
 
-    def test_use_every_number_that_is_lent_once(self, checkpoint_of, family, part):
+    def test_use_every_weight_of_the_checkpoint_once(self, checkpoint_of, family, part):
         checkpoint = checkpoint_of(family)
-        shared_numbers = {k: t for k, t in getattr(checkpoint, part).items() if k != "logit_scale"}
+        shared_numbers = {k: t for k, t in weights_of(checkpoint, part).items() if k != "logit_scale"}
         parameters = list(VIEWS[family, part](checkpoint).parameters())
         assert sum(p.numel() for p in parameters) == sum(t.numel() for t in shared_numbers.values())
         assert len({p.data_ptr() for p in parameters}) == len(parameters)
 
-    def test_follow_the_tensors_when_they_are_lent_anew(self, checkpoint_of, family, part):
+    def test_share_new_tensors_when_they_are_attached_again(self, checkpoint_of, family, part):
         checkpoint = checkpoint_of(family)
         view = VIEWS[family, part](checkpoint)
-        setattr(checkpoint, part, {name: tensor.clone() for name, tensor in getattr(checkpoint, part).items()})
+        for own in (checkpoint, *checkpoint.text_encoders):
+            for name in ("unet", "vae", "weights"):
+                if hasattr(own, name):
+                    setattr(own, name, {key: tensor.clone() for key, tensor in getattr(own, name).items()})
         checkpoint.views[0].attach()
-        own = {tensor.untyped_storage().data_ptr() for tensor in getattr(checkpoint, part).values()}
+        own = {tensor.untyped_storage().data_ptr() for tensor in weights_of(checkpoint, part).values()}
         assert all(p.untyped_storage().data_ptr() in own for p in view.parameters())
 
 
@@ -109,9 +117,9 @@ class TestAgainstDiffusers:
             str(files[family]), config=str(configs), subfolder="unet", local_files_only=True
         ).eval()
         context = normal(2, 77, UNETS[family]["cross_attention_dim"])
-        conditioning = Conditioning(context)
+        conditioning = UNetConditioning(context)
         if family == "sdxl":
-            conditioning = Conditioning(
+            conditioning = UNetConditioning(
                 context, normal(2, 64), torch.tensor([[640, 480, 0, 16, 512, 512], [1, 2, 3, 4, 5, 6]])
             )
         noisy, steps = normal(2, 4, 8, 8), torch.tensor([10, 900])
@@ -136,9 +144,9 @@ class TestAgainstDiffusers:
 
 @torch.no_grad()
 class TestTextFeatures:
-    def test_of_sd2_are_the_last_state_but_one_through_the_final_norm(self, files, parts_of):
-        parts, weights = parts_of("sd2"), open_clip("sd2", files)
-        tokenizer = parts.checkpoint.tokenizer
+    def test_of_sd2_are_the_penultimate_state_after_the_final_norm(self, files, denoiser_of):
+        denoiser, weights = denoiser_of("sd2"), open_clip("sd2", files)
+        tokenizer = denoiser.checkpoint.text_encoders[0].tokenizer
         ids = torch.tensor(
             [zero_padded(tokenizer("a red cat", padding="max_length", max_length=77).input_ids, tokenizer.eos_token_id)]
         )
@@ -146,31 +154,31 @@ class TestTextFeatures:
         expected = torch.nn.functional.layer_norm(
             penultimate, (64,), weights["ln_final.weight"], weights["ln_final.bias"]
         )
-        features = parts.text.encode(["a red cat"])
+        features = denoiser.encode_text(["a red cat"])
         torch.testing.assert_close(features.context, expected, atol=1e-5, rtol=0)
         assert features.pooled is None
 
     @pytest.mark.parametrize("clip_skip", [1, 2])
-    def test_of_sdxl_are_both_encoders_last_states_but_one(self, files, parts_of, clip_skip):
-        parts, texts = parts_of("sdxl", clip_skip=clip_skip), ["a red cat", "star"]
-        features = parts.text.encode(texts)
-        first, second, pooled = self.expected(files, parts, texts)
+    def test_of_sdxl_are_both_encoders_penultimate_states(self, files, denoiser_of, clip_skip):
+        denoiser, texts = denoiser_of("sdxl", clip_skip=clip_skip), ["a red cat", "star"]
+        features = denoiser.encode_text(texts)
+        first, second, pooled = self.expected(files, denoiser, texts)
         torch.testing.assert_close(features.context, torch.cat([first, second], dim=-1), atol=1e-5, rtol=0)
         torch.testing.assert_close(features.pooled, pooled, atol=1e-5, rtol=0)
 
-    def test_of_a_long_caption_stand_behind_each_other_and_are_pooled_from_the_first_chunk(self, files, parts_of):
-        parts = parts_of("sdxl", max_tokens=150)
-        features = parts.text.encode([words(100), "a cat"])
-        ids = parts.checkpoint.tokenizer(words(100), add_special_tokens=False).input_ids
-        pieces = [parts.checkpoint.tokenizer.decode(piece) for piece in (ids[:75], ids[75:])]
-        first, second, pooled = self.expected(files, parts, pieces)
+    def test_of_a_long_caption_are_its_chunks_and_pooled_is_from_the_first(self, files, denoiser_of):
+        denoiser = denoiser_of("sdxl", max_tokens=150)
+        features = denoiser.encode_text([words(100), "a cat"])
+        ids = denoiser.checkpoint.text_encoders[0].tokenizer(words(100), add_special_tokens=False).input_ids
+        pieces = [denoiser.checkpoint.text_encoders[0].tokenizer.decode(piece) for piece in (ids[:75], ids[75:])]
+        first, second, pooled = self.expected(files, denoiser, pieces)
         expected = torch.cat([first, second], dim=-1).flatten(0, 1)
         torch.testing.assert_close(features.context[0], expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(features.pooled[0], pooled[0], atol=1e-5, rtol=0)
         assert features.context.shape == (2, 154, 96)
 
-    def expected(self, files, parts, texts):
-        tokenizer = parts.checkpoint.tokenizer
+    def expected(self, files, denoiser, texts):
+        tokenizer = denoiser.checkpoint.text_encoders[0].tokenizer
         ids = tokenizer(texts, padding="max_length", max_length=77).input_ids
         zeros = torch.tensor([zero_padded(row, tokenizer.eos_token_id) for row in ids])
         second, _, pooled = open_clip_by_hand(open_clip("sdxl", files), zeros)
@@ -198,50 +206,51 @@ class TestTextFeatures:
 
 
 class TestPrompts:
-    def draw_and_listen(self, parts, monkeypatch, negative):
-        heard = []
+    def conditioning_of(self, denoiser, monkeypatch, negative):
+        """(texts, negatives) that a sampler gets for two prompts."""
+        calls = []
 
-        def listen(unet, conditioning, uncond, seeds, options):
-            heard.append((conditioning, uncond))
-            return torch.zeros(len(seeds), 4, options.height // 8, options.width // 8)
+        def listen(denoiser, texts, negatives, seeds, options):
+            calls.append((texts, negatives))
+            return torch.zeros(denoiser.latent.shape(len(seeds), options.height, options.width))
 
-        monkeypatch.setattr("lib_lora_train.model.parts.sample_latents", listen)
-        parts.generate(["a red cat", "star"], negative, [1, 2], SamplingOptions(64, 32))
-        return heard[0]
+        monkeypatch.setattr("lib_lora_train.model.sampling.sample_latents", listen)
+        generate(denoiser, ["a red cat", "star"], negative, [1, 2], SamplingOptions(64, 32))
+        return calls[0]
 
-    def test_tell_sdxl_the_size_of_the_picture_uncut(self, parts_of, monkeypatch):
-        conditioning, uncond = self.draw_and_listen(parts_of("sdxl"), monkeypatch, "blue")
-        assert conditioning.time_ids.tolist() == uncond.time_ids.tolist() == [[32, 64, 0, 0, 32, 64]] * 2
+    def test_of_sdxl_come_with_the_size_of_an_uncropped_image(self, denoiser_of, monkeypatch):
+        texts, negatives = self.conditioning_of(denoiser_of("sdxl"), monkeypatch, "blue")
+        assert texts.time_ids.tolist() == negatives.time_ids.tolist() == [[32, 64, 0, 0, 32, 64]] * 2
 
-    def test_an_empty_negative_prompt_is_zeros_for_sdxl(self, parts_of, monkeypatch):
-        parts = parts_of("sdxl")
-        conditioning, uncond = self.draw_and_listen(parts, monkeypatch, "")
-        assert uncond.context.abs().max() == uncond.pooled.abs().max() == 0
-        assert torch.equal(conditioning.pooled, parts.text.encode(["a red cat", "star"]).pooled)
+    def test_that_are_empty_and_negative_are_zeros_for_sdxl(self, denoiser_of, monkeypatch):
+        denoiser = denoiser_of("sdxl")
+        texts, negatives = self.conditioning_of(denoiser, monkeypatch, "")
+        assert negatives.context.abs().max() == negatives.pooled.abs().max() == 0
+        assert torch.equal(texts.pooled, denoiser.encode_text(["a red cat", "star"]).pooled)
 
-    def test_an_empty_negative_prompt_is_encoded_for_sd2(self, parts_of, monkeypatch):
-        parts = parts_of("sd2")
-        _, uncond = self.draw_and_listen(parts, monkeypatch, "")
-        torch.testing.assert_close(uncond.context[:1], parts.text.encode([""]).context)
+    def test_that_are_empty_and_negative_are_encoded_for_sd2(self, denoiser_of, monkeypatch):
+        denoiser = denoiser_of("sd2")
+        _, negatives = self.conditioning_of(denoiser, monkeypatch, "")
+        torch.testing.assert_close(negatives.context[:1], denoiser.encode_text([""]).context)
 
 
-@pytest.mark.parametrize("learns", [False, True])
-class TestACaptionThatIsLeftOut:
-    """None in place of a caption; "" is a caption that says nothing."""
+@pytest.mark.parametrize("trained", [False, True])
+class TestACaptionThatIsDropped:
+    """None in place of a caption; "" is an empty caption."""
 
-    def conditioning(self, parts, learns):
-        weight = torch.nn.Parameter(torch.zeros(1), requires_grad=learns)
-        return TextSource(parts, [weight], TextCache(parts.text)).encode([None, "a red cat", ""])
+    def conditioning(self, denoiser, trained):
+        weight = torch.nn.Parameter(torch.zeros(1), requires_grad=trained)
+        return TextSource(denoiser, [weight], TextCache(denoiser)).encode([None, "a red cat", ""])
 
-    def test_is_zeros_for_sdxl(self, parts_of, learns):
-        parts = parts_of("sdxl")
-        conditioning, encoded = self.conditioning(parts, learns), parts.text.encode(["a red cat", ""])
+    def test_is_zeros_for_sdxl(self, denoiser_of, trained):
+        denoiser = denoiser_of("sdxl")
+        conditioning, encoded = self.conditioning(denoiser, trained), denoiser.encode_text(["a red cat", ""])
         assert conditioning.context[0].abs().max() == conditioning.pooled[0].abs().max() == 0
         torch.testing.assert_close(
             (conditioning.context[1:], conditioning.pooled[1:]), (encoded.context, encoded.pooled)
         )
 
-    def test_is_an_empty_text_for_sd2(self, parts_of, learns):
-        conditioning = self.conditioning(parts_of("sd2"), learns)
+    def test_is_an_empty_text_for_sd2(self, denoiser_of, trained):
+        conditioning = self.conditioning(denoiser_of("sd2"), trained)
         assert torch.equal(conditioning.context[0], conditioning.context[2])
         assert conditioning.context[0].abs().max() > 0
