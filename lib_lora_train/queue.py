@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib_lora_train.config import CheckpointConfig, TrainConfig
-from lib_lora_train.errors import UserError
+from lib_lora_train.errors import UserError, raise_problems
 from lib_lora_train.files import write_text
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.hosts.environment import Txt2Img
@@ -32,7 +32,7 @@ from lib_lora_train.training.events import (
     Started,
 )
 from lib_lora_train.training.prepared_run import PreparedRun
-from lib_lora_train.training.run_folder import RunFolder, name_taken
+from lib_lora_train.training.run_folder import RunFolder, name_problems
 from lib_lora_train.training.session import resume, train
 
 CLOSING_SECONDS = 20.0
@@ -146,8 +146,7 @@ class RunQueue:
         Raises:
             UserError: when its name is taken.
         """
-        if taken := name_taken(run.config):
-            raise UserError(taken, field="name")
+        raise_problems(name_problems(run.config))
         return self._enqueue(Job(run.config, prepared=run))
 
     def resume(self, path: Path) -> Job:

@@ -148,16 +148,13 @@ class LatentCache:
             UserError: when an image is encoded to numbers that are not finite, or no image is left.
         """
         broken: dict[Path, str] = {}
-        buckets = bucket_sizes(self._config)
-        own: list[_Job] = []
-        others: list[_Job] = []
         if needs_pixels(self._config):
             for example in (*dataset.training, *dataset.regularization):
                 self._try_open(example, broken)
                 yield None
-        for number, (example, flips) in enumerate(self._wanted(dataset)):
-            job = _Job(example, place(example.size, buckets), flips)
-            (own if number % world_size == rank else others).append(job)
+        jobs = list(self._jobs(dataset))
+        own = jobs[rank::world_size]
+        others = [job for number, job in enumerate(jobs) if number % world_size != rank]
         wait_for_others = barrier or (lambda: None)
         try:
             yield from self._encode_missing(own, encode, batch_size, broken)
@@ -188,13 +185,15 @@ class LatentCache:
             )
         return entry
 
-    def _wanted(self, dataset: Dataset) -> Iterator[tuple[Example, tuple[bool, ...]]]:
-        """What is encoded in advance: (example, the flips of it)."""
+    def _jobs(self, dataset: Dataset) -> Iterator[_Job]:
+        """Everything that is encoded in advance."""
+        buckets = bucket_sizes(self._config)
         if not needs_pixels(self._config):
+            flips = (False, True) if self._config.flip_horizontally else (False,)
             for example in (*dataset.training, *dataset.regularization):
-                yield example, (False, True) if self._config.flip_horizontally else (False,)
+                yield _Job(example, place(example.size, buckets), flips)
         for example in dataset.validation:
-            yield example, (False,)
+            yield _Job(example, place(example.size, buckets), (False,))
 
     def _try_open(self, example: Example, broken: dict[Path, str]) -> Source | None:
         try:

@@ -7,7 +7,6 @@ import hashlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,6 +21,7 @@ from lib_lora_train.training.epoch_schedule import EpochSchedule
 from lib_lora_train.training.events import Saved, Warned
 from lib_lora_train.training.loop import Loop
 from lib_lora_train.training.run import Run
+from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.tasks import Task
 
 
@@ -114,21 +114,24 @@ class Checkpointer:
         return build_metadata(self.run.config, self.run.checkpoint, summary, path.stem, step, steps, epoch)
 
 
-def require_saved_checkpoint(run_state: Path, config: TrainConfig, checkpoint: SharedCheckpoint) -> None:
-    """Checks that a run with a saved state is resumed on the checkpoint it began on.
+def saved_step(folder: RunFolder, checkpoint: SharedCheckpoint) -> int:
+    """The step of a run's saved state; 0 when there is none.
 
     Raises:
-        UserError: when `checkpoint` is another one.
+        UserError: when the state is damaged, or the run began on another checkpoint.
     """
-    if run_state.is_file():
-        state: dict[str, Any] = states.load_state(run_state, torch.device("cpu"))
-        require_checkpoint(config, checkpoint, state["origin"])
+    if not folder.state_file.is_file():
+        return 0
+    state = states.load_state(folder.state_file, torch.device("cpu"))
+    require_checkpoint(folder.config, checkpoint, state["origin"])
+    return int(state["step"])
 
 
 def require_checkpoint(config: TrainConfig, checkpoint: SharedCheckpoint, origin: dict[str, str]) -> None:
-    """
+    """Checks that `checkpoint` is the one that `origin` names.
+
     Raises:
-        UserError: when `checkpoint` is not the one that `origin` names.
+        UserError: when it is another one.
     """
     if states.changes_since(origin, {"checkpoint": checkpoint.legacy_hash()}):
         raise UserError(
@@ -138,7 +141,7 @@ def require_checkpoint(config: TrainConfig, checkpoint: SharedCheckpoint, origin
 
 
 def nan_message(run: Run) -> str:
-    """What to do when the loss or a weight is NaN."""
+    """The error message for a loss or a weight that is NaN or infinite."""
     saved = "What was saved before is intact." if run.folder.state_file.exists() else "Nothing was saved yet."
     return (
         f"The loss became NaN at step {run.step}. {saved} Start again with a lower learning_rate (about a third), "

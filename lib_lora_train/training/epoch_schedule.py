@@ -1,4 +1,4 @@
-"""At which step an epoch ends, and when the run does: arithmetic on counts, with no model in sight."""
+"""At which steps epochs and the run end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from lib_lora_train.config import TrainingConfig
 
 @dataclass(frozen=True)
 class EpochSchedule:
-    """Batches follow one another through all epochs; `accumulation` of them make a step, also across an epoch's end."""
+    """A run is one sequence of batches through all epochs. A step takes `accumulation` of them, so it can span two epochs.
+
+    Attributes:
+        max_steps: the limit on optimizer steps; 0 for none.
+    """
 
     batches_per_epoch: int
     accumulation: int
@@ -23,20 +27,20 @@ class EpochSchedule:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Optimizer steps in the run."""
         whole = ceil(self.epochs * self.batches_per_epoch / self.accumulation)
         return min(whole, self.max_steps) if self.max_steps else whole
 
     def epoch_of(self, step: int) -> int:
-        """The epoch (from 1) that step number `step` (from 1) ends in; the first one for step 0."""
+        """The epoch (from 1) of the last batch of step `step` (from 1); 1 for step 0."""
         return max(1, min(self.epochs, ceil(step * self.accumulation / self.batches_per_epoch)))
 
     def ends_epoch(self, step: int) -> bool:
-        """Whether an epoch's last batch is in this step, or the run's."""
+        """Whether this step contains the last batch of an epoch, or of the run."""
         return step == self.steps or self.epochs_over(step) > self.epochs_over(step - 1)
 
     def epoch_ended(self, step: int) -> int:
-        """The epoch that such a step ends. A step that crosses an epoch's end ends that one, not the one it goes into."""
+        """The epoch that ends in this step, for a step that `ends_epoch`; of a step that spans two epochs, the earlier one."""
         return self.epoch_of(step) if step == self.steps else self.epochs_over(step)
 
     def next_epoch_end(self, step: int) -> int:
@@ -45,5 +49,5 @@ class EpochSchedule:
         return min(self.steps, ceil(after * self.batches_per_epoch / self.accumulation))
 
     def epochs_over(self, step: int) -> int:
-        """Epochs whose last batch is in the first `step` steps."""
+        """How many epochs are complete after `step` steps."""
         return step * self.accumulation // self.batches_per_epoch

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
 from torch import nn
+
+BatchT = TypeVar("BatchT")
 
 
 @dataclass(frozen=True)
@@ -28,17 +30,17 @@ class Phase:
 
 
 @dataclass
-class Loop:
+class Loop(Generic[BatchT]):
     """Runs optimizer steps. `step` is how many are done; batch `step * accumulation` is next."""
 
     accelerator: Accelerator
-    loss: Callable[[Any, int], torch.Tensor]
+    loss: Callable[[BatchT, int], torch.Tensor]
     """(batch, index of the batch in the run) -> scalar loss."""
-    batches: Callable[[int], Iterator[Any]]
+    batches: Callable[[int], Iterator[BatchT]]
     """All batches of the run, from an index on, without end."""
     parameters: list[nn.Parameter]
-    optimizer: Any
-    schedule: Any
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
     phases: Sequence[Phase] = ()
     """Those that follow the first one."""
     accumulation: int = 1
@@ -46,7 +48,7 @@ class Loop:
     step: int = 0
 
     def __post_init__(self) -> None:
-        self._stream: Iterator[Any] | None = None
+        self._stream: Iterator[BatchT] | None = None
 
     def run_until(self, step: int) -> float:
         """Trains up to `step` and returns the mean loss of the steps done. Synchronizes with the device once, at the end."""
@@ -87,13 +89,15 @@ class Loop:
         self._stream = None
 
     def _begin_phase(self, index: int) -> None:
-        """Begins a phase whose first batch this is: its weights are new, so what the optimizer knows of the old ones goes."""
+        """Begins the phase whose first batch this is. Its weights are new, so the optimizer's state, made for the old ones,
+        is dropped.
+        """
         for phase in self.phases:
             if phase.first_batch == index:
                 phase.begin()
                 self.optimizer.state.clear()
 
-    def _accumulate(self, batch: Any, index: int) -> torch.Tensor:
+    def _accumulate(self, batch: BatchT, index: int) -> torch.Tensor:
         with self.accelerator.autocast():
             loss = self.loss(batch, index)
         self.accelerator.backward(loss / self.accumulation)

@@ -10,7 +10,7 @@ import torch
 
 from lib_lora_train.config import TrainConfig, TrainingConfig
 from lib_lora_train.dataset.images import Size
-from lib_lora_train.errors import UserError
+from lib_lora_train.errors import raise_problems
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.model.open_denoiser import open_denoiser
 from lib_lora_train.model.processes.base import RANGE
@@ -21,7 +21,7 @@ from lib_lora_train.training.epoch_schedule import EpochSchedule
 from lib_lora_train.training.memory import MemoryEstimate, estimate_memory
 from lib_lora_train.training.optimizers import make_optimizer
 from lib_lora_train.training.prepared_run import PreparedRun
-from lib_lora_train.training.run_folder import RunFolder, name_taken
+from lib_lora_train.training.run_folder import RunFolder, name_problems
 from lib_lora_train.training.run_warnings import run_warnings
 from lib_lora_train.training.setup import make_accelerator, make_adapter
 from lib_lora_train.training.tasks import TaskData
@@ -94,8 +94,7 @@ def require_startable(config: TrainConfig, host: Host) -> SharedCheckpoint:
     Raises:
         UserError: when the run's name is taken, or the host has no checkpoint that can be trained.
     """
-    if taken := name_taken(config):
-        raise UserError(taken, field="name")
+    raise_problems(name_problems(config))
     return host.describe()
 
 

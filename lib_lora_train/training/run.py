@@ -22,7 +22,7 @@ Report = Callable[[Event], None]
 
 @dataclass
 class Run:
-    """A run in progress. `step` is how many steps are done."""
+    """A run in progress. `step` is how many steps are done; of a resumed run, also before its state is loaded."""
 
     folder: RunFolder
     host: Host

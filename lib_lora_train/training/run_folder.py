@@ -1,9 +1,9 @@
-"""Where a run lives on disk.
+"""The folders and files of a run.
 
 RUNS_DIR/NAME/  config.toml      the settings
-                events.jsonl     what happened
-                samples/         previews
-                state.pt         what a resume needs
+                events.jsonl     one event per line
+                samples/         sample images
+                state.pt         the state that a resume needs
 LORA_DIR/NAME/  NAME-000001.safetensors ... NAME.safetensors
 """
 
@@ -12,21 +12,21 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from lib_lora_train.adapters.file import read_metadata
 from lib_lora_train.adapters.metadata import PATHS, PLACES
 from lib_lora_train.config import TrainConfig
-from lib_lora_train.errors import UserError
+from lib_lora_train.errors import Problem, UserError, raise_problems
 from lib_lora_train.files import write_text
 from lib_lora_train.training.events import EpochDone, Event, Finished
 
 
 @dataclass(frozen=True)
 class AdapterPoint:
-    """An adapter file of a run. The final file has the run's last epoch."""
+    """An adapter file of a run, and its epoch. The final file belongs to the run's last epoch."""
 
     path: Path
     epoch: int
@@ -34,7 +34,7 @@ class AdapterPoint:
 
 @dataclass
 class RunFolder:
-    """One run's folders and the names in them."""
+    """The folders of one run, and the names of the files in them."""
 
     config: TrainConfig
     path: Path
@@ -42,14 +42,13 @@ class RunFolder:
 
     @classmethod
     def create(cls, config: TrainConfig) -> RunFolder:
-        """Makes the folders of a new run.
+        """Creates the folders of a new run.
 
         Raises:
-            UserError: when a run or an adapter has the name already, or a folder cannot be made.
+            UserError: when the name is taken, or a folder cannot be created.
         """
         folder = cls.at(config)
-        if taken := name_taken(config):
-            raise UserError(taken)
+        raise_problems(name_problems(config))
         try:
             for path in (folder.path, folder.adapters):
                 _make_folder(path)
@@ -61,30 +60,28 @@ class RunFolder:
 
     @classmethod
     def at(cls, config: TrainConfig) -> RunFolder:
-        """The folders of `config`'s run, whether they exist or not."""
+        """The folders of the run with these settings, whether they exist or not."""
         run = config.run
         return cls(config, Path(run.runs_dir) / run.name, Path(run.lora_dir) / run.name)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """The run that lives in `path`.
+        """The run in the folder `path`.
 
         Raises:
-            UserError: when there is none.
+            UserError: when `path` holds no run, or its settings cannot be read.
         """
         file = path / "config.toml"
         if not file.is_file():
-            raise UserError(
-                f"There is no run in {path}. Give the name of a run, or the folder that has its config.toml."
-            )
+            raise UserError(f"There is no run in {path}. Enter the name of a run, or the folder with its config.toml.")
         try:
             config = TrainConfig.from_toml(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{file} cannot be read ({error}). Mend or remove it.") from None
+            raise UserError(f"{file} cannot be read ({error}). Fix or remove it.") from None
         return cls(config, path, Path(config.run.lora_dir) / config.run.name)
 
     def remove_empty(self) -> None:
-        """Gives the name free again, when nothing was learned under it yet."""
+        """Removes the folders of a run that has saved nothing yet, so that its name is free again."""
         if self.state_file.exists() or any(self.adapters.glob("*")):
             return
         shutil.rmtree(self.path, ignore_errors=True)
@@ -92,7 +89,7 @@ class RunFolder:
             self.adapters.rmdir()
 
     def discard(self) -> None:
-        """Removes the run: its folder, and its own adapters; what else lies beside them stays."""
+        """Removes the run: its folder and its adapter files. Other files beside them are not touched."""
         shutil.rmtree(self.path, ignore_errors=True)
         own = re.compile(re.escape(self.config.run.name) + r"(-\d{6}|-step\d{8})?\.safetensors")
         for file in self.adapters.glob("*.safetensors"):
@@ -102,7 +99,7 @@ class RunFolder:
             self.adapters.rmdir()
 
     def is_complete(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run was trained to its end."""
         return self.final_file.is_file() and any(isinstance(event, Finished) for event in self.events())
 
     @property
@@ -124,10 +121,10 @@ class RunFolder:
         return self.adapters / f"{self.config.run.name}.safetensors"
 
     def points(self) -> list[AdapterPoint]:
-        """The adapters of this run's epochs, in order; the last epoch is the file without a number.
+        """The adapters saved at the ends of epochs, in order. The last epoch is the file without a number.
 
         Raises:
-            UserError: when there is none yet.
+            UserError: when none has been saved yet.
         """
         pattern = re.compile(re.escape(self.config.run.name) + r"-(\d{6})\.safetensors")
         found = [
@@ -136,15 +133,15 @@ class RunFolder:
         if self.final_file.is_file():
             found.append(AdapterPoint(self.final_file, int(read_metadata(self.final_file).get("ss_epoch", 1))))
         if not found:
-            raise UserError(f"{self.adapters} holds no adapter of this run yet. Train at least one epoch first.")
+            raise UserError(f"{self.adapters} contains no adapter of this run yet. Train at least one epoch first.")
         return sorted(found, key=lambda point: point.epoch)
 
     def epochs_done(self) -> list[int]:
-        """Epochs whose end was recorded."""
+        """The epochs whose end is recorded."""
         return [event.epoch for event in self.events() if isinstance(event, EpochDone)]
 
     def record(self, event: Event) -> None:
-        """Appends to events.jsonl; a full disk does not end a run for the sake of its diary."""
+        """Appends an event to events.jsonl. A full disk costs the record, not the run."""
         try:
             with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
                 file.write(event.to_json() + "\n")
@@ -152,7 +149,7 @@ class RunFolder:
             pass
 
     def events(self) -> Iterator[Event]:
-        """What was recorded; a line cut off by a crash is passed over."""
+        """The recorded events. A line cut short by a crash is skipped."""
         file = self.path / "events.jsonl"
         if not file.is_file():
             return
@@ -167,29 +164,55 @@ def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path} cannot be made ({error.strerror}). Choose another folder.") from None
+        raise UserError(f"{path} cannot be created ({error.strerror}). Choose another folder.") from None
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    """`config` as it means the same from every working directory."""
+    """`config` with absolute paths, so that it means the same in every working directory."""
     flat = config.to_flat()
     return TrainConfig.from_flat(
         flat | {name: Path(flat[name]).expanduser().absolute() for name in (*PLACES, *PATHS) if flat[name]}
     )
 
 
-def name_taken(config: TrainConfig) -> str:
-    """Why the run's name cannot be used again, or "". The WebUIs find adapters by file name in all sub-folders."""
+@contextlib.contextmanager
+def new_run_folder(config: TrainConfig, *, is_main: bool, barrier: Callable[[], None]) -> Iterator[RunFolder]:
+    """A new run's folders. They are removed when the run fails before it saved anything, so that its name is free.
+
+    Of several processes, the main one creates and removes the folders; `barrier` returns when all have called it.
+
+    Raises:
+        UserError: as `RunFolder.create`.
+    """
+    folder = RunFolder.create(config) if is_main else RunFolder.at(config)
+    barrier()
+    try:
+        yield folder
+    except BaseException:
+        if is_main:
+            folder.remove_empty()
+        raise
+
+
+def name_problems(config: TrainConfig) -> list[Problem]:
+    """Why the run's name cannot be used; empty when it can.
+
+    The WebUIs find adapters by file name, in all subfolders, so a name must be unique among all of them.
+    """
     folder, name = RunFolder.at(config), config.run.name
     if folder.path.exists():
-        return (
-            f"name: there is a run called {name} in {folder.path.parent} already. "
-            f"Choose another name, or go on with it: python -m lib_lora_train resume {name!r}"
-        )
+        return [
+            Problem(
+                "name",
+                f"{folder.path.parent} already contains a run named {name}. "
+                f"Choose another name, or resume that run: python -m lib_lora_train resume {name!r}",
+            )
+        ]
     lora_dir = Path(config.run.lora_dir)
     others = lora_dir.rglob("*.safetensors") if lora_dir.is_dir() else ()
     if same := next((p for p in others if p.stem.lower() == name.lower()), None):
-        return f"name: {same} has this name already, and <lora:{name}:1> can mean only one file. Choose another name."
+        ambiguous = f"so <lora:{name}:1> would be ambiguous. Choose another name."
+        return [Problem("name", f"{same} already has this name, {ambiguous}")]
     if folder.adapters.exists() and any(folder.adapters.iterdir()):
-        return f"name: {folder.adapters} is not empty. Choose another name."
-    return ""
+        return [Problem("name", f"{folder.adapters} is not empty. Choose another name.")]
+    return []

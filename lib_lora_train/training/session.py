@@ -9,20 +9,18 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from lib_lora_train.config import TrainConfig, raise_problems
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.hosts.environment import Txt2Img
 from lib_lora_train.model.open_denoiser import open_denoiser
-from lib_lora_train.training.checkpointer import Checkpointer, nan_message, require_saved_checkpoint
-from lib_lora_train.training.class_images import ClassImages, generate_missing
+from lib_lora_train.training.checkpointer import Checkpointer, nan_message, saved_step
+from lib_lora_train.training.class_images import ClassImages, generate_in_main_process
 from lib_lora_train.training.control import Control, StopRequested
 from lib_lora_train.training.epoch_schedule import EpochSchedule
 from lib_lora_train.training.evaluator import Evaluator
@@ -32,7 +30,7 @@ from lib_lora_train.training.optimizers import make_optimizer, make_schedule
 from lib_lora_train.training.preparation import Preparation
 from lib_lora_train.training.prepared_run import PreparedRun
 from lib_lora_train.training.run import Report, Run
-from lib_lora_train.training.run_folder import RunFolder
+from lib_lora_train.training.run_folder import RunFolder, new_run_folder
 from lib_lora_train.training.run_warnings import run_warnings
 from lib_lora_train.training.setup import effective_config, make_accelerator, make_adapter
 from lib_lora_train.training.slice_timer import SliceTimer
@@ -59,7 +57,9 @@ def train(
         UserError: for bad settings, files or numbers. What was saved before stays.
     """
     prepared = run.refreshed() if isinstance(run, PreparedRun) else PreparedRun.read(run)
-    with _new_folder(prepared.config, make_accelerator(host.describe())) as folder:
+    accelerator = make_accelerator(host.describe())
+    is_main, barrier = accelerator.is_main_process, accelerator.wait_for_everyone
+    with new_run_folder(prepared.config, is_main=is_main, barrier=barrier) as folder:
         return _run(folder, host, prepared.task_data, report, control or Control(), txt2img)
 
 
@@ -89,31 +89,18 @@ def _run(
 
     Nothing that `describe` returned is kept meanwhile, or its tensors would stay on the device when the host moves its own.
     """
+    step = saved_step(folder, host.describe())  # refuses another checkpoint before anything is generated or encoded
     if ClassImages.wanted(folder.config):
         images = ClassImages.of(folder.config, host.describe())
         if images is not None:
-            if images.missing():
-                require_saved_checkpoint(folder.state_file, folder.config, host.describe())
-                if not _generated(images, folder.config, host, report, control, txt2img):
-                    report(Stopped(0))
-                    return None
+            if images.missing() and not generate_in_main_process(images, folder.config, host, control, report, txt2img):
+                report(Stopped(step))
+                return None
             folder = replace(folder, config=images.applied_to(folder.config))
             task_data = read_task_data(folder.config)
     with host.lease() as checkpoint:
-        run = Run(folder, host, checkpoint, folder.config, make_accelerator(checkpoint), report, control)
+        run = Run(folder, host, checkpoint, folder.config, make_accelerator(checkpoint), report, control, step)
         return Session(run, task_data).train()
-
-
-def _generated(
-    images: ClassImages, config: TrainConfig, host: Host, report: Report, control: Control, txt2img: Txt2Img | None
-) -> bool:
-    """Generates missing class images, in the first of several processes. Returns whether all of them exist now."""
-    accelerator = make_accelerator(host.describe())
-    if accelerator.is_main_process:
-        with contextlib.suppress(StopRequested):
-            generate_missing(images, config, host, control, report, txt2img)
-    accelerator.wait_for_everyone()
-    return not images.missing()
 
 
 class Session:
@@ -151,10 +138,11 @@ class Session:
     # Before the first step
 
     def _prepare(self) -> None:
-        with self.run.gpu_slot():
+        with self.run.gpu_slot():  # outside a slot, the host may have taken the checkpoint's tensors back
             self._make_adapter()
+            warnings = run_warnings(self.run.checkpoint, self.run.config)
         self.task = self._task_data.build(self._task_context())
-        for warning in (*self.task.task_data.warnings, *run_warnings(self.run.checkpoint, self.run.config)):
+        for warning in (*self.task.task_data.warnings, *warnings):
             self.emit(Warned(warning))
         with self.run.gpu_slot():
             self._make_loop()
@@ -270,19 +258,7 @@ class Session:
             self.checkpointer.save_state()
 
     def _stop(self) -> None:
-        if self.run.step:
+        """Saves what was trained. A run that is stopped before its first step, or while it encodes, has nothing new."""
+        if self._loop is not None and self.loop.step:
             self.checkpointer.save_on_stop()
         self.emit(Stopped(self.run.step))
-
-
-@contextlib.contextmanager
-def _new_folder(config: TrainConfig, accelerator: Accelerator) -> Iterator[RunFolder]:
-    """A new run's folders. They are removed when the run fails before it saved anything, so that its name is free."""
-    folder = RunFolder.create(config) if accelerator.is_main_process else RunFolder.at(config)
-    accelerator.wait_for_everyone()
-    try:
-        yield folder
-    except BaseException:
-        if accelerator.is_main_process:
-            folder.remove_empty()
-        raise

@@ -1,4 +1,4 @@
-"""How many steps make one slice."""
+"""How many steps a slice has: the steps that a run takes in one GPU slot."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ SLICE_SECONDS = 0.5
 
 @dataclass
 class SliceTimer:
-    """Keeps slices at about half a second, from how long the last ones took."""
+    """Adjusts the number of steps so that a slice takes about half a second."""
 
     steps: int = 1
     rate: float = 0.0
     """Steps per second, smoothed; 0 before the first slice."""
     fixed: bool = False
-    """Slices of a constant length: with several processes, all must agree on where they end."""
+    """Whether `steps` never changes. Several processes must agree on where a slice ends."""
 
     def record(self, steps: int, seconds: float) -> None:
-        """Learns from a finished slice."""
+        """Takes into account that the latest slice had `steps` steps and took `seconds`."""
         latest = steps / max(seconds, 1e-6)
-        # The first step sets things up and says little; afterwards, follow changes within a few slices.
+        # The first step includes one-time setup, so its rate is replaced and not averaged.
         self.rate = latest if not self.rate or self.steps == 1 else 0.7 * self.rate + 0.3 * latest
         if not self.fixed:
             self.steps = max(1, round(self.rate * SLICE_SECONDS))

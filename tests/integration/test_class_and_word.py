@@ -46,7 +46,7 @@ def test_the_webui_draws_the_images_of_a_class_once_and_is_left_as_it_was(webui,
     }
     plan = webui.call("POST", "/lora-train/v1/plan", settings("classes", **dreambooth)).body
     assert plan["regularization_images"] == 3
-    assert "3 images of the class, 3 of which are drawn before the first step" in plan["text"]
+    assert "3 class images, 3 of them generated before training" in plan["text"]
     trained("classes", **dreambooth)
     (folder,) = (webui.data / "lora-train" / "runs" / "cache" / "class-images").iterdir()
     drawn = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -1,4 +1,4 @@
-"""A lending host, and tiny runs on it."""
+"""A host that shares a miniature checkpoint, and tiny runs on it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tests.training.runs import SharingHost, tiny_config
 
 @pytest.fixture(scope="session")
 def host(miniature: Path) -> Iterator[SharingHost]:
-    """Lends the miniature; leased once, for speed."""
+    """Shares the miniature checkpoint, which is loaded once, for speed."""
     with StandaloneHost(CheckpointConfig(checkpoint=str(miniature)), torch.device("cpu")).lease() as checkpoint:
         yield SharingHost(checkpoint)
 
 
 @pytest.fixture
 def tiny(tmp_path: Path, miniature: Path) -> Callable[..., TrainConfig]:
-    """tiny(**settings): a run in tmp_path with four images."""
+    """tiny(**settings): the settings of a run in tmp_path with four images."""
     return lambda **settings: tiny_config(tmp_path, miniature, **settings)
 
 
 @pytest.fixture
 def step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slices of one step, so that there is a Progress event for each."""
+    """Makes slices one step long, so that every step has a Progress event."""
     monkeypatch.setattr(session, "SliceTimer", lambda **options: SliceTimer(steps=1, fixed=True))

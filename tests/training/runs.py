@@ -1,4 +1,4 @@
-"""Runs small enough to be made by the dozen: a few noise images, the random miniature, rank 2, no previews."""
+"""Runs that take a moment: a few noise images, a miniature checkpoint, rank 2, no sample images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lib_lora_train.training.events import Event, Progress
 
 @dataclass
 class SharingHost:
-    """Lends one checkpoint again and again, as a WebUI does, and counts the turns taken."""
+    """Shares one checkpoint with every run, as a WebUI does, and counts GPU slots."""
 
     checkpoint: SharedCheckpoint
     turns: int = field(default=0)
@@ -40,7 +40,7 @@ class SharingHost:
 
 
 class Killed(BaseException):
-    """Not an error that anybody may handle."""
+    """Ends a run like a killed process: nothing handles it."""
 
 
 def photos(folder: Path, count: int = 4, side: int = 64) -> Path:
@@ -54,7 +54,7 @@ def photos(folder: Path, count: int = 4, side: int = 64) -> Path:
 
 
 def tiny_config(folder: Path, checkpoint: Path, **settings: object) -> TrainConfig:
-    """A run in `folder`: its images (made when missing), adapters and run folder; `settings` by flat name."""
+    """The settings of a run whose images (created if missing), adapters and run folder are in `folder`."""
     values: dict[str, object] = {
         "name": "tiny",
         "checkpoint": str(checkpoint),
@@ -85,7 +85,7 @@ def adapter_files(config: TrainConfig) -> dict[str, bytes]:
 
 
 def final_weights(config: TrainConfig) -> dict[str, torch.Tensor]:
-    """The tensors of the run's last adapter."""
+    """The tensors of the run's final adapter file."""
     name = config.run.name
     return load_file(Path(config.run.lora_dir) / name / f"{name}.safetensors")
 
@@ -94,12 +94,12 @@ def of_kind(events: list[Event], kind: type) -> list:
     return [event for event in events if isinstance(event, kind)]
 
 
-def stopping_after_a_slice(seen: list[Event]) -> tuple[Callable[[Event], None], Control]:
-    """(report, control) of a run that is asked to stop as soon as a slice is done; `seen` takes its events."""
+def stopping_after_a_slice(events: list[Event]) -> tuple[Callable[[Event], None], Control]:
+    """(report, control) for a run that is asked to stop after its first slice. Its events are appended to `events`."""
     control = Control()
 
     def report(event: Event) -> None:
-        seen.append(event)
+        events.append(event)
         if isinstance(event, Progress):
             control.stop()
 

@@ -1,4 +1,4 @@
-"""Images of the class: drawn once by the checkpoint, kept, found again, and neither lost nor made anew by a resume."""
+"""Class images: generated once, reused by later runs, and neither lost nor generated again by a resume."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ CLASS = {"training_method": "dreambooth", "trigger_word": "sks", "class_word": "
 
 
 @pytest.fixture
-def wanted(tiny, host):
-    """wanted(count, **settings): (the class images of such a run, its settings)."""
+def class_images(tiny, host):
+    """class_images(count, **settings): the class images of a run with these settings, and its config."""
 
     def make(count: int, **settings) -> tuple[ClassImages, object]:
         config = tiny(**{**CLASS, "num_class_images": count, **settings})
@@ -35,7 +35,7 @@ def wanted(tiny, host):
 
 
 class RecordingTxt2Img:
-    """A WebUI's txt2img that paints its number of calls, and can be told to end the run at a picture."""
+    """A WebUI's txt2img that records its requests, paints the seed, and can stop the run at a given request."""
 
     def __init__(self, stop_at: int = 0, control: Control | None = None) -> None:
         self.requests: list[Txt2ImgRequest] = []
@@ -48,13 +48,13 @@ class RecordingTxt2Img:
         return Image.new("RGB", (request.width, request.height), (request.seed, 0, 0))
 
 
-def kept(images: ClassImages) -> dict[str, bytes]:
+def saved(images: ClassImages) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(images.folder.glob("*"))}
 
 
-class TestDrawing:
-    def test_makes_the_number_asked_with_the_prompts_in_turn_as_captions(self, wanted, host):
-        images, config = wanted(3, class_prompts=["a cat", "a red cat"])
+class TestGenerating:
+    def test_makes_the_configured_number_with_the_prompts_in_turn_as_captions(self, class_images, host):
+        images, config = class_images(3, class_prompts=["a cat", "a red cat"])
         events: list[GeneratingClassImages] = []
         generate_missing(images, config, host, Control(), events.append)
         captions = [path.read_text(encoding="utf-8") for path in sorted(images.folder.glob("*.txt"))]
@@ -62,82 +62,84 @@ class TestDrawing:
         assert [Image.open(path).size for path in sorted(images.folder.glob("*.png"))] == [(64, 64)] * 3
         assert events == [GeneratingClassImages(done, 3, str(images.folder)) for done in range(4)]
 
-    def test_draws_what_the_sampler_draws_for_prompt_and_number(self, wanted, host):
-        images, config = wanted(2)
+    def test_image_n_is_the_samplers_image_for_its_prompt_and_seed_n(self, class_images, host):
+        images, config = class_images(2)
         generate_missing(images, config, host, Control(), lambda event: None)
         denoiser = open_denoiser(host.checkpoint, CheckpointConfig())
         (expected,) = generate(denoiser, ["cat"], "", [2], sampling_options(config))
         assert not ImageChops.difference(Image.open(images.path(2)), expected).getbbox()
 
-    def test_a_webui_draws_with_its_own_button(self, wanted, host):
-        images, config = wanted(2, sample_sampler="euler_a", sample_cfg_scale=4.5, sample_negative_prompt="blurred")
-        box = RecordingTxt2Img()
-        generate_missing(images, config, host, Control(), lambda event: None, box)
-        assert [request.seed for request in box.requests] == [1, 2]
-        assert box.requests[0] == Txt2ImgRequest("cat", "blurred", 1, 64, 64, "euler_a", 1, 4.5)
+    def test_a_webui_uses_its_own_txt2img(self, class_images, host):
+        images, config = class_images(
+            2, sample_sampler="euler_a", sample_cfg_scale=4.5, sample_negative_prompt="blurred"
+        )
+        txt2img = RecordingTxt2Img()
+        generate_missing(images, config, host, Control(), lambda event: None, txt2img)
+        assert [request.seed for request in txt2img.requests] == [1, 2]
+        assert txt2img.requests[0] == Txt2ImgRequest("cat", "blurred", 1, 64, 64, "euler_a", 1, 4.5)
         assert Image.open(images.path(2)).getpixel((0, 0)) == (2, 0, 0)
 
-    def test_more_are_added_to_what_is_there(self, wanted, host):
-        few, config = wanted(2)
+    def test_missing_images_are_added_to_the_existing_ones(self, class_images, host):
+        few, config = class_images(2)
         generate_missing(few, config, host, Control(), lambda event: None, RecordingTxt2Img())
-        before, box = kept(few), RecordingTxt2Img()
-        more, config = wanted(4)
+        before, txt2img = saved(few), RecordingTxt2Img()
+        more, config = class_images(4)
         assert more.folder == few.folder
-        generate_missing(more, config, host, Control(), lambda event: None, box)
-        assert [request.seed for request in box.requests] == [3, 4]
-        assert before.items() <= kept(more).items()
+        generate_missing(more, config, host, Control(), lambda event: None, txt2img)
+        assert [request.seed for request in txt2img.requests] == [3, 4]
+        assert before.items() <= saved(more).items()
 
-    def test_a_stop_leaves_what_is_drawn_and_the_rest_comes_later(self, wanted, host):
-        images, config = wanted(3)
+    def test_a_stop_keeps_what_was_generated(self, class_images, host):
+        images, config = class_images(3)
         control = Control()
         with pytest.raises(StopRequested):
             generate_missing(images, config, host, control, lambda event: None, RecordingTxt2Img(2, control))
         assert images.missing() == [3]
 
-    def test_a_stray_half_written_file_is_not_taken_for_an_image(self, wanted, host):
-        images, _config = wanted(1)
+    def test_a_half_written_file_does_not_count_as_an_image(self, class_images, host):
+        images, _config = class_images(1)
         images.folder.mkdir(parents=True)
         (images.folder / ".00001.png.x.tmp").write_bytes(b"half")
         assert images.missing() == [1]
 
-    def test_ends_when_another_checkpoint_is_loaded_meanwhile(self, wanted, host, complaint, monkeypatch):
-        images, config = wanted(3)
+    def test_fails_when_another_checkpoint_is_loaded_meanwhile(self, class_images, host, complaint, monkeypatch):
+        images, config = class_images(3)
         monkeypatch.setattr(host.checkpoint, "legacy_hash", lambda: "other")
         text = complaint(generate_missing, images, config, host, Control(), lambda event: None, RecordingTxt2Img())
-        assert text.startswith("Another checkpoint was loaded while images of the class were drawn.")
-        assert kept(images) == {}
+        assert text.startswith("Another checkpoint was loaded while class images were generated.")
+        assert saved(images) == {}
 
 
 class TestTheFolder:
-    def test_belongs_to_prompts_checkpoint_and_resolution_and_to_no_run(self, wanted):
-        first, _ = wanted(2)
-        assert wanted(9, name="another", seed=7, rank=4)[0].folder == first.folder
+    def test_depends_on_prompts_and_resolution_and_not_on_the_run(self, class_images):
+        first, _ = class_images(2)
+        assert class_images(9, name="another", seed=7, rank=4)[0].folder == first.folder
         for other in ({"class_word": "dog"}, {"class_prompts": ["a cat"]}, {"resolution": 128}):
-            assert wanted(2, **other)[0].folder != first.folder
+            assert class_images(2, **other)[0].folder != first.folder
 
-    def test_is_not_needed_where_one_is_given_or_none_is_asked_for(self, tiny, host, tmp_path):
+    def test_is_not_needed_with_a_regularization_folder_or_without_class_images(self, tiny, host, tmp_path):
         assert ClassImages.of(tiny(**CLASS, regularization_folder=str(tmp_path)), host.describe()) is None
         assert ClassImages.of(tiny(**CLASS, num_class_images=0), host.describe()) is None
         assert ClassImages.of(tiny(), host.describe()) is None
 
 
 class TestARun:
-    def test_draws_first_and_learns_with_them(self, tiny, host):
+    def test_generates_class_images_before_training(self, tiny, host):
         config, events = tiny(**CLASS, num_class_images=3), []
         train(config, host, events.append)
-        drawn = of_kind(events, GeneratingClassImages)
-        assert [event.done for event in drawn] == [0, 1, 2, 3]
-        assert sorted(Path(drawn[0].folder).glob("*.png"))
+        generated = of_kind(events, GeneratingClassImages)
+        assert [event.done for event in generated] == [0, 1, 2, 3]
+        assert sorted(Path(generated[0].folder).glob("*.png"))
         assert of_kind(events, Finished)
 
-    def test_uses_what_an_earlier_run_has_drawn(self, tiny, host):
+    def test_uses_the_class_images_of_an_earlier_run(self, tiny, host):
         train(tiny(**CLASS, num_class_images=2), host)
         events: list = []
         train(tiny(**CLASS, num_class_images=2, name="second"), host, events.append)
         assert of_kind(events, GeneratingClassImages) == []
         assert of_kind(events, Finished)
 
-    def test_stopped_while_drawing_and_resumed_neither_loses_nor_remakes_and_writes_the_same_bytes(
+    def test_stopped_while_generating_and_resumed_keeps_the_images_and_writes_the_same_bytes(
         self, tiny, host, tmp_path
     ):
         whole = tiny(
@@ -145,9 +147,9 @@ class TestARun:
         )
         train(whole, host, txt2img=RecordingTxt2Img())
         control, events = Control(), []
-        box = RecordingTxt2Img(2, control)
+        txt2img = RecordingTxt2Img(2, control)
         config = tiny(**CLASS, num_class_images=3)
-        assert train(config, host, events.append, control, box) is None
+        assert train(config, host, events.append, control, txt2img) is None
         assert events[-1] == Stopped(0)
         images = ClassImages.of(config, host.describe())
         before = {path: path.stat().st_mtime_ns for path in images.folder.glob("*")}
@@ -157,20 +159,20 @@ class TestARun:
         assert {path: path.stat().st_mtime_ns for path in before} == before
         assert adapter_files(config) == adapter_files(whole)
 
-    def test_resumed_on_another_checkpoint_is_refused_before_anything_is_drawn(
+    def test_cannot_be_resumed_on_another_checkpoint_and_generates_nothing_then(
         self, tiny, host, complaint, monkeypatch
     ):
         config, control = tiny(**CLASS, num_class_images=2, epochs=2), Control()
 
-        def stop_in_time(event) -> None:
+        def stop_after_an_epoch(event) -> None:
             if type(event).__name__ == "EpochDone":
                 control.stop()
 
-        assert train(config, host, stop_in_time, control, RecordingTxt2Img()) is None
+        assert train(config, host, stop_after_an_epoch, control, RecordingTxt2Img()) is None
         monkeypatch.setattr(host.checkpoint, "legacy_hash", lambda: "another")
-        box = RecordingTxt2Img()
-        text = complaint(resume, Path(config.run.runs_dir) / "tiny", host, txt2img=box)
+        txt2img = RecordingTxt2Img()
+        text = complaint(resume, Path(config.run.runs_dir) / "tiny", host, txt2img=txt2img)
         assert text.endswith(
             "is not the checkpoint that the run tiny began on. Put the old one back, or begin a new run."
         )
-        assert box.requests == []
+        assert txt2img.requests == []

@@ -1,4 +1,4 @@
-"""Wishes that reach a run from outside."""
+"""Requests to a run from outside: pause, unpause, stop."""
 
 import threading
 
@@ -8,13 +8,13 @@ from lib_lora_train.training.session import train
 from tests.training.runs import adapter_files, of_kind
 
 
-def test_nothing_is_wished_at_first():
+def test_nothing_is_requested_at_first():
     control = Control()
     assert not control.stop_requested
     assert not control.paused
 
 
-def test_a_pause_lasts_until_going_on():
+def test_a_pause_lasts_until_unpaused():
     control = Control()
     control.pause()
     assert control.paused
@@ -23,7 +23,7 @@ def test_a_pause_lasts_until_going_on():
     control.wait()  # returns at once
 
 
-def test_a_stop_ends_a_pause_and_none_begins_after_it():
+def test_a_stop_ends_a_pause_and_prevents_another_one():
     control = Control()
     control.pause()
     control.stop()
@@ -32,7 +32,7 @@ def test_a_stop_ends_a_pause_and_none_begins_after_it():
     assert not control.paused
 
 
-def test_a_paused_run_saves_its_state_waits_and_ends_with_the_same_bytes(tiny, host, tmp_path):
+def test_a_paused_run_waits_and_then_writes_the_same_bytes(tiny, host, tmp_path):
     whole = tiny(lora_dir=str(tmp_path / "whole"), runs_dir=str(tmp_path / "whole-runs"))
     train(whole, host)
     config, control, events = tiny(), Control(), []

@@ -1,4 +1,4 @@
-"""Two processes with batches of B learn what one process learns with batches of 2 B."""
+"""Two processes with batches of B train the same adapter as one process with batches of 2 B."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def free_port() -> int:
 
 
 def test_two_processes_equal_one_with_the_doubled_batch(tiny, host, tmp_path):
-    # Adam divides by the gradient's size, so where a gradient is nearly 0 its rounding is as large as the step: a small rate.
+    # Adam divides by the gradient's size, so where a gradient is nearly 0, rounding changes the whole step: a small rate.
     settings = {"epochs": 2, "flip_horizontally": True, "gradient_accumulation": 2, "learning_rate": 1e-4}
     single = tiny(name="single", batch_size=2, **settings)
     train(single, host)

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed is the run that was never killed: byte for byte, wherever it is cut."""
+"""A run that was killed or stopped anywhere and resumed writes the same bytes as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ALL_AT_ONCE = {
     "flip_horizontally": True,
     "train_text_encoder": True,
     "batch_size": 1,
-    "gradient_accumulation": 2,  # of 3 batches in an epoch: the second step crosses the end of the first epoch
+    "gradient_accumulation": 2,  # an epoch has 3 batches, so the second step spans both epochs
     "epochs": 2,
     "save_every_n_steps": 1,
     "save_state_every_n_minutes": 0.0,
@@ -39,11 +39,11 @@ ALL_AT_ONCE = {
 }
 STEPS = 3
 
-forks = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, which copies the leased checkpoint")
+forks = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, which copies the loaded checkpoint")
 
 
 def killed_after(config, host, events: int) -> int:
-    """Runs `config` in a process that ends itself, without a chance to tidy up, at its n-th event; returns its exit code."""
+    """Runs `config` in a process that exits at its n-th event without any cleanup; returns its exit code."""
 
     def work() -> None:
         seen = []
@@ -107,7 +107,7 @@ def test_stopped_after_any_step_and_resumed_it_writes_the_same_bytes(tiny, host,
 
 @pytest.fixture
 def stopped(tiny, host, step_by_step):
-    """stopped(**settings): a run stopped after its first step; returns its settings and folder."""
+    """stopped(**settings): (settings, folder) of a run that was stopped after its first step."""
 
     def make(**settings):
         config = tiny(**settings)
@@ -117,7 +117,7 @@ def stopped(tiny, host, step_by_step):
     return make
 
 
-def test_a_stop_before_the_first_step_leaves_a_run_that_can_be_begun(tiny, host):
+def test_a_run_stopped_before_its_first_step_can_be_resumed(tiny, host):
     config, events, control = tiny(), [], Control()
     control.stop()
     assert train(config, host, events.append, control) is None
@@ -155,7 +155,7 @@ def test_another_checkpoint_is_refused(stopped, complaint, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["caption", "image", "new image"])
-def test_changed_images_are_said_and_the_run_goes_on(stopped, host, change):
+def test_changed_images_give_a_warning_and_the_run_continues(stopped, host, change):
     config, folder = stopped()
     images = Path(config.dataset.dataset_folder)
     if change == "caption":
@@ -169,18 +169,18 @@ def test_changed_images_are_said_and_the_run_goes_on(stopped, host, change):
     assert "The images or captions have changed" in " ".join(e.message for e in of_kind(events, Warned))
 
 
-def test_unchanged_images_are_not_worth_a_word(stopped, host):
+def test_unchanged_images_give_no_warning(stopped, host):
     _, folder = stopped()
     events = []
     resume(folder, host, events.append)
     assert of_kind(events, Warned) == []
 
 
-def test_there_must_be_a_run(tmp_path, host, complaint):
+def test_a_folder_without_a_run_is_refused(tmp_path, host, complaint):
     assert f"There is no run in {tmp_path / 'nowhere'}" in complaint(resume, tmp_path / "nowhere", host)
 
 
-def test_the_base_is_measured_once_and_every_epoch_too(stopped, host):
+def test_the_base_and_every_epoch_are_validated_once(stopped, host):
     _, folder = stopped(validate_every_n_epochs=1, validation_images=1, epochs=2, batch_size=1)
     resume(folder, host)
     recorded = list(RunFolder.open(folder).events())
@@ -188,7 +188,7 @@ def test_the_base_is_measured_once_and_every_epoch_too(stopped, host):
     assert [event.epoch for event in of_kind(recorded, EpochDone)] == [1, 2]
 
 
-def test_an_epoch_that_was_saved_but_not_measured_is_measured_first(tiny, host, monkeypatch):
+def test_an_epoch_that_was_saved_but_not_validated_is_validated_first(tiny, host, monkeypatch):
     config = tiny(validate_every_n_epochs=1, validation_images=1, epochs=2, save_state_every_n_minutes=0.0)
     folder = Path(config.run.runs_dir) / "tiny"
     measure = session.Session._measure
@@ -202,7 +202,7 @@ def test_an_epoch_that_was_saved_but_not_measured_is_measured_first(tiny, host, 
 
 def fail_in_epoch_one(run, epoch, measure):
     if epoch == 1:
-        raise UserError("the power is gone")
+        raise UserError("power failure")
     measure(run, epoch)
 
 

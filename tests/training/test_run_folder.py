@@ -1,4 +1,4 @@
-"""A run's folder means the same from every working directory, and knows its epochs."""
+"""The folder of a run: its settings, its epochs, and when its name is free."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.session import train
 
 
-def test_settings_are_kept_with_absolute_paths(tiny, monkeypatch, tmp_path):
+def test_settings_are_saved_with_absolute_paths(tiny, monkeypatch, tmp_path):
     tiny()  # makes the images
     monkeypatch.chdir(tmp_path)
     config = tiny(dataset_folder="images", lora_dir="loras", runs_dir="runs")
-    kept = RunFolder.open(RunFolder.create(config).path).config
-    assert (Path(kept.dataset.dataset_folder), Path(kept.run.lora_dir)) == (tmp_path / "images", tmp_path / "loras")
-    assert kept.adapter.continue_from == ""
+    saved = RunFolder.open(RunFolder.create(config).path).config
+    assert (Path(saved.dataset.dataset_folder), Path(saved.run.lora_dir)) == (tmp_path / "images", tmp_path / "loras")
+    assert saved.adapter.continue_from == ""
 
 
-def test_the_last_epoch_is_known_without_the_diary(tiny, host):
+def test_epochs_are_found_without_the_recorded_events(tiny, host):
     config = tiny(epochs=3)
     train(config, host)
     folder = RunFolder.at(config)

@@ -191,6 +191,14 @@ class TestEvents:
         for path in of_kind(events, Sampled)[0].paths:
             assert Path(path).is_file()
 
+    def test_sample_images_carry_their_prompts(self, tiny, host):
+        prompts = ["a cat", "a star"]
+        config, events = tiny(sample_every_n_epochs=1, sample_prompts=prompts, sample_steps=1, max_steps=1), []
+        train(config, host, events.append)
+        (recorded,) = of_kind(list(RunFolder.at(config).events()), Sampled)
+        assert recorded == of_kind(events, Sampled)[0]
+        assert (recorded.prompts, len(recorded.paths)) == (prompts, 2)
+
     def test_progress_reaches_every_step_and_its_loss_is_the_mean_of_the_slice(self, tiny, host, step_by_step):
         config, events = tiny(epochs=3), []
         train(config, host, events.append)

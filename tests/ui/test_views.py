@@ -203,7 +203,7 @@ def test_previews_are_newest_first_with_their_prompts(tmp_path):
         paths.append([str(tmp_path / f"{epoch}-{i}.png") for i in (1, 2)])
         for path in paths[-1]:
             Path(path).touch()
-    job = job_of(Sampled(1, paths[0]), Sampled(2, paths[1]))
+    job = job_of(*(Sampled(epoch, paths[epoch - 1], ["a cat", "a dog"]) for epoch in (1, 2)))
     assert previews(job, ["a cat", "a dog"]) == [
         (paths[1][0], "Epoch 2: a cat"),
         (paths[1][1], "Epoch 2: a dog"),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -27,6 +27,7 @@ from lib_lora_train.training.preparation import Items
 from lib_lora_train.training.text_source import TextSource
 
 T = TypeVar("T")
+BatchT = TypeVar("BatchT")
 
 
 class Encode(Protocol):
@@ -54,7 +55,7 @@ class DataSummary:
     sizes: Mapping[Size, int] = field(default_factory=dict)
 
 
-class TaskData(Protocol):
+class TaskData(Protocol[BatchT]):
     """What settings and files say; no model is known yet."""
 
     @property
@@ -88,7 +89,7 @@ class TaskData(Protocol):
         """A text that changes when the data does."""
         ...
 
-    def build(self, context: TaskContext) -> Task:
+    def build(self, context: TaskContext) -> Task[BatchT]:
         """The task on the context's denoiser; encodes images and captions.
 
         Raises:
@@ -97,19 +98,19 @@ class TaskData(Protocol):
         ...
 
 
-class Task(Protocol):
+class Task(Protocol[BatchT]):
     """All that the loop needs of a training method, and what is measured after an epoch."""
 
     @property
-    def task_data(self) -> TaskData:
+    def task_data(self) -> TaskData[BatchT]:
         """What the task was built from, without the files that turned out to be damaged."""
         ...
 
-    def loss(self, batch: Any, index: int) -> torch.Tensor:
+    def loss(self, batch: BatchT, index: int) -> torch.Tensor:
         """As objectives.base.Objective."""
         ...
 
-    def batches(self, index: int) -> Iterator[Any]:
+    def batches(self, index: int) -> Iterator[BatchT]:
         """All batches of the run from `index` on, without end."""
         ...
 

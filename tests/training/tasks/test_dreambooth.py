@@ -60,10 +60,10 @@ def test_the_plan_says_how_many_are_drawn_first_and_where(tiny, host):
     folder = ClassImages.of(config, host.describe()).folder
     plan = make_plan(config, host, timed=False)
     assert plan.steps == 4  # 4 images and as many of the class, in batches of 2
-    assert f"5 images of the class, 5 of which are drawn before the first step: {folder}." in plan.warnings
+    assert f"5 class images, 5 of them generated before training, in {folder}." in plan.warnings
     train(config, host, txt2img=RecordingTxt2Img())
     assert (
-        f"5 images of the class: {folder}."
+        f"5 class images, in {folder}."
         in make_plan(tiny(**CLASS, num_class_images=5, name="b"), host, timed=False).warnings
     )
 
