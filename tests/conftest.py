@@ -22,7 +22,9 @@ torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--webui", help="folder of an installed WebUI to run tests/host against, instead of the stand-in")
+    parser.addoption(
+        "--webui", help="folder of an installed WebUI to run tests/integration against, instead of the stand-in"
+    )
     parser.addoption("--webui-flags", default="", help='more flags for that WebUI, such as "--medvram"')
 
 

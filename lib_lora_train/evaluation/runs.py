@@ -7,10 +7,8 @@ that were trained on another machine count too.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -18,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from lib_lora_train.checkpoints.safetensors_header import read_header
 from lib_lora_train.errors import UserError
 
 LAST: Literal["last"] = "last"
@@ -26,12 +25,10 @@ Epoch = int | Literal["last"]
 _ENDING = ".safetensors"
 _NUMBER = re.compile(r"-([0-9]{6})")
 _STEP = re.compile(r"-step[0-9]{8}")
-_LARGEST_HEADER = 100_000_000
-"""Bytes; what safetensors itself allows."""
 
 
 @dataclass(frozen=True)
-class Adapter:
+class AdapterOfRun:
     """One file of a run. A file of a step in mid-epoch has no epoch."""
 
     run: str
@@ -50,15 +47,15 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunAdapters:
     """A run's adapters, and when its last epoch was written."""
 
     name: str
-    adapters: tuple[Adapter, ...]
+    adapters: tuple[AdapterOfRun, ...]
     changed: float = 0.0
 
     @cached_property
-    def _by_epoch(self) -> dict[Epoch, Adapter]:
+    def _by_epoch(self) -> dict[Epoch, AdapterOfRun]:
         return {adapter.epoch: adapter for adapter in self.adapters if adapter.epoch is not None}
 
     @property
@@ -67,7 +64,7 @@ class Run:
         numbers: list[Epoch] = sorted(epoch for epoch in self._by_epoch if isinstance(epoch, int))
         return [*numbers, LAST] if LAST in self._by_epoch else numbers
 
-    def adapter(self, epoch: Epoch) -> Adapter:
+    def adapter(self, epoch: Epoch) -> AdapterOfRun:
         """The file of `epoch`. "last" is the file without a number, or the highest number of an unfinished run.
 
         Raises:
@@ -88,17 +85,17 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Runs:
+class SavedRuns:
     """All runs of a LoRA folder, newest first. Of two with one name the newer counts."""
 
     folder: Path
-    runs: tuple[Run, ...]
+    runs: tuple[RunAdapters, ...]
 
     @classmethod
-    def find(cls, folder: Path) -> Runs:
+    def find(cls, folder: Path) -> SavedRuns:
         """Scans `folder`, which may be missing."""
         found = (_run(path, files) for path, files in _folders(folder))
-        newest: dict[str, Run] = {}
+        newest: dict[str, RunAdapters] = {}
         for run in sorted((run for run in found if run), key=lambda run: (-run.changed, run.name)):
             newest.setdefault(run.name, run)
         return cls(folder, tuple(newest.values()))
@@ -113,7 +110,7 @@ class Runs:
         numbers = {epoch for run in self.runs for epoch in run.epochs if isinstance(epoch, int)}
         return [*sorted(numbers), LAST]
 
-    def run(self, name: str) -> Run:
+    def run(self, name: str) -> RunAdapters:
         """The run called `name`; where none is spelt so, one that differs in upper and lower case.
 
         Raises:
@@ -128,16 +125,16 @@ class Runs:
             f"There is no run {name!r} in {self.folder}. Choose one that is there, such as {', '.join(near)}."
         )
 
-    def adapter_of(self, name: str) -> Adapter | None:
+    def adapter_of(self, name: str) -> AdapterOfRun | None:
         """The adapter that a tag with `name` means, whatever its upper and lower case; None when it is not ours."""
         return self._by_stem.get(name) or self._by_stem.get(_folded(name))
 
     @cached_property
-    def _by_name(self) -> dict[str, Run]:
+    def _by_name(self) -> dict[str, RunAdapters]:
         return {_folded(run.name): run for run in reversed(self.runs)} | {run.name: run for run in self.runs}
 
     @cached_property
-    def _by_stem(self) -> dict[str, Adapter]:
+    def _by_stem(self) -> dict[str, AdapterOfRun]:
         adapters = [adapter for run in reversed(self.runs) for adapter in run.adapters]
         return {_folded(a.stem): a for a in adapters} | {a.stem: a for a in adapters}
 
@@ -148,9 +145,9 @@ def _folded(name: str) -> str:
 
 def _folders(root: Path) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
     """(path, adapter files) of every folder below `root` but the hidden ones; links are followed, each folder once."""
-    waiting, seen = [str(root)], set()
-    while waiting:
-        path = waiting.pop()
+    folders, seen = [str(root)], set()
+    while folders:
+        path = folders.pop()
         try:
             status = os.stat(path)
             entries = list(os.scandir(path))
@@ -162,20 +159,20 @@ def _folders(root: Path) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
         seen.add(identity)
         if path != str(root):
             yield path, [entry for entry in entries if entry.name.endswith(_ENDING) and entry.is_file()]
-        waiting += [entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+        folders += [entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
 
 
-def _run(path: str, files: list[os.DirEntry[str]]) -> Run | None:
+def _run(path: str, files: list[os.DirEntry[str]]) -> RunAdapters | None:
     name = os.path.basename(path)
-    ours = [(entry, _environment(entry.name[len(name) :])) for entry in files if entry.name.startswith(name)]
-    adapters = tuple(Adapter(name, place[0], entry.path) for entry, place in ours if place)
+    ours = [(entry, _epoch_of(entry.name[len(name) :])) for entry in files if entry.name.startswith(name)]
+    adapters = tuple(AdapterOfRun(name, epoch[0], entry.path) for entry, epoch in ours if epoch)
     if all(adapter.epoch is None for adapter in adapters):
         return None
-    run = Run(name, adapters)
+    run = RunAdapters(name, adapters)
     return replace(run, changed=_changed(run.adapter(LAST).path))
 
 
-def _environment(rest: str) -> tuple[Epoch | None] | None:
+def _epoch_of(rest: str) -> tuple[Epoch | None] | None:
     """(epoch,) from what follows the run's name in a file's name; None when the file is not the run's."""
     rest = rest.removesuffix(_ENDING)
     if not rest:
@@ -194,9 +191,6 @@ def _changed(path: Path) -> float:
 
 def _epoch_in_header(path: Path) -> int | None:
     try:
-        with path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(size)) if size <= _LARGEST_HEADER else {}
-        return int(header["__metadata__"]["ss_epoch"])
-    except (OSError, ValueError, struct.error, KeyError, TypeError):
+        return int(read_header(path).metadata["ss_epoch"])
+    except (UserError, ValueError, KeyError):
         return None

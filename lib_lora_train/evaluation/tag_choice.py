@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lib_lora_train.errors import UserError
 from lib_lora_train.evaluation.lora_tag import Tag, tags, with_one_tag
-from lib_lora_train.evaluation.runs import LAST, Adapter, Epoch, Runs
+from lib_lora_train.evaluation.runs import LAST, AdapterOfRun, Epoch, SavedRuns
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class Choice:
     strength: float | None = None
 
 
-def our_tags(prompt: str, runs: Runs) -> Iterator[tuple[Tag, Adapter]]:
+def our_tags(prompt: str, runs: SavedRuns) -> Iterator[tuple[Tag, AdapterOfRun]]:
     """The tags in `prompt` that stand for a run's adapter."""
     for tag in tags(prompt):
         if adapter := runs.adapter_of(tag.name):
             yield tag, adapter
 
 
-def targets(prompt: str, runs: Runs, rivals: frozenset[str]) -> frozenset[str]:
+def targets(prompt: str, runs: SavedRuns, rivals: frozenset[str]) -> frozenset[str]:
     """The runs whose tags in `prompt` give way to the one tag.
 
     Those are the `rivals`, which take each other's place. Where none of them stands in the prompt, the first run that
@@ -39,7 +39,7 @@ def targets(prompt: str, runs: Runs, rivals: frozenset[str]) -> frozenset[str]:
     return rivals if not standing or rivals.intersection(standing) else rivals | {standing[0]}
 
 
-def with_choice(prompt: str, choice: Choice, runs: Runs, targets: frozenset[str]) -> str:
+def with_choice(prompt: str, choice: Choice, runs: SavedRuns, targets: frozenset[str]) -> str:
     """`prompt` with exactly one tag of the `targets`, which is as chosen.
 
     Raises:
@@ -56,7 +56,7 @@ def with_choice(prompt: str, choice: Choice, runs: Runs, targets: frozenset[str]
     )
 
 
-def _adapter(choice: Choice, standing: Adapter | None, runs: Runs) -> Adapter:
+def _adapter(choice: Choice, standing: AdapterOfRun | None, runs: SavedRuns) -> AdapterOfRun:
     if choice.run is None and standing is None:
         raise UserError(
             "The prompt has no tag of a run and no axis gives one. "

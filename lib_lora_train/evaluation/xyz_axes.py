@@ -25,7 +25,7 @@ from typing import Any
 from lib_lora_train.errors import UserError
 from lib_lora_train.evaluation import axis_values
 from lib_lora_train.evaluation.lora_tag import strength_text
-from lib_lora_train.evaluation.runs import Adapter, Run, Runs
+from lib_lora_train.evaluation.runs import AdapterOfRun, RunAdapters, SavedRuns
 from lib_lora_train.evaluation.tag_choice import Choice, our_tags, targets, with_choice
 
 RUN, EPOCH, STRENGTH = (f"[LoRA Train] {name}" for name in ("Run", "Epoch", "Strength"))
@@ -41,18 +41,18 @@ LoraDir = Callable[[], Path]
 
 
 @dataclass(frozen=True)
-class Grid:
+class PlotGrid:
     """What is known of a grid before it starts."""
 
     axes: tuple[Any, ...]
     """The WebUI's (axis, values) for X, Y and Z; new objects for each grid, by which it is told from the last one."""
-    runs: Runs
+    runs: SavedRuns
     rivals: frozenset[str]
     """The runs on the Run axis."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlotCell:
     """What the axes have chosen for one cell so far."""
 
     choice: Choice = Choice()
@@ -74,7 +74,7 @@ def register(lora_dir: LoraDir) -> bool:
     return True
 
 
-def send_values(run: Run) -> dict[str, dict[str, str | list[str]]]:
+def send_values(run: RunAdapters) -> dict[str, dict[str, str | list[str]]]:
     """What the plot's X, Y and Z are set to for the epochs of `run` against strengths."""
     return {
         "x": {"label": EPOCH, "values": [str(epoch) for epoch in run.epochs]},
@@ -91,8 +91,8 @@ def _plot_module() -> Any | None:
 
 
 def _options(option: Callable[..., Any], lora_dir: LoraDir) -> list[Any]:
-    def runs() -> Runs:
-        return Runs.find(lora_dir())
+    def runs() -> SavedRuns:
+        return SavedRuns.find(lora_dir())
 
     def axis(label: str, field: str, cost: float, **facts: Any) -> Any:
         short = label.rpartition(" ")[2]
@@ -135,7 +135,7 @@ def _options(option: Callable[..., Any], lora_dir: LoraDir) -> list[Any]:
     ]
 
 
-def _confirm_runs(runs: Runs, values: list[str]) -> None:
+def _confirm_runs(runs: SavedRuns, values: list[str]) -> None:
     _confirm_any("Run", None, values)
     for name in values:
         runs.run(name)
@@ -146,19 +146,19 @@ def _confirm_any(axis: str, p: Any, values: list[Any]) -> None:
         raise UserError(f"The axis [LoRA Train] {axis} has no value. Choose at least one, or set the axis to Nothing.")
 
 
-def _label(grid: Grid, axis: str, value: Any) -> str:
+def _label(grid: PlotGrid, axis: str, value: Any) -> str:
     return f"{axis}: {strength_text(value) if isinstance(value, float) else value}"
 
 
-def _grid(p: Any, lora_dir: LoraDir) -> Grid:
+def _grid(p: Any, lora_dir: LoraDir) -> PlotGrid:
     """The grid that `p` is drawn in. Asked for the first time it is rehearsed, and refused when a cell cannot be."""
     axes = _axes_now()
     known = getattr(p, "lora_train_grid", None)
     if known is not None and all(a is b for a, b in zip(known.axes, axes, strict=True)):
         return known
-    runs = Runs.find(lora_dir())
+    runs = SavedRuns.find(lora_dir())
     rivals = frozenset(runs.run(name).name for axis in axes if axis and axis.axis.label == RUN for name in axis.values)
-    grid = Grid(axes, runs, rivals)
+    grid = PlotGrid(axes, runs, rivals)
     used = _rehearse(grid, p)
     _make_known(used)
     if not any(axis and axis.axis.label == CHECKPOINT for axis in axes):
@@ -173,14 +173,14 @@ def _axes_now() -> tuple[Any, ...]:
     return tuple(getattr(shared.state, f"xyz_plot_{axis}", None) for axis in "xyz")
 
 
-def _rehearse(grid: Grid, p: Any) -> list[Adapter]:
+def _rehearse(grid: PlotGrid, p: Any) -> list[AdapterOfRun]:
     """Applies the axes as for every cell, to the prompts only. Returns the adapters that the cells will use.
 
     Raises:
         UserError: when a cell's tag cannot be set.
     """
     axes = [axis for axis in grid.axes if axis and axis.axis.label in PROMPT_AXES]
-    used: dict[str, Adapter] = {}
+    used: dict[str, AdapterOfRun] = {}
     for values in product(*(axis.values for axis in axes)):
         probe = copy(p)
         probe.styles = list(p.styles)
@@ -196,7 +196,7 @@ def _rehearse(grid: Grid, p: Any) -> list[Adapter]:
     return list(used.values())
 
 
-def _refuse_styles(runs: Runs, p: Any, targets: frozenset[str]) -> None:
+def _refuse_styles(runs: SavedRuns, p: Any, targets: frozenset[str]) -> None:
     """A style is added to the prompt after the axes, so a tag in it would be a second one."""
     from modules import shared
 
@@ -210,7 +210,7 @@ def _refuse_styles(runs: Runs, p: Any, targets: frozenset[str]) -> None:
                 )
 
 
-def _apply(grid: Grid, p: Any, **chosen: Any) -> None:
+def _apply(grid: PlotGrid, p: Any, **chosen: Any) -> None:
     """Adds what an axis has chosen to the cell, and sets the tag in its prompts."""
     cell = _cell(p)
     if "run" in chosen:
@@ -222,20 +222,20 @@ def _apply(grid: Grid, p: Any, **chosen: Any) -> None:
     try:
         p.prompt = _each(change, p.prompt)
     except UserError as error:
-        p.lora_train_cell = Cell(choice, ours, str(error))
+        p.lora_train_cell = PlotCell(choice, ours, str(error))
         return
-    p.lora_train_cell = Cell(choice, ours)
+    p.lora_train_cell = PlotCell(choice, ours)
     if getattr(p, "all_prompts", None):
         p.all_prompts = _each(change, p.all_prompts)
     if getattr(p, "hr_prompt", None):
         p.hr_prompt = _each(lambda prompt: _changed_where_tagged(change, prompt, grid.runs, ours), p.hr_prompt)
 
 
-def _cell(p: Any) -> Cell:
-    return getattr(p, "lora_train_cell", None) or Cell()
+def _cell(p: Any) -> PlotCell:
+    return getattr(p, "lora_train_cell", None) or PlotCell()
 
 
-def _changed_where_tagged(change: Callable[[str], str], prompt: str, runs: Runs, targets: Iterable[str]) -> str:
+def _changed_where_tagged(change: Callable[[str], str], prompt: str, runs: SavedRuns, targets: Iterable[str]) -> str:
     """The second pass has a prompt of its own, and does without the adapter where that names none."""
     return change(prompt) if any(adapter.run in targets for _, adapter in our_tags(prompt, runs)) else prompt
 
@@ -248,7 +248,7 @@ def _each(change: Callable[[str], str], prompt: str | list[str]) -> str | list[s
     return change(prompt) if isinstance(prompt, str) else [change(text) for text in prompt]
 
 
-def _make_known(adapters: Iterable[Adapter]) -> None:
+def _make_known(adapters: Iterable[AdapterOfRun]) -> None:
     """Sees to it that the WebUI loads exactly these files for their tags, as it would silently draw without.
 
     Raises:
@@ -271,7 +271,7 @@ def _make_known(adapters: Iterable[Adapter]) -> None:
             )
 
 
-def _refuse_other_families(adapters: Iterable[Adapter]) -> None:
+def _refuse_other_families(adapters: Iterable[AdapterOfRun]) -> None:
     """An adapter of another family changes nothing, and the WebUI does not say so.
 
     Raises:

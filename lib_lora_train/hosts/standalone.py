@@ -26,8 +26,8 @@ from lib_lora_train.checkpoints.detect import (
     VAE,
     family_of,
     prediction_markers,
-    read_header,
 )
+from lib_lora_train.checkpoints.safetensors_header import read_header
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.base import OnWait, keep_waiting
@@ -131,7 +131,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], Family]:
     if path.suffix.lower() == ".ckpt":
         weights = _read_ckpt(path)
         return weights, family_of(path.name, {name: tuple(tensor.shape) for name, tensor in weights.items()})
-    family = family_of(path.name, read_header(path))
+    family = family_of(path.name, read_header(path).shapes)
     with safe_open(path, framework="pt", device="cpu") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, family  # noqa: SIM118 - not a dict
 

@@ -12,7 +12,7 @@ from typing import Any
 from lib_lora_train.config import CompareConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.evaluation.comparison import Comparison
-from lib_lora_train.evaluation.runs import Runs
+from lib_lora_train.evaluation.runs import SavedRuns
 from lib_lora_train.queue import Job, State
 from lib_lora_train.service import TrainingService
 from lib_lora_train.training.samples import sample_prompts
@@ -245,7 +245,7 @@ class RunsPanel:
 
         if not name:
             raise UserError("No run is chosen. Train one, then choose it in the list.")
-        values = send_values(Runs.find(self.service.environment.lora_dir).run(name))
+        values = send_values(SavedRuns.find(self.service.environment.lora_dir).run(name))
         return {"plot values": {"value": json.dumps(values)}} | message_update(
             "The X/Y/Z plot of txt2img is filled in."
         )

@@ -1,11 +1,8 @@
-"""A file that cannot be taught is told apart by its names and shapes, and the sentence says what it looks like."""
-
-import json
-import struct
+"""A checkpoint's kind is detected by names and shapes; the message for others says what they look like."""
 
 import pytest
 
-from lib_lora_train.checkpoints.detect import detect_kind, family_of, prediction_markers, read_header
+from lib_lora_train.checkpoints.detect import detect_kind, family_of, prediction_markers
 from lib_lora_train.model.family import SD1, SD2, SDXL
 
 SD1_SHAPES = {
@@ -67,7 +64,7 @@ WRONG = {
     "an SD 1.x checkpoint without its VAE": without("first_stage_model."),
     "an SD 1.x checkpoint without its VAE and text encoder": without("first_stage_model.", "cond_stage_model."),
     "an empty file": {},
-    "no model that is known here": {"fc.weight": (10, 10)},
+    "an unknown model": {"fc.weight": (10, 10)},
 }
 LORAS = [
     "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight",
@@ -80,89 +77,36 @@ LORAS = [
 ]
 
 
-def header_file(path, entries: dict, missing_bytes: int = 0):
-    """A safetensors file with the given header and zeros behind it."""
-    text = json.dumps(entries).encode()
-    size = max((entry["data_offsets"][1] for entry in entries.values() if "data_offsets" in entry), default=0)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(max(0, size - missing_bytes)))
-    return path
-
-
 @pytest.mark.parametrize(("phrase", "family"), zip(RIGHT, [SD1, SD2, SDXL], strict=True))
-def test_knows_what_can_be_taught(phrase, family):
+def test_detects_what_can_be_trained(phrase, family):
     assert detect_kind(RIGHT[phrase]) == phrase
     assert family_of("model.safetensors", RIGHT[phrase]) is family
 
 
 @pytest.mark.parametrize(
-    ("mark", "found"), [("v_pred", (True, False)), ("ztsnr", (False, True)), ("other", (False, False))]
+    ("marker", "found"), [("v_pred", (True, False)), ("ztsnr", (False, True)), ("other", (False, False))]
 )
-def test_knows_a_checkpoints_own_marks(mark, found):
-    assert prediction_markers(SDXL_SHAPES | {mark: (0,)}) == found
+def test_detects_prediction_markers(marker, found):
+    assert prediction_markers(SDXL_SHAPES | {marker: (0,)}) == found
 
 
 @pytest.mark.parametrize("phrase", WRONG)
-def test_knows_what_else_it_may_be(phrase):
+def test_detects_what_else_a_file_may_be(phrase):
     assert detect_kind(WRONG[phrase]) == phrase
 
 
 @pytest.mark.parametrize("name", LORAS)
-def test_knows_the_loras_of_all_trainers(name):
+def test_detects_the_loras_of_all_trainers(name):
     assert detect_kind({name: (4, 4)}) == "a LoRA, not a checkpoint"
 
 
 @pytest.mark.parametrize("name", ["unet.down_blocks.0.resnets.0.conv1.weight", "down_blocks.0.resnets.0.conv1.weight"])
-def test_knows_diffusers_layout(name):
+def test_detects_diffusers_layout(name):
     assert detect_kind({name: (4, 4)}) == "a UNet in diffusers layout"
 
 
-def test_says_the_files_name_and_what_to_do(complaint):
+def test_the_message_names_the_file_and_what_to_do(complaint):
     text = complaint(family_of, "mymodel.safetensors", WRONG["a VAE"])
     assert text.startswith(
-        "mymodel.safetensors looks like a VAE, which cannot be taught. Choose a Stable Diffusion 1.x, "
+        "mymodel.safetensors looks like a VAE, which cannot be trained. Choose a Stable Diffusion 1.x, "
     )
-
-
-class TestReadHeader:
-    def test_gives_names_and_shapes_without_the_metadata(self, tmp_path):
-        entry = {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}
-        file = header_file(tmp_path / "a.safetensors", {"__metadata__": {"format": "pt"}, "w": entry})
-        assert read_header(file) == {"w": (2, 3)}
-
-    def test_refuses_a_download_that_was_cut_off(self, tmp_path, complaint):
-        entry = {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}
-        file = header_file(tmp_path / "a.safetensors", {"w": entry}, missing_bytes=1)
-        assert "cut off. Download it again." in complaint(read_header, file)
-
-    def test_refuses_a_download_that_was_cut_off_inside_its_header(self, tmp_path, complaint):
-        (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", 5000) + b'{"w": {"dty')
-        assert "cut off. Download it again." in complaint(read_header, tmp_path / "a.safetensors")
-
-    @pytest.mark.parametrize(
-        ("content", "words"),
-        [
-            (b"", "is empty (0 bytes)"),
-            (b"GGUF\x03\x00\x00\x00" + bytes(64), "a GGUF file"),
-            (b"PK\x03\x04\x00\x00\x08\x08" + bytes(64), "a .ckpt or zip file, renamed"),
-            (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
-            (b"<!DOCTYPE html><html><body>404</body></html>", "no safetensors file"),
-            (b"abc", "no safetensors file"),
-            (struct.pack("<Q", 10) + b'["a", "b"]', "no safetensors file"),
-            (struct.pack("<Q", 8) + b'{"w": 1}', "no safetensors file"),
-            (struct.pack("<Q", 9) + b"\xff" * 9, "no safetensors file"),
-            (struct.pack("<Q", 2**63) + b"{}", "no safetensors file"),
-        ],
-    )
-    def test_says_what_is_no_safetensors_file(self, tmp_path, complaint, content, words):
-        file = tmp_path / "a.safetensors"
-        file.write_bytes(content)
-        assert words in complaint(read_header, file)
-
-    @pytest.mark.parametrize("shape", [None, 5])
-    def test_refuses_a_header_with_broken_entries(self, tmp_path, complaint, shape):
-        entry = {"dtype": "F16", "shape": shape, "data_offsets": [0, 2]}
-        file = header_file(tmp_path / "a.safetensors", {"w": entry})
-        assert "no safetensors file" in complaint(read_header, file)
-
-    def test_refuses_a_missing_file(self, tmp_path, complaint):
-        assert "cannot be read" in complaint(read_header, tmp_path / "none.safetensors")

@@ -3,7 +3,7 @@
 import pytest
 
 from lib_lora_train.config import TrainConfig
-from lib_lora_train.evaluation.runs import LAST, Runs
+from lib_lora_train.evaluation.runs import LAST, SavedRuns
 from lib_lora_train.training.run_folder import RunFolder
 from tests.evaluation.lora_folders import write_adapter, write_run
 
@@ -18,21 +18,21 @@ class TestFinding:
         write_run(folder / "old", 2, changed=1000)
         write_run(folder / "new", 2, changed=3000)
         write_run(folder / "between", 2, changed=2000)
-        assert Runs.find(folder).names == ["new", "between", "old"]
+        assert SavedRuns.find(folder).names == ["new", "between", "old"]
 
     def test_goes_by_the_last_epoch_of_a_run(self, folder):
         write_run(folder / "unfinished", 3, finished=False, changed=1000)
         write_run(folder / "finished", 3, changed=2000)
         write_adapter(folder / "unfinished" / "unfinished-000004.safetensors", changed=3000)
-        assert Runs.find(folder).names == ["unfinished", "finished"]
+        assert SavedRuns.find(folder).names == ["unfinished", "finished"]
         write_adapter(folder / "finished" / "finished.safetensors", changed=4000)
-        assert Runs.find(folder).names == ["finished", "unfinished"]
+        assert SavedRuns.find(folder).names == ["finished", "unfinished"]
 
     def test_looks_into_folders_in_folders_but_not_into_hidden_ones(self, folder):
         write_run(folder / "mine" / "styles" / "deep", 1)
         write_run(folder / ".trash" / "thrown away", 1)
         write_run(folder / ".hidden", 1)
-        assert Runs.find(folder).names == ["deep"]
+        assert SavedRuns.find(folder).names == ["deep"]
 
     def test_follows_links_and_comes_back_from_circles(self, folder, tmp_path):
         write_run(tmp_path / "elsewhere" / "linked", 1)
@@ -40,7 +40,7 @@ class TestFinding:
         (folder / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
         (folder / "here" / "circle").symlink_to(folder, target_is_directory=True)
         (folder / "broken.safetensors").symlink_to(tmp_path / "nothing")
-        assert sorted(Runs.find(folder).names) == ["here", "linked"]
+        assert sorted(SavedRuns.find(folder).names) == ["here", "linked"]
 
     @pytest.mark.parametrize(
         "other",
@@ -57,20 +57,20 @@ class TestFinding:
     )
     def test_passes_over_what_is_no_run(self, folder, other):
         write_adapter(folder / other)
-        assert Runs.find(folder).names == []
+        assert SavedRuns.find(folder).names == []
 
     def test_takes_the_folder_itself_for_none(self, folder):
         write_adapter(folder / "Lora.safetensors")
-        assert Runs.find(folder).names == []
+        assert SavedRuns.find(folder).names == []
 
     def test_of_a_missing_folder_finds_none(self, folder):
-        assert Runs.find(folder / "missing").names == []
-        assert Runs.find(folder / "missing").epochs == [LAST]
+        assert SavedRuns.find(folder / "missing").names == []
+        assert SavedRuns.find(folder / "missing").epochs == [LAST]
 
     def test_lists_a_name_that_two_runs_share_once(self, folder):
         write_run(folder / "a" / "cat", 1, changed=1000)
         newer = write_run(folder / "b" / "cat", 2, changed=2000)
-        runs = Runs.find(folder)
+        runs = SavedRuns.find(folder)
         assert runs.names == ["cat"]
         assert runs.run("cat").adapter(LAST).path.parent == newer
         assert runs.adapter_of("cat").path.parent == newer
@@ -79,21 +79,21 @@ class TestFinding:
 class TestEpochs:
     def test_are_the_numbers_and_the_last(self, folder):
         write_run(folder / "cat", 12)
-        assert Runs.find(folder).run("cat").epochs == [*range(1, 12), LAST]
+        assert SavedRuns.find(folder).run("cat").epochs == [*range(1, 12), LAST]
 
     def test_of_an_unfinished_run_are_its_numbers(self, folder):
         write_run(folder / "cat", 3, finished=False)
-        run = Runs.find(folder).run("cat")
+        run = SavedRuns.find(folder).run("cat")
         assert run.epochs == [1, 2, 3]
         assert run.adapter(LAST).stem == "cat-000003"
 
     def test_of_all_runs_are_offered_together(self, folder):
         write_run(folder / "cat", 3)
         write_run(folder / "dog", 2, finished=False)
-        assert Runs.find(folder).epochs == [1, 2, LAST]
+        assert SavedRuns.find(folder).epochs == [1, 2, LAST]
 
     def test_have_their_files(self, folder):
-        run = Runs.find(write_run(folder / "cat", 3).parent).run("cat")
+        run = SavedRuns.find(write_run(folder / "cat", 3).parent).run("cat")
         assert [run.adapter(epoch).path.name for epoch in (1, 2, LAST)] == [
             "cat-000001.safetensors",
             "cat-000002.safetensors",
@@ -102,12 +102,12 @@ class TestEpochs:
 
     def test_include_the_last_ones_number(self, folder):
         write_run(folder / "cat", 3)
-        assert Runs.find(folder).run("cat").adapter(3).stem == "cat"
+        assert SavedRuns.find(folder).run("cat").adapter(3).stem == "cat"
 
     def test_that_are_missing_are_named_with_those_that_are_there(self, folder, complaint):
         write_run(folder / "cat", 3)
         write_run(folder / "dog", 1)
-        runs = Runs.find(folder)
+        runs = SavedRuns.find(folder)
         assert (
             complaint(runs.run("cat").adapter, 4)
             == "The run cat has no epoch 4. Choose one that it has: 1, 2 and last."
@@ -121,7 +121,7 @@ class TestEpochs:
     def test_survive_a_damaged_last_file(self, folder, complaint, content):
         write_run(folder / "cat", 3)
         (folder / "cat" / "cat.safetensors").write_bytes(content)
-        assert "has no epoch 3" in complaint(Runs.find(folder).run("cat").adapter, 3)
+        assert "has no epoch 3" in complaint(SavedRuns.find(folder).run("cat").adapter, 3)
 
     def test_are_those_of_the_run_folder(self, folder):
         made = RunFolder.at(TrainConfig.from_flat({"name": "cat", "lora_dir": str(folder)}))
@@ -132,44 +132,44 @@ class TestEpochs:
             (made.final_file, 3),
         ):
             write_adapter(path, epoch)
-        run = Runs.find(folder).run("cat")
+        run = SavedRuns.find(folder).run("cat")
         assert [run.adapter(epoch).path for epoch in (1, 2, 3)] == [
             made.epoch_file(1),
             made.epoch_file(2),
             made.final_file,
         ]
-        assert Runs.find(folder).adapter_of("cat-step00000040").epoch is None
+        assert SavedRuns.find(folder).adapter_of("cat-step00000040").epoch is None
 
 
 class TestNames:
     @pytest.mark.parametrize("name", ["cat", "my cat v1.5", "cat (old) [x]", "кошка 猫", "cat+dog", "Cat"])
     def test_may_be_anything_that_is_a_folders_name(self, folder, name):
         write_run(folder / name, 2)
-        runs = Runs.find(folder)
+        runs = SavedRuns.find(folder)
         assert runs.names == [name]
         assert runs.adapter_of(f"{name}-000001").epoch == 1
         assert runs.adapter_of(name).epoch == LAST
 
     def test_are_found_whatever_their_case_but_the_exact_one_wins(self, folder):
         write_run(folder / "Cat", 1, changed=1000)
-        assert Runs.find(folder).run("cAT").name == "Cat"
-        assert Runs.find(folder).adapter_of(" CAT ").stem == "Cat"
+        assert SavedRuns.find(folder).run("cAT").name == "Cat"
+        assert SavedRuns.find(folder).adapter_of(" CAT ").stem == "Cat"
         write_run(folder / "cat", 1, changed=2000)
-        runs = Runs.find(folder)
+        runs = SavedRuns.find(folder)
         assert [runs.run(name).name for name in ("Cat", "cat")] == ["Cat", "cat"]
         assert [runs.adapter_of(name).stem for name in ("Cat", "cat")] == ["Cat", "cat"]
 
     def test_of_other_adapters_are_not_ours(self, folder):
         write_run(folder / "cat", 2)
         write_adapter(folder / "cat" / "cat-final.safetensors")
-        runs = Runs.find(folder)
+        runs = SavedRuns.find(folder)
         assert [runs.adapter_of(name) for name in ("cat-final", "cat-000002", "dog", "")] == [None] * 4
 
     def test_that_are_unknown_are_refused_with_near_ones(self, folder, complaint):
-        message = complaint(Runs.find(folder).run, "cat")
+        message = complaint(SavedRuns.find(folder).run, "cat")
         assert message == f"There is no run 'cat': {folder} holds no run yet. Train one first."
         for name in ("mycat", "mycar", "elephant"):
             write_run(folder / name, 1)
-        message = complaint(Runs.find(folder).run, "mycab")
+        message = complaint(SavedRuns.find(folder).run, "mycab")
         assert message.startswith(f"There is no run 'mycab' in {folder}. Choose one that is there, such as myca")
         assert "elephant" not in message

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lib_lora_train.evaluation.runs import Runs
+from lib_lora_train.evaluation.runs import SavedRuns
 from lib_lora_train.evaluation.tag_choice import Choice, targets, with_choice
 from tests.evaluation.lora_folders import write_adapter, write_run
 
@@ -14,7 +14,7 @@ def runs(tmp_path):
     write_run(tmp_path / "ink", 2)
     write_adapter(tmp_path / "cat" / "cat-step00000040.safetensors")
     write_adapter(tmp_path / "foreign.safetensors")
-    return Runs.find(tmp_path)
+    return SavedRuns.find(tmp_path)
 
 
 @pytest.fixture

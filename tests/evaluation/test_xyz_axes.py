@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from lib_lora_train.evaluation import xyz_axes
-from lib_lora_train.evaluation.runs import Runs
+from lib_lora_train.evaluation.runs import SavedRuns
 from lib_lora_train.evaluation.xyz_axes import EPOCH, RUN, STRENGTH
 from tests.evaluation.lora_folders import write_run
 from tests.evaluation.plot_stand_in import AxisOption, Plot, Processing
@@ -368,7 +368,7 @@ class TestAnotherFamily:
 
 
 def test_what_is_sent_to_the_plot_draws_the_runs_epochs_against_strengths(plot, prompts, folder):
-    sent = xyz_axes.send_values(Runs.find(folder).run("cat"))
+    sent = xyz_axes.send_values(SavedRuns.find(folder).run("cat"))
     assert [sent[axis]["label"] for axis in "xyz"] == [EPOCH, STRENGTH, RUN]
     assert sent["x"]["values"] == ["1", "2", "last"]
     assert all(set(sent[axis]["values"]) <= {*plot.axis(sent[axis]["label"]).choices()} for axis in "xyz")

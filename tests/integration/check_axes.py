@@ -1,6 +1,6 @@
 """The X/Y/Z axes on a real, running WebUI: every cell equals the image made by typing the tag.
 
-    python tests/host/check_axes.py http://127.0.0.1:7860 [--run NAME] [--no-reload]
+    python tests/integration/check_axes.py http://127.0.0.1:7860 [--run NAME] [--no-reload]
 
 The WebUI runs on this machine with --api, has a checkpoint loaded and at least one run with two epochs in its LoRA
 folder. A second run is written beside it for the length of the check. Reload UI is pressed unless told otherwise.

@@ -1,6 +1,6 @@
 """SD 2 and SDXL in a real WebUI: our text features and UNet beside its own, and our adapters in its hands.
 
-    python tests/host/check_families.py PATH-OF-A-WEBUI
+    python tests/integration/check_families.py PATH-OF-A-WEBUI
 
 Writes small random checkpoints in the layouts of SD 2 and SDXL, with what the WebUI has to know of their sizes beside
 each, lets it load them, and trains an adapter on each.

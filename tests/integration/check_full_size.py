@@ -1,6 +1,6 @@
 """How soon a run begins on a checkpoint of full size that a real WebUI holds, and what memory that takes.
 
-    python tests/host/check_full_size.py PATH-OF-A-WEBUI [--resolution 256]
+    python tests/integration/check_full_size.py PATH-OF-A-WEBUI [--resolution 256]
 
 Writes a random checkpoint of Stable Diffusion 1.5's size, lets the WebUI load it, starts runs of two steps, and prints
 seconds and bytes, all measured in this one go. Loading is what choosing the checkpoint takes the first time, its hash

@@ -1,6 +1,6 @@
 """Every way of teaching, from the tab of a real WebUI, in a browser; after each the WebUI is bit for bit what it was.
 
-    python tests/host/check_modes.py PATH-OF-A-WEBUI [--only addift ...] [--screenshots FOLDER]
+    python tests/integration/check_modes.py PATH-OF-A-WEBUI [--only addift ...] [--screenshots FOLDER]
 
 Each run takes a few steps only: what it learns is the benchmarks' to say. Its tag must change the picture.
 """

@@ -1,6 +1,6 @@
 """The embedded checkpoint's twins in a real WebUI: drawn as asked, taught the star, and drawn with its tag.
 
-    python tests/host/check_twins.py PATH-OF-A-WEBUI
+    python tests/integration/check_twins.py PATH-OF-A-WEBUI
 
 Every picture is the WebUI's own, and is read by the measurer.
 """

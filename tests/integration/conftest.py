@@ -1,4 +1,4 @@
-"""The WebUI that the suite runs against: `pytest tests/host --webui PATH` for a real one, else the stand-in."""
+"""The WebUI that the suite runs against: `pytest tests/integration --webui PATH` for a real one, else the stand-in."""
 
 from __future__ import annotations
 

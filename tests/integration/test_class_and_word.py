@@ -1,6 +1,6 @@
 """What only a real WebUI can show: it draws the images of a class itself, and one tag brings a learned word with it.
 
-`pytest tests/host --webui PATH`; the stand-in has neither a txt2img of its own nor embeddings.
+`pytest tests/integration --webui PATH`; the stand-in has neither a txt2img of its own nor embeddings.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which WebUI this process is, told by what is there in it."""
+"""Which WebUI this process is."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from PIL import Image
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.hosts.environment import Txt2ImgRequest
-from lib_lora_train.hosts.webui import a1111, forge, reforge
+from lib_lora_train.hosts.webui import a1111, forge, forge_host, reforge
 
 
 @dataclass(frozen=True)
 class RunningWebUI:
-    """A WebUI as the doors need it."""
+    """A WebUI as the entry points need it."""
 
     title: str
     make_host: Callable[[CheckpointConfig], Host]
@@ -24,7 +24,7 @@ class RunningWebUI:
 
 
 def detect_webui() -> RunningWebUI:
-    """Forge loads by `forge_model_reload`, reForge by its `forge_loader`; A1111 has neither."""
+    """Detected by how it loads checkpoints: Forge has `forge_model_reload`, reForge `forge_loader`, A1111 neither."""
     from modules import sd_models
 
     if hasattr(sd_models, "forge_model_reload"):
@@ -34,9 +34,9 @@ def detect_webui() -> RunningWebUI:
     return RunningWebUI("AUTOMATIC1111", a1111.A1111Host, a1111.txt2img)
 
 
-def _of(internals: forge.ForgeInternals) -> RunningWebUI:
+def _of(internals: forge_host.ForgeInternals) -> RunningWebUI:
     return RunningWebUI(
         internals.title,
-        functools.partial(forge.ForgeHost, internals=internals),
-        functools.partial(forge.txt2img, internals=internals),
+        functools.partial(forge_host.ForgeHost, internals=internals),
+        functools.partial(forge_host.txt2img, internals=internals),
     )

@@ -1,6 +1,6 @@
-"""reForge (Panchovix): Forge's objects over another memory management, and a checkpoint that is loaded when chosen.
+"""What is reForge's own inside it: another memory management, and a checkpoint that is loaded when it is chosen.
 
-Names such as model_management.py:618 are of its commit 3b56b268, below ldm_patched/modules.
+References such as model_management.py:618 are to its commit 3b56b268, below ldm_patched/modules.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from lib_lora_train.errors import UserError
-from lib_lora_train.hosts.webui.forge import CHOOSE, unload
+from lib_lora_train.hosts.webui.common import CHOOSE
+from lib_lora_train.hosts.webui.forge_host import unload
 from lib_lora_train.model.family import Family
 
 
 class ReForge:
-    """reForge's own inside."""
+    """reForge's `ForgeInternals`."""
 
     title = "reForge"
     low_bits = "Start it without --unet-in-fp8-e4m3fn and --unet-in-fp8-e5m2, or choose another checkpoint."

@@ -15,8 +15,10 @@ from transformers import CLIPTextConfig, CLIPTokenizer
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.standalone import StandaloneHost
-from lib_lora_train.hosts.webui import forge
-from lib_lora_train.hosts.webui.forge import Forge, ForgeHost, chosen_precision, shared
+from lib_lora_train.hosts.webui import common
+from lib_lora_train.hosts.webui.common import chosen_precision
+from lib_lora_train.hosts.webui.forge import Forge
+from lib_lora_train.hosts.webui.forge_host import ForgeHost, shared
 from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
 from lib_lora_train.model.diffusers_view.names import text_weights
 from lib_lora_train.model.diffusers_view.views import text_encoder_view, unet_view
@@ -227,7 +229,7 @@ def make_webui(monkeypatch, miniature):
     def make(offload_device=CPU):
         webui = FakeForge(offload_device)
         call_queue = types.SimpleNamespace(queue_lock=FIFOLock())
-        monkeypatch.setattr(forge, "ASK_AGAIN_SECONDS", 0.001)
+        monkeypatch.setattr(common, "ASK_AGAIN_SECONDS", 0.001)
         shared_options = types.SimpleNamespace(opts=types.SimpleNamespace(sd_noise_schedule="Default"))
         modules = types.SimpleNamespace(sd_models=webui, call_queue=call_queue, shared=shared_options)
         monkeypatch.setitem(sys.modules, "modules", modules)
@@ -564,9 +566,9 @@ def test_weights_that_are_not_as_before_are_reported(webui, host):
     ],
 )
 def test_arithmetic_is_the_webuis_but_never_full_on_halves(storage, computation, device, expected):
-    assert chosen_precision("auto", storage, computation, torch.device(device)) == expected
+    assert chosen_precision("auto", storage, computation, torch.device(device), "--all-in-fp32") == expected
 
 
 def test_full_precision_on_halves_is_refused(complaint):
-    sentence = complaint(chosen_precision, "fp32", torch.float16, torch.float16, torch.device("cuda"))
+    sentence = complaint(chosen_precision, "fp32", torch.float16, torch.float16, torch.device("cuda"), "--all-in-fp32")
     assert "--all-in-fp32" in sentence

@@ -1,6 +1,6 @@
 """Teaches Forge and reForge the sizes of small checkpoints: they know checkpoints by their widths.
 
-What they have to know of one lies beside it, as NAME.forge.json (tests/host/forge_sizes.py).
+What they have to know of one lies beside it, as NAME.forge.json (tests/integration/forge_sizes.py).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""A second extension for the host suite: looks into the WebUI's process, makes a stage of a run fail, and holds runs."""
+"""An extension for the integration tests: looks into the WebUI's process, makes a stage of a run fail, and holds runs."""
 
 import hashlib
 import threading
@@ -10,17 +10,18 @@ from fastapi import Body
 from modules import script_callbacks, sd_models
 
 from lib_lora_train.hosts.attachment import Attachment
-from lib_lora_train.training import session
+from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
+from lib_lora_train.training import checkpointer, evaluator, session
 from lib_lora_train.training.tasks import captioned
 
 STAGES = {
-    "lease": (Attachment, "lend"),
-    "view": (session.DiffusersDenoiser, "of"),
+    "lease": (Attachment, "attach"),
+    "view": (DiffusersDenoiser, "open"),
     "cache": (captioned.CaptionedTask, "_encoded"),
     "inject": (session, "make_adapter"),
     "step": (session.Loop, "run_until"),
-    "save": (session, "save_adapter"),
-    "preview": (session.Session, "_draw_previews"),
+    "save": (checkpointer, "save_adapter"),
+    "preview": (evaluator.Evaluator, "_generate_samples"),
     "validation": (captioned, "validation_losses"),
     "release": (Attachment, "changed"),
 }
@@ -28,23 +29,23 @@ ORIGINALS = {stage: owner.__dict__[name] for stage, (owner, name) in STAGES.item
 SESSIONS = weakref.WeakSet()
 PREPARE = session.Session._prepare
 SLICE = session.Session._slice
-MAY_GO_ON = threading.Event()
-MAY_GO_ON.set()
+MAY_CONTINUE = threading.Event()
+MAY_CONTINUE.set()
 TIMES = defaultdict(dict)
 
 
 def remembered(self):
     SESSIONS.add(self)
     PREPARE(self)
-    TIMES[self.config.run.name]["ready"] = time.time()
+    TIMES[self.run.config.run.name]["ready"] = time.time()
 
 
 def held(self):
     """Waits between two slices, where a run holds nothing of the WebUI's."""
-    if self.step:
-        MAY_GO_ON.wait()
+    if self.run.step:
+        MAY_CONTINUE.wait()
     SLICE(self)
-    TIMES[self.config.run.name].setdefault("first step", time.time())
+    TIMES[self.run.config.run.name].setdefault("first step", time.time())
 
 
 def times():
@@ -62,7 +63,7 @@ def parts():
     from lib_lora_train.hosts.webui.detect import detect_webui
 
     model = sd_models.model_data.sd_model
-    internals = getattr(detect_webui().make_host, "keywords", {}).get("inside")
+    internals = getattr(detect_webui().make_host, "keywords", {}).get("internals")
     if internals is None:
         a1111.undo_merged_loras(model)
         return model.model.diffusion_model, model.first_stage_model, model.cond_stage_model.wrapped.transformer
@@ -84,13 +85,13 @@ def weights():
 def sharing():
     """How many parameters the running session's views have, and how many of them are the WebUI's own storage."""
     own = {parameter.untyped_storage().data_ptr() for part in parts() for parameter in part.parameters()}
-    views = [view for running in SESSIONS for view in running.checkpoint.views]
+    views = [view for running in SESSIONS for view in running.run.checkpoint.views]
     checkpoint = [parameter for view in views for parameter in view.parameters.values()]
     return {"parameters": len(checkpoint), "shared": sum(p.untyped_storage().data_ptr() in own for p in checkpoint)}
 
 
 def fault(stage: str = Body("", embed=True)):
-    """Makes `stage` raise; "" mends everything."""
+    """Makes `stage` raise; "" restores all stages."""
 
     def fail(*args, **kwargs):
         raise RuntimeError(f"{stage} was made to fail")
@@ -100,8 +101,8 @@ def fault(stage: str = Body("", embed=True)):
 
 
 def hold(on: bool = Body(embed=True)):
-    """Holds every run after its first slice, until it is let go."""
-    (MAY_GO_ON.clear if on else MAY_GO_ON.set)()
+    """Holds every run after its first slice, until it is called with false."""
+    (MAY_CONTINUE.clear if on else MAY_CONTINUE.set)()
 
 
 def add_routes(_, app):
