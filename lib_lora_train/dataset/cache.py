@@ -31,7 +31,7 @@ from lib_lora_train.files import write_bytes
 Encode = Callable[[torch.Tensor], torch.Tensor]
 """Pixels [B, 3, H, W] in -1..1 to moments [B, 2C, h, w]: the mean, then the standard deviation, of the latents."""
 
-FillSteps = Generator["tuple[int, int] | None", None, Dataset]
+FillSteps = Generator[tuple[int, int] | None, None, Dataset]
 """See `LatentCache.fill_steps`."""
 
 PREPARATION = 1

@@ -14,9 +14,9 @@ from lib_lora_train.training.slice_timer import SLICE_SECONDS
 
 T = TypeVar("T")
 
-Items = Generator["tuple[int, int] | None", None, T]
-"""Encodes one item (an image, a caption) between two yields. Yields (done, total), or None when nothing is to be reported;
-its return value is the result."""
+Items = Generator[tuple[int, int] | None, None, T]
+"""Encodes one item (an image or a caption) before each yield. Yields (done, total), or None when there is nothing to report.
+Returns the result."""
 
 
 @dataclass

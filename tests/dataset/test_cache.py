@@ -81,6 +81,24 @@ def test_progress_counts_to_the_end(root, small, encoder, folder):
     assert seen == [(done, 10) for done in range(11)]
 
 
+class TestStepByStep:
+    def test_one_image_is_encoded_before_each_report(self, root, small, encoder):
+        counts = []
+        for done in LatentCache(small(), "v1", FACTOR).fill_steps(read_dataset(small()), encoder):
+            if done is not None:
+                assert done[1] == 5
+                counts.append((done[0], encoder.images))
+        assert counts == [(n, n) for n in range(6)]
+
+    def test_closed_after_two_images_it_has_encoded_two_and_ends_its_thread(self, root, small, encoder, tmp_path):
+        steps = LatentCache(small(), "v1", FACTOR, tmp_path / "latents").fill_steps(read_dataset(small()), encoder)
+        assert (2, 5) in steps  # consumes the steps up to this one
+        steps.close()
+        assert encoder.images == 2
+        assert len(files(tmp_path / "latents")) == 2
+        assert not [thread for thread in threading.enumerate() if thread.name == "lora-train-prefetch"]
+
+
 class TestWhatIsKeptIsUsedAgainOnlyWhereItIsStillRight:
     @pytest.fixture
     def encoded_again(self, root, encoder, tmp_path):

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lib_lora_train.hosts.base import keep_waiting
+from lib_lora_train.training import preparation
 from lib_lora_train.training.control import Control, StopRequested
-from lib_lora_train.training.events import Encoding, Paused, Resumed
+from lib_lora_train.training.events import Encoding, Paused, Resumed, Stopped
 from lib_lora_train.training.preparation import Preparation
 from lib_lora_train.training.run import Run
 from lib_lora_train.training.session import train
@@ -106,15 +108,54 @@ def test_a_pause_gives_the_slot_back_until_it_is_lifted(run, denoiser):
 class TestARun:
     def test_that_is_stopped_while_it_encodes_leaves_the_rest(self, tiny, host, tmp_path):
         photos(tmp_path / "images", count=40)
-        control, events = Control(), []
+        control, events, config = Control(), [], tiny(cache="disk")
 
         def report(event):
             events.append(event)
             if event == Encoding("images", 2, 40):
                 control.stop()
 
-        assert train(tiny(), host, report, control) is None
+        assert train(config, host, report, control) is None
         assert of_kind(events, Encoding)[-1].done == 2
+        assert len(list((tmp_path / "runs" / "cache" / "latents").rglob("*.safetensors"))) == 2
+        assert events[-1] == Stopped(0)
+
+    def test_that_is_stopped_while_it_encodes_captions_leaves_the_rest(self, tiny, host, tmp_path):
+        photos(tmp_path / "images", count=10)  # ten captions
+        control, events, config = Control(), [], tiny(cache="disk")
+
+        def report(event):
+            events.append(event)
+            if event == Encoding("captions", 3, 10):
+                control.stop()
+
+        assert train(config, host, report, control) is None
+        assert of_kind(events, Encoding)[-1] == Encoding("captions", 3, 10)
+        assert len(list((tmp_path / "runs" / "cache" / "text").rglob("*.safetensors"))) == 3
+
+    def test_lets_the_host_generate_an_image_between_two_images(self, tiny, host, monkeypatch):
+        """Someone asks the host for an image when the first image is encoded, and gets it before the fourth is."""
+        train(tiny(name="undisturbed"), host)
+        monkeypatch.setattr(preparation, "SLICE_SECONDS", 0.0001)
+        encoded, generated = [], []
+
+        class BusyHost(SharingHost):
+            @contextlib.contextmanager
+            def gpu_slot(self, on_wait=keep_waiting):
+                with super().gpu_slot(on_wait):
+                    yield
+                if encoded and not generated:
+                    generated.append(len(encoded))
+
+        def report(event):
+            if isinstance(event, Encoding) and event.what == "images" and event.done:
+                encoded.append(event)
+
+        train(tiny(name="disturbed"), BusyHost(host.checkpoint), report)
+        assert generated == [1]
+        assert len(encoded) == 4
+        before, after = final_weights(tiny(name="undisturbed")), final_weights(tiny(name="disturbed"))
+        assert all(torch.equal(before[name], after[name]) for name in before)
 
     def test_reports_images_and_captions(self, tiny, host):
         events = []

@@ -12,10 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lib_lora_train.adapters.file import read_metadata
+from lib_lora_train.training.control import Control
+from lib_lora_train.training.events import Progress
 from lib_lora_train.training.plan import make_plan
-from lib_lora_train.training.session import train
+from lib_lora_train.training.session import resume, train
 from lib_lora_train.training.tasks import read_task_data
-from tests.training.runs import final_weights
+from lib_lora_train.training.tasks.image_sets import first_batch_of_second_pass
+from tests.training.runs import adapter_files, final_weights
 
 
 @pytest.fixture
@@ -83,7 +86,7 @@ def test_a_mask_is_what_counts_at_any_level(tiny, host, sets):
 def test_a_plan_says_what_is_taught(tiny, host, sets):
     plan = make_plan(tiny(training_method="image_slider", dataset_folder=str(sets), repeats=5, batch_size=2), host)
     assert (plan.images, plan.shown_per_epoch, plan.steps) == (6, 30, 5)
-    assert "2 pictures, each at strengths -1, 0.5, 1" in str(plan)
+    assert "2 image sets at strengths -1, 0.5, 1" in str(plan)
 
 
 def test_memory_and_prompts_follow_the_levels(tiny, host, sets):
@@ -138,6 +141,33 @@ class TestTwoPasses:
         shutil.copy(sets / "0.5" / "0.png", sets / "-1" / "0.png")
         after_another = weights_of(tiny, host, "another", **settings)
         assert differ(after_one, after_another)
+
+    @pytest.mark.parametrize("stopped_at", [1, 2, 3, 5])
+    def test_stopped_in_either_pass_and_resumed_write_the_same_bytes(
+        self, tiny, host, settings, step_by_step, tmp_path, stopped_at
+    ):
+        """Six steps; the second pass begins after the third."""
+        settings = settings | {"batch_size": 1, "gradient_accumulation": 2, "epochs": 6, "first_pass_epochs": 3}
+        whole = tiny(**settings)
+        train(whole, host)
+        folder, control = tmp_path / "cut", Control()
+        cut = tiny(**settings, lora_dir=str(folder / "Lora"), runs_dir=str(folder / "runs"))
+
+        def report(event):
+            if isinstance(event, Progress) and event.step == stopped_at:
+                control.stop()
+
+        assert train(cut, host, report, control) is None
+        assert resume(folder / "runs" / "tiny", host) is not None
+        expected, made = adapter_files(whole), adapter_files(cut)
+        assert {name: made[name] for name in expected} == expected
+
+    @pytest.mark.parametrize(
+        ("epochs", "batches", "accumulation", "first"), [(1, 2, 1, 2), (1, 2, 3, 3), (2, 3, 4, 8), (3, 4, 2, 12)]
+    )
+    def test_the_second_begins_with_an_optimizer_step(self, tiny, settings, epochs, batches, accumulation, first):
+        config = tiny(**settings | {"first_pass_epochs": epochs, "gradient_accumulation": accumulation})
+        assert first_batch_of_second_pass(config, batches) == first
 
     def test_need_epochs_for_both(self, tiny, settings):
         assert [p.field for p in tiny(**{**settings, "first_pass_epochs": 2}).problems()] == ["first_pass_epochs"]
