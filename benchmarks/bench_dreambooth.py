@@ -34,7 +34,7 @@ from PIL import Image
 
 from benchmarks.bench_learning import generator
 from benchmarks.table import print_table
-from lib_lora_train.adapters.file import load_adapter, load_weights
+from lib_lora_train.adapters.formats.kohya import load_adapter, load_weights
 from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.embedded import CHECKPOINT, DEMO_IMAGES
@@ -43,9 +43,9 @@ from lib_lora_train.embedded.synthetic import BACKGROUNDS, COLORS, NEW_SHAPE, SH
 from lib_lora_train.evaluation.grid import Grid, draw_grid
 from lib_lora_train.model.diffusers_view.conditioning import predict
 from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
+from lib_lora_train.training.adapter_setup import make_adapter
 from lib_lora_train.training.run_folder import AdapterPoint, RunFolder
 from lib_lora_train.training.session import train
-from lib_lora_train.training.setup import make_adapter
 
 WAYS = {"without prior": False, "with prior": True}
 WISHES = [(color, back) for color in COLORS for back in BACKGROUNDS]

@@ -20,8 +20,8 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.table import print_table
-from lib_lora_train.adapters.file import load_adapter, load_weights
-from lib_lora_train.adapters.inject import Adapter
+from lib_lora_train.adapters.adapter import Adapter
+from lib_lora_train.adapters.formats.kohya import load_adapter, load_weights
 from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.cli.demo import demo_config
 from lib_lora_train.config import TrainConfig
@@ -30,10 +30,10 @@ from lib_lora_train.evaluation.best_epoch import recommend
 from lib_lora_train.evaluation.comparison import validations
 from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
 from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
+from lib_lora_train.training.adapter_setup import make_adapter
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.samples import sampling_options
 from lib_lora_train.training.session import train
-from lib_lora_train.training.setup import make_adapter
 from tools.checkpoints.evaluate import Score, evaluate_new_shape
 
 SEEDS_PER_PROMPT = range(4)

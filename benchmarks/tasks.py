@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lib_lora_train.adapters.inject import Adapter
+from lib_lora_train.adapters.adapter import Adapter
 from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.config import PAIRS, TrainConfig
 from lib_lora_train.embedded import CHECKPOINT
@@ -23,9 +23,9 @@ from lib_lora_train.embedded.demo import write_levels
 from lib_lora_train.embedded.evaluator import is_outlined, measure
 from lib_lora_train.embedded.synthetic import BACKGROUNDS, COLORS, SHAPES, caption
 from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
+from lib_lora_train.training.adapter_setup import make_adapter
 from lib_lora_train.training.samples import sampling_options
 from lib_lora_train.training.session import train
-from lib_lora_train.training.setup import make_adapter
 
 EvaluationPrompt = tuple[str, str, str | None]
 """Shape, colour and background; None leaves the background to the network."""

@@ -1,7 +1,7 @@
-"""What an adapter says of itself: the `ss_*` keys that WebUIs and model sites read, and the whole configuration.
+"""An adapter file's metadata: the `ss_*` keys that WebUIs and model sites read, and the run's configuration.
 
-Nothing here depends on the clock or on where files lie, so that the same run gives the same bytes, and a shared
-adapter does not tell the names of its maker's folders.
+Nothing in it depends on the clock or on where files are, so that the same run gives the same bytes and a shared adapter
+does not reveal the names of its author's folders.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from lib_lora_train.config import TrainConfig
 from lib_lora_train.model.family import SD2
 from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
 
-PLACES = ("lora_dir", "runs_dir")
-PATHS = ("checkpoint", "tokenizer", "dataset_folder", "after_folder", "regularization_folder", "continue_from")
+OUTPUT_FOLDERS = ("lora_dir", "runs_dir")
+INPUT_PATHS = ("checkpoint", "tokenizer", "dataset_folder", "after_folder", "regularization_folder", "continue_from")
 
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """What the metadata tells of the images; of a lesson without any, only how long an epoch is."""
+    """What the metadata says of the images; where there are none, only the length of an epoch."""
 
     batches_per_epoch: int
     images: int = 0
     regularization_images: int = 0
     repeats: int = 1
-    """How often an epoch shows an image, on average."""
+    """How often an epoch uses an image, on average."""
     tags: Mapping[str, int] = field(default_factory=dict)
     """How often each comma-separated tag occurs in the captions."""
     buckets: Mapping[tuple[int, int], int] = field(default_factory=dict)
-    """Images shown per epoch in each bucket (width, height)."""
+    """Samples per epoch in each bucket (width, height)."""
 
 
 def build_metadata(
@@ -44,61 +44,75 @@ def build_metadata(
     steps: int,
     epoch: int,
 ) -> dict[str, str]:
-    """The metadata of one adapter file; `name` is the file's stem, which is also its alias in the WebUI."""
-    adapter, data, optimizer = config.adapter, config.dataset, config.optimizer
-    rank, alpha = adapter.rank, adapter.alpha or adapter.rank
-    folder = f"{summary.repeats}_{Path(data.dataset_folder).absolute().name}" if summary.images else ""
-    convolution = {"conv_dim": str(adapter.conv_rank), "conv_alpha": str(adapter.conv_alpha or adapter.conv_rank)}
+    """The metadata of one adapter file. `name` is the file's name without extension, by which the WebUI finds it."""
     values = {
         "ss_output_name": name,
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": rank,
-        "ss_network_alpha": alpha,
-        "ss_network_args": convolution if adapter.conv_rank else {},
+        **_network(config),
         **_base_model(checkpoint),
         "ss_sd_model_name": checkpoint.name,
         "ss_sd_model_hash": checkpoint.legacy_hash(),
         "ss_new_sd_model_hash": checkpoint.sha256(),
+        **_training(config),
+        "ss_epoch": epoch,
+        "ss_steps": step,
+        "ss_max_train_steps": steps,
+        **_dataset(config, summary),
+        "lora_train_config": shareable_config(config).to_toml(),
+    }
+    return {key: value if isinstance(value, str) else _text(value) for key, value in values.items()}
+
+
+def _network(config: TrainConfig) -> dict[str, object]:
+    adapter = config.adapter
+    convolution = {"conv_dim": str(adapter.conv_rank), "conv_alpha": str(adapter.conv_alpha or adapter.conv_rank)}
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": adapter.rank,
+        "ss_network_alpha": adapter.alpha or adapter.rank,
+        "ss_network_args": convolution if adapter.conv_rank else {},
+    }
+
+
+def _training(config: TrainConfig) -> dict[str, object]:
+    optimizer, objective = config.optimizer, config.objective
+    text_rate = optimizer.text_encoder_learning_rate or optimizer.learning_rate / 2
+    return {
         "ss_clip_skip": config.model.clip_skip if config.model.clip_skip > 1 else None,
         "ss_max_token_length": config.model.max_tokens,
         "ss_learning_rate": optimizer.learning_rate,
         "ss_unet_lr": optimizer.learning_rate,
-        "ss_text_encoder_lr": (optimizer.text_encoder_learning_rate or optimizer.learning_rate / 2)
-        if adapter.train_text_encoder
-        else None,
+        "ss_text_encoder_lr": text_rate if config.adapter.train_text_encoder else None,
         "ss_lr_scheduler": optimizer.lr_scheduler,
         "ss_lr_warmup_steps": optimizer.lr_warmup_steps,
         "ss_optimizer": optimizer.optimizer,
         "ss_max_grad_norm": optimizer.max_grad_norm,
         "ss_gradient_accumulation_steps": config.training.gradient_accumulation,
         "ss_gradient_checkpointing": config.training.gradient_checkpointing,
+        "ss_num_epochs": config.training.epochs,
+        "ss_seed": config.run.seed,
+        "ss_min_snr_gamma": objective.min_snr_gamma if objective.loss_weighting == "min_snr" else None,
+        "ss_noise_offset": objective.noise_offset or None,
+    }
+
+
+def _dataset(config: TrainConfig, summary: DatasetSummary) -> dict[str, object]:
+    data = config.dataset
+    folder = f"{summary.repeats}_{Path(data.dataset_folder).absolute().name}" if summary.images else ""
+    buckets = [{"resolution": list(size), "count": count} for size, count in summary.buckets.items()]
+    return {
         "ss_num_train_images": summary.images,
         "ss_num_reg_images": summary.regularization_images,
         "ss_num_batches_per_epoch": summary.batches_per_epoch,
-        "ss_num_epochs": config.training.epochs,
-        "ss_epoch": epoch,
-        "ss_steps": step,
-        "ss_max_train_steps": steps,
         "ss_total_batch_size": data.batch_size,
         "ss_resolution": f"({data.resolution}, {data.resolution})",
-        "ss_seed": config.run.seed,
-        "ss_min_snr_gamma": config.objective.min_snr_gamma if config.objective.loss_weighting == "min_snr" else None,
-        "ss_noise_offset": config.objective.noise_offset or None,
         "ss_tag_frequency": {folder: dict(summary.tags)} if folder else {},
         "ss_dataset_dirs": {folder: {"n_repeats": summary.repeats, "img_count": summary.images}} if folder else {},
-        "ss_bucket_info": {
-            "buckets": {
-                str(i): {"resolution": list(size), "count": count}
-                for i, (size, count) in enumerate(summary.buckets.items())
-            }
-        },
-        "lora_train_config": shareable_config(config).to_toml(),
+        "ss_bucket_info": {"buckets": {str(i): bucket for i, bucket in enumerate(buckets)}},
     }
-    return {key: value if isinstance(value, str) else _text(value) for key, value in values.items()}
 
 
 def _base_model(checkpoint: SharedCheckpoint) -> dict[str, object]:
-    """What kind of checkpoint it goes with, for the WebUIs (ss_) and for model sites (modelspec.)."""
+    """The kind of checkpoint that it works with, for WebUIs (ss_) and model sites (modelspec.)."""
     v2, v = checkpoint.family is SD2, checkpoint.prediction == "v"
     variant = ("-768-v" if v else "-512") if v2 else ""
     return {
@@ -113,9 +127,9 @@ def _base_model(checkpoint: SharedCheckpoint) -> dict[str, object]:
 
 
 def shareable_config(config: TrainConfig) -> TrainConfig:
-    """The settings without the places on this machine: of paths, only the last part is kept."""
-    flat = {name: value for name, value in config.to_flat().items() if name not in PLACES}
-    for name in PATHS:
+    """The settings without this machine's folders: of a path, only the last part."""
+    flat = {name: value for name, value in config.to_flat().items() if name not in OUTPUT_FOLDERS}
+    for name in INPUT_PATHS:
         flat[name] = Path(flat[name]).absolute().name if flat[name] else ""
     return TrainConfig.from_flat(flat)
 
@@ -127,5 +141,5 @@ def tag_frequency(captions: list[str]) -> dict[str, int]:
 
 
 def _text(value: object) -> str:
-    """kohya writes None and booleans as Python does, and nested values as JSON."""
+    """As kohya's sd-scripts: None and booleans as Python writes them, nested values as JSON."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from lib_lora_train.adapters.file import load_adapter, load_weights
+from lib_lora_train.adapters.formats.kohya import load_adapter, load_weights
 from lib_lora_train.config import CompareConfig, TrainConfig
 from lib_lora_train.evaluation.lora_tag import strength_text
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.hosts.environment import Txt2Img
 from lib_lora_train.model.open_denoiser import open_denoiser
 from lib_lora_train.model.sampling import generate
+from lib_lora_train.training.adapter_setup import make_adapter
 from lib_lora_train.training.run_folder import AdapterPoint
 from lib_lora_train.training.samples import sample_prompts, sampling_options, txt2img_request
-from lib_lora_train.training.setup import make_adapter
 from lib_lora_train.training.tasks import read_task_data
 
 Progress = Callable[[int, int], None]

@@ -132,18 +132,11 @@ EVERY_LAYER = LayerSelection(convolutions=True, text_encoders=True, without_effe
 class TargetLayer:
     """A linear or convolution layer that an adapter can attach to."""
 
-    root: nn.Module
-    """The network that the layer is in."""
-    module: str
-    """The layer's name in `root`."""
+    layer: nn.Linear | nn.Conv2d
     name: str
-    """The layer's name in an adapter file, such as lora_unet_mid_block_attentions_0_proj_in."""
+    """Its name in an adapter file, such as lora_unet_mid_block_attentions_0_proj_in."""
     text: bool = False
-    """Whether the layer is in a text encoder."""
-
-    @property
-    def layer(self) -> nn.Module:
-        return self.root.get_submodule(self.module)
+    """Whether it is in a text encoder."""
 
 
 class Denoiser(Protocol):

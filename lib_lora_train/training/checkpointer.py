@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from lib_lora_train.adapters.file import adapter_tensors, save_adapter
-from lib_lora_train.adapters.inject import Adapter
+from lib_lora_train.adapters.adapter import Adapter
+from lib_lora_train.adapters.formats.kohya import adapter_tensors, save_adapter
 from lib_lora_train.adapters.metadata import build_metadata
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.errors import UserError
@@ -82,7 +82,7 @@ class Checkpointer:
         require_checkpoint(self.run.config, self.run.checkpoint, state["origin"])
         if "images" in states.changes_since(state["origin"], self._origin()):
             self.run.emit(Warned("Images or captions changed since the run began. It continues with the new ones."))
-        states.load_state_dict(self.adapter, state)
+        self.adapter.load_state_dict(state["adapter"])
         self.loop.load_state(state)
 
     def _origin(self) -> dict[str, str]:

@@ -26,10 +26,10 @@ from lib_lora_train.hosts.environment import Txt2Img
 from lib_lora_train.model.open_denoiser import open_denoiser
 from lib_lora_train.model.sampling import generate
 from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
+from lib_lora_train.training.accelerator import make_accelerator
 from lib_lora_train.training.control import Control, StopRequested
 from lib_lora_train.training.events import GeneratingClassImages
 from lib_lora_train.training.samples import sampling_options, txt2img_request
-from lib_lora_train.training.setup import make_accelerator
 
 
 @dataclass(frozen=True)

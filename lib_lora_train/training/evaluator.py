@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from lib_lora_train.adapters.inject import Adapter
+from lib_lora_train.adapters.adapter import Adapter
 from lib_lora_train.model.denoiser import Denoiser
 from lib_lora_train.model.sampling import generate
 from lib_lora_train.training.control import StopRequested

@@ -1,52 +1,50 @@
-"""How much memory a step will need, found without using any.
+"""How much device memory a step will need, estimated without using any.
 
-The UNet is built of fake tensors, which have shapes and no numbers, and one forward pass is made with the adapter in
-place; the storages that live at once are counted. So the figure follows the real architecture,
-resolution, batch, settings and the device's own kernels, in a second or two.
+The checkpoint is opened with fake tensors, which have shapes but no data, and one forward pass is made with the adapter
+attached; the storages that exist at once are counted. So the estimate follows the real architecture, resolution, batch
+size, settings and the device's own kernels, and takes a second or two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from lib_lora_train.adapters.inject import inject, selection_of, sized
+from lib_lora_train.adapters.adapter import Adapter
+from lib_lora_train.adapters.attach import attach
+from lib_lora_train.adapters.formats.kohya import load_adapter
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.dataset.images import Size
-from lib_lora_train.model.diffusers_view.conditioning import example_conditioning, predict
-from lib_lora_train.model.diffusers_view.denoiser import FACTOR
-from lib_lora_train.model.diffusers_view.names import unet_shape
-from lib_lora_train.model.diffusers_view.targets import text_encoder_targets, unet_targets
-from lib_lora_train.model.diffusers_view.text import ClipText
-from lib_lora_train.model.diffusers_view.views import text_encoder_view, unet_config
+from lib_lora_train.model.denoiser import Denoiser
+from lib_lora_train.model.open_denoiser import open_denoiser
 from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
-from lib_lora_train.randomness import Randomness
+from lib_lora_train.training.adapter_setup import adapter_targets, make_embedding
 from lib_lora_train.training.peak import PeakBytes
 
 OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 2}
 """Per adapter weight: two moments in float32, or in one byte each."""
-KEPT_PER_TOKEN = 17
-"""Numbers that a transformer layer keeps for each token and unit of width (Korthikanti et al. 2022, without the scores)."""
+FLOAT32 = 4
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on the device while training; `base` is there already when a WebUI holds the checkpoint."""
+    """Bytes on the device while training. `base` is there already when a WebUI holds the checkpoint."""
 
     base: int
     adapter: int
-    """Weights, gradients and optimizer."""
+    """Weights, gradients and optimizer state."""
     activations: int
-    """The most that the forward pass holds at once: what the backward pass needs, and what is in the making. With
-    gradient checkpointing the block that is computed again comes on top, a seventh or so of this."""
+    """The most that the forward pass holds at once, for the backward pass and as intermediate results. With gradient
+    checkpointing, the block that is being recomputed is added to it, about a seventh of this."""
     adapter_weights: int
-    """Numbers in the adapter, which decide its file's size."""
+    """How many numbers the adapter has, which decides the size of its file."""
     text: int = 0
-    """Text encoders that learn: their weights, in float32 then, and activations."""
+    """Text encoders that are trained: their weights, in float32, and their activations."""
 
     @property
     def total(self) -> int:
@@ -59,110 +57,95 @@ _known: dict[str, MemoryEstimate] = {}
 def estimate_memory(checkpoint: SharedCheckpoint, config: TrainConfig, size: Size) -> MemoryEstimate:
     """Memory for steps of `config.dataset.batch_size` images of `size` pixels.
 
-    Found once for equal shapes and settings: a plan that is shown while somebody types asks again and again.
+    Estimated once for equal shapes and settings, since the plan is updated while the user types.
+
+    Raises:
+        UserError: when the file to continue from cannot be read or does not fit the checkpoint.
     """
-    shapes = hash(tuple((name, tensor.shape) for name, tensor in checkpoint.unet.items()))
-    summary = (
-        shapes,
-        checkpoint.family,
-        checkpoint.heads,
-        checkpoint.precision,
-        checkpoint.device,
-        size,
-        config.dataset.batch_size,
-        config.model.max_tokens,
-    )
-    chosen = (
-        config.model.clip_skip,
-        config.adapter,
-        config.optimizer.optimizer,
-        config.training.gradient_checkpointing,
-    )
-    key = repr((summary, chosen))
+    key = _key(checkpoint, config, size)
     if key not in _known:
-        _known[key] = _estimated(checkpoint, config, size)
+        _known[key] = _estimate(checkpoint, config, size)
     return _known[key]
 
 
-def _estimated(checkpoint: SharedCheckpoint, config: TrainConfig, size: Size) -> MemoryEstimate:
-    bytes_each = torch.finfo(checkpoint.precision).bits // 8
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(**unet_config(checkpoint, unet_shape(checkpoint.unet))).requires_grad_(False)
-    layers = inject(sized(unet_targets(unet, selection_of(config.adapter)), config.adapter), Randomness(0))
-    if config.training.gradient_checkpointing:
-        unet.enable_gradient_checkpointing()
-        unet.train()
-    activations = _most_held(unet, config, size, checkpoint)
-    weights = sum(layer.down.numel() + layer.up.numel() for layer in layers)
-    text = 0
-    if config.adapter.train_text_encoder or config.adapter.trigger_vectors:
-        clips = [_clip(checkpoint, number, config) for number in range(len(checkpoint.family.text))]
-        weights += sum(_text_adapter_weights(clip, config) for clip in clips)
-        text = sum(_text_bytes(clip, config, bytes_each) for clip in clips)
+def _key(checkpoint: SharedCheckpoint, config: TrainConfig, size: Size) -> str:
+    """Equal for equal estimates."""
+    shapes = hash(tuple((name, tensor.shape) for name, tensor in checkpoint.unet.items()))
+    start = None
+    with contextlib.suppress(OSError):
+        start = Path(config.adapter.continue_from).stat()
+    chosen = (config.model, config.adapter, config.optimizer.optimizer, config.training.gradient_checkpointing)
+    batch, device = config.dataset.batch_size, (checkpoint.precision, checkpoint.device)
+    return repr((shapes, checkpoint.family, checkpoint.heads, device, size, batch, chosen, start and start.st_mtime_ns))
+
+
+def _estimate(checkpoint: SharedCheckpoint, config: TrainConfig, size: Size) -> MemoryEstimate:
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake:
+        checkpoint = _without_data(checkpoint)
+    denoiser = open_denoiser(checkpoint, config.model)
+    start = load_adapter(Path(config.adapter.continue_from)) if config.adapter.continue_from else None
+    targets = adapter_targets(denoiser, config, start)
+    with fake, torch.device(checkpoint.device):
+        adapter = Adapter(
+            [attach(target, checkpoint.device) for target in targets], make_embedding(denoiser, config, start)
+        )
+        activations = _unet_activations(denoiser, checkpoint, adapter, config, size)
+        text = _text_bytes(denoiser, checkpoint, adapter, config) if adapter.text_parameters() else 0
+    vectors = adapter.embedding.vectors if adapter.embedding else []
+    weights = sum(target.weight_count for target in targets) + sum(each.numel() for each in vectors)
     return MemoryEstimate(
-        base=_numbers(checkpoint.unet) * bytes_each,
-        adapter=weights * (8 + OPTIMIZER_BYTES[config.optimizer.optimizer]),
+        base=_numbers([checkpoint.unet]) * torch.finfo(checkpoint.precision).bits // 8,
+        adapter=weights * (2 * FLOAT32 + OPTIMIZER_BYTES[config.optimizer.optimizer]),
         activations=activations,
         adapter_weights=weights,
         text=text,
     )
 
 
-def _most_held(unet: UNet2DConditionModel, config: TrainConfig, size: Size, checkpoint: SharedCheckpoint) -> int:
-    """Bytes of all tensors but the weights that live at once, at most, in one forward pass."""
-    batch, tokens = config.dataset.batch_size, 77 * (config.model.max_tokens // 75)
-    fake = FakeTensorMode()
-    _make_fake(unet, checkpoint, fake)
-    held = PeakBytes(unet.parameters())
-    with fake, torch.device(checkpoint.device), held, checkpoint.autocast():
-        output = predict(
-            unet,
-            torch.empty(batch, unet.config["in_channels"], size.height // FACTOR, size.width // FACTOR),
-            torch.zeros(batch, dtype=torch.long),
-            example_conditioning(unet.config, batch, tokens, checkpoint.device),
-        )
-    del output
-    return held.peak
+def _without_data(checkpoint: SharedCheckpoint) -> SharedCheckpoint:
+    """The same checkpoint in fake tensors on its device, in the precision in which it is trained: text in float32."""
 
+    def empty(weights: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        device = checkpoint.device
+        return {name: torch.empty(tensor.shape, dtype=dtype, device=device) for name, tensor in weights.items()}
 
-def _make_fake(unet: UNet2DConditionModel, checkpoint: SharedCheckpoint, fake: FakeTensorMode) -> None:
-    """Replaces meta parameters by fake ones on the real device, whose attention kernels then decide what is kept."""
-    learned = {name for name, parameter in unet.named_parameters() if parameter.requires_grad}
-    shapes = {name: value.shape for name, value in unet.state_dict().items()}
-    with fake:
-        state = {
-            name: torch.empty(
-                shape, dtype=torch.float32 if name in learned else checkpoint.precision, device=checkpoint.device
-            )
-            for name, shape in shapes.items()
-        }
-    unet.load_state_dict(state, assign=True)
-    for name, parameter in unet.named_parameters():
-        parameter.requires_grad_(name in learned)
-
-
-def _clip(checkpoint: SharedCheckpoint, number: int, config: TrainConfig) -> ClipText:
-    encoder = text_encoder_view(checkpoint, number)
-    return ClipText(
-        checkpoint.text_encoders[number].tokenizer, encoder, checkpoint.family.text[number], config.model.clip_skip
+    return replace(
+        checkpoint,
+        unet=empty(checkpoint.unet, checkpoint.precision),
+        vae=empty(checkpoint.vae, checkpoint.precision),
+        text_encoders=[
+            replace(encoder, weights=empty(encoder.weights, torch.float32)) for encoder in checkpoint.text_encoders
+        ],
+        views=[],
     )
 
 
-def _text_adapter_weights(clip: ClipText, config: TrainConfig) -> int:
-    word = config.adapter.trigger_vectors * clip.encoder.config.hidden_size
-    if not config.adapter.train_text_encoder:
-        return word
-    targets = text_encoder_targets(clip.encoder, clip.part.prefix, clip.layers_used)
-    shapes = [dict(target.layer.named_parameters())["weight"].shape for target in targets]
-    return word + sum(config.adapter.rank * (out + into) for out, into in shapes)
+def _unet_activations(
+    denoiser: Denoiser, checkpoint: SharedCheckpoint, adapter: Adapter, config: TrainConfig, size: Size
+) -> int:
+    """The most bytes that exist at once in a forward pass, without the weights."""
+    if config.training.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    batch = config.dataset.batch_size
+    with PeakBytes([*checkpoint.unet.values(), *adapter.parameters()]) as held:
+        latents = torch.empty(denoiser.latent.shape(batch, size.height, size.width))
+        timesteps = torch.zeros(batch, dtype=torch.long)
+        prediction = denoiser.predict(latents, timesteps, denoiser.example_conditioning(batch))
+    del prediction
+    return held.peak
 
 
-def _text_bytes(clip: ClipText, config: TrainConfig, bytes_each: int) -> int:
-    """Weights, and what the layers keep: by the width, as texts are short and attention is a small part."""
-    tokens = config.dataset.batch_size * 77 * (config.model.max_tokens // 75)
-    kept = KEPT_PER_TOKEN * tokens * clip.encoder.config.hidden_size * clip.layers_used * bytes_each
-    return kept + 4 * sum(parameter.numel() for parameter in clip.encoder.parameters())
+def _text_bytes(denoiser: Denoiser, checkpoint: SharedCheckpoint, adapter: Adapter, config: TrainConfig) -> int:
+    """The text encoders' weights, and the most bytes that exist at once while the longest captions are encoded."""
+    weights = [encoder.weights for encoder in checkpoint.text_encoders]
+    known = [tensor for each in weights for tensor in each.values()]
+    captions = ["a " * config.model.max_tokens] * config.dataset.batch_size
+    with PeakBytes([*known, *adapter.parameters()]) as held, checkpoint.autocast():
+        features = denoiser.encode_text(captions)
+    del features
+    return held.peak + FLOAT32 * _numbers(weights)
 
 
-def _numbers(weights: Mapping[str, torch.Tensor]) -> int:
-    return sum(tensor.numel() for tensor in weights.values())
+def _numbers(weights: Iterable[Mapping[str, torch.Tensor]]) -> int:
+    return sum(tensor.numel() for each in weights for tensor in each.values())

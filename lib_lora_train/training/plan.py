@@ -16,6 +16,8 @@ from lib_lora_train.model.open_denoiser import open_denoiser
 from lib_lora_train.model.processes.base import RANGE
 from lib_lora_train.model.shared_checkpoint import PRECISIONS, SharedCheckpoint
 from lib_lora_train.randomness import Randomness
+from lib_lora_train.training.accelerator import make_accelerator
+from lib_lora_train.training.adapter_setup import make_adapter
 from lib_lora_train.training.class_images import ClassImages
 from lib_lora_train.training.epoch_schedule import EpochSchedule
 from lib_lora_train.training.memory import MemoryEstimate, estimate_memory
@@ -23,7 +25,6 @@ from lib_lora_train.training.optimizers import make_optimizer
 from lib_lora_train.training.prepared_run import PreparedRun
 from lib_lora_train.training.run_folder import RunFolder, name_problems
 from lib_lora_train.training.run_warnings import run_warnings
-from lib_lora_train.training.setup import make_accelerator, make_adapter
 from lib_lora_train.training.tasks import TaskData
 
 TIMED_STEPS = 2

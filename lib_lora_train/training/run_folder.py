@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_lora_train.adapters.file import read_metadata
-from lib_lora_train.adapters.metadata import PATHS, PLACES
+from lib_lora_train.adapters.formats.kohya import read_metadata
+from lib_lora_train.adapters.metadata import INPUT_PATHS, OUTPUT_FOLDERS
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.errors import Problem, UserError, raise_problems
 from lib_lora_train.files import write_text
@@ -171,7 +171,8 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """`config` with absolute paths, so that it means the same in every working directory."""
     flat = config.to_flat()
     return TrainConfig.from_flat(
-        flat | {name: Path(flat[name]).expanduser().absolute() for name in (*PLACES, *PATHS) if flat[name]}
+        flat
+        | {name: Path(flat[name]).expanduser().absolute() for name in (*OUTPUT_FOLDERS, *INPUT_PATHS) if flat[name]}
     )
 
 

@@ -19,6 +19,8 @@ from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.hosts.environment import Txt2Img
 from lib_lora_train.model.open_denoiser import open_denoiser
+from lib_lora_train.training.accelerator import make_accelerator
+from lib_lora_train.training.adapter_setup import effective_config, make_adapter
 from lib_lora_train.training.checkpointer import Checkpointer, nan_message, saved_step
 from lib_lora_train.training.class_images import ClassImages, generate_in_main_process
 from lib_lora_train.training.control import Control, StopRequested
@@ -32,7 +34,6 @@ from lib_lora_train.training.prepared_run import PreparedRun
 from lib_lora_train.training.run import Report, Run
 from lib_lora_train.training.run_folder import RunFolder, new_run_folder
 from lib_lora_train.training.run_warnings import run_warnings
-from lib_lora_train.training.setup import effective_config, make_accelerator, make_adapter
 from lib_lora_train.training.slice_timer import SliceTimer
 from lib_lora_train.training.tasks import TaskContext, TaskData, read_task_data
 

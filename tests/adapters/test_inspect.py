@@ -1,4 +1,4 @@
-"""The report on an adapter file: its figures reckoned by hand, its words, and other people's files."""
+"""The report on an adapter file: its numbers computed by hand, its text, and files of other trainers."""
 
 import math
 
@@ -63,6 +63,7 @@ def saved(tmp_path):
 class TestReport:
     def test_counts_layers_ranks_and_alphas(self, tensors, saved):
         report = inspect_adapter(saved(tensors))
+        assert report.algorithms == {"LoRA": 5}
         assert report.layers == {"UNet": 4, "text encoder": 1}
         assert report.ranks == {2: 4, 3: 1}
         assert report.alphas == {1.0: 3, 2.0: 2}  # a layer without alpha acts as if it were its rank
@@ -92,11 +93,11 @@ class TestReport:
         assert set(report.norms.values()) == {0.0}
         assert "0.0000" in format_report(report)
 
-    def test_bears_nan(self, saved):
+    def test_reports_nan(self, saved):
         tensors = {name: t * np.nan for name, t in pair(Q).items() if "alpha" not in name}
         assert "nan" in format_report(inspect_adapter(saved(tensors)))
 
-    def test_tells_how_it_was_trained(self, saved):
+    def test_says_how_it_was_trained(self, saved):
         metadata = {
             "ss_sd_model_name": "v1-5",
             "ss_epoch": "3",
@@ -108,22 +109,22 @@ class TestReport:
             "ss_clip_skip": "None",
             "ss_seed": "",
         }
-        assert inspect_adapter(saved(pair(Q), metadata)).facts == {
+        assert inspect_adapter(saved(pair(Q), metadata)).training == {
             "base model": "v1-5",
             "epoch": "3 of 10",
             "step": "300 of 1000",
-            "dataset_folder": "20",
+            "images": "20",
             "learning rate": "0.0001",
         }
 
-    def test_lets_no_metadata_speak_to_the_terminal(self, saved):
+    def test_has_no_control_characters_of_the_metadata(self, saved):
         metadata = {"ss_sd_model_name": "\x1b[31mred\nline" + "x" * 500}
         text = format_report(inspect_adapter(saved(pair(Q), metadata)))
         assert "\x1b" not in text
         assert max(map(len, text.splitlines())) < 150
 
 
-class TestOtherPeoplesFiles:
+class TestFilesOfOtherTrainers:
     @pytest.mark.parametrize(
         ("name", "block"),
         [
@@ -140,28 +141,29 @@ class TestOtherPeoplesFiles:
             ("something_else", "other"),
         ],
     )
-    def test_of_sdxl_and_others_have_their_place(self, saved, name, block):
+    def test_are_assigned_to_blocks(self, saved, name, block):
         assert block_of(name) == block
         assert list(inspect_adapter(saved(pair(name))).norms) == [block]
 
     def test_without_metadata_are_read_too(self, tensors, saved):
         report = inspect_adapter(saved(tensors))
-        assert report.facts == {}
+        assert report.training == {}
         assert "Training" not in format_report(report)
 
-    def test_that_are_no_lora_are_refused(self, saved, complaint):
-        assert "no LoRA" in complaint(inspect_adapter, saved({"fc.weight": torch.ones(2, 2)}))
+    def test_that_are_not_adapters_are_refused(self, saved, complaint):
+        assert "is not an adapter" in complaint(inspect_adapter, saved({"fc.weight": torch.ones(2, 2)}))
 
     def test_that_are_missing_are_refused(self, tmp_path, complaint):
         assert "cannot be read" in complaint(inspect_adapter, tmp_path / "none.safetensors")
 
 
-def test_the_text_reads_well(tensors, saved):
+def test_the_text_has_three_sections(tensors, saved):
     text = format_report(inspect_adapter(saved(tensors, {"ss_sd_model_name": "v1-5"})))
     head, training, change = text.split("\n\n")
     assert head.splitlines()[0].startswith("mycat.safetensors  (")
-    assert "rank     2 (4 layers), 3 (1 layer)" in head
-    assert "layers   4 in the UNet, 1 in the text encoder" in head
+    assert "type       LoRA" in head
+    assert "rank       2 (4 layers), 3 (1 layer)" in head
+    assert "layers     4 in the UNet, 1 in the text encoder" in head
     assert training.splitlines() == ["Training", "  base model  v1-5"]
     assert [line.split("  ")[1] for line in change.splitlines()[1:]] == ["text encoder", "down 1", "mid", "up 3"]
     longest = max(change.splitlines(), key=lambda line: line.count("#"))

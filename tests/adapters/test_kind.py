@@ -1,10 +1,11 @@
-"""Which family an adapter belongs to, told from files of many makers."""
+"""The family that an adapter was trained on, detected from files of many trainers."""
 
 import pytest
 import torch
 
-from lib_lora_train.adapters.file import AdapterFile, LayerWeights
-from lib_lora_train.adapters.kind import base_model_of, made_for
+from lib_lora_train.adapters.algorithms.lora import LoraLayer
+from lib_lora_train.adapters.formats.kohya import AdapterFile
+from lib_lora_train.adapters.kind import base_model_of, detect_family
 from lib_lora_train.model.family import SD1, SD2, SDXL
 
 CROSS = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
@@ -12,7 +13,8 @@ NEITHER = "lora_unet_mid_block_attentions_0_proj_in"
 
 
 def file(*names: str, width: int = 64, **metadata: str) -> AdapterFile:
-    return AdapterFile({name: LayerWeights(torch.zeros(4, width), torch.zeros(8, 4), 4.0) for name in names}, metadata)
+    tensors = {"lora_down.weight": torch.zeros(4, width), "lora_up.weight": torch.zeros(8, 4)}
+    return AdapterFile({name: LoraLayer(tensors, 4.0) for name in names}, metadata)
 
 
 @pytest.mark.parametrize(
@@ -32,11 +34,11 @@ def file(*names: str, width: int = 64, **metadata: str) -> AdapterFile:
         (file(NEITHER), None),
     ],
 )
-def test_names_and_widths_count_before_what_the_file_says(found, family):
-    assert made_for(found) is family
+def test_names_and_widths_count_before_the_metadata(found, family):
+    assert detect_family(found) is family
 
 
-def test_a_family_that_is_not_known_here_is_called_as_the_file_calls_it():
+def test_an_unknown_family_has_the_name_in_the_file():
     assert base_model_of(file(NEITHER, ss_base_model_version="flux1")) == "flux1"
     assert base_model_of(file(NEITHER)) is None
     assert base_model_of(file(CROSS, width=2048)) == "Stable Diffusion XL"

@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 import yaml  # noqa: E402
 
-from lib_lora_train.adapters.file import load_adapter  # noqa: E402
+from lib_lora_train.adapters.formats.kohya import load_adapter  # noqa: E402
 from lib_lora_train.embedded import DEMO_IMAGES  # noqa: E402
 from tests.families import write_family  # noqa: E402
 from tests.integration.forge_sizes import ForgeSizes, config_in  # noqa: E402

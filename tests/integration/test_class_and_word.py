@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from lib_lora_train.adapters.file import load_adapter, load_weights, read_metadata
+from lib_lora_train.adapters.formats.kohya import load_adapter, load_weights, read_metadata
 from lib_lora_train.config import CheckpointConfig, TrainConfig
 from lib_lora_train.embedded import CHECKPOINT
 from lib_lora_train.hosts.standalone import StandaloneHost
 from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
 from lib_lora_train.model.sampling import SamplingOptions
-from lib_lora_train.training.setup import make_adapter
+from lib_lora_train.training.adapter_setup import make_adapter
 
 PROMPT = "a red sks shape on a white background"
 WORD = "bundle_emb.sks.string_to_param.*"

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lib_lora_train.adapters.file import load_adapter
+from lib_lora_train.adapters.formats.kohya import load_adapter
 from lib_lora_train.config import CheckpointConfig, TrainConfig
 from lib_lora_train.hosts.standalone import StandaloneHost
 from lib_lora_train.training.events import Sampled, Validated, Warned

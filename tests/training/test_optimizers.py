@@ -1,33 +1,36 @@
-"""Learning rates over the run, against the formulas."""
+"""Learning rates of each part of an adapter and over the run, against the formulas."""
 
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from lib_lora_train.adapters.inject import Adapter
+from lib_lora_train.adapters.adapter import Adapter
+from lib_lora_train.adapters.embedding import TriggerEmbedding
 from lib_lora_train.config import OptimizerConfig
+from lib_lora_train.model.denoiser import TargetLayer
 from lib_lora_train.training.optimizers import make_optimizer, make_schedule
+from tests.adapters.adapting import adapted
 
 CPU = torch.device("cpu")
 
 
-def layer() -> SimpleNamespace:
-    return SimpleNamespace(down=nn.Parameter(torch.ones(2, 3)), up=nn.Parameter(torch.ones(3, 2)))
+def layer(text: bool = False) -> TargetLayer:
+    return TargetLayer(nn.Linear(3, 2), "x", text)
 
 
 @pytest.fixture
 def both() -> Adapter:
-    return Adapter([layer(), layer()], [layer()])
+    """Two layers in the UNet and one in a text encoder."""
+    return adapted([layer(), layer(), layer(text=True)], rank=2)
 
 
 def rates(config: OptimizerConfig, steps: int) -> list[float]:
     """The rate used in each step."""
-    optimizer = make_optimizer(Adapter([layer()]), config, CPU)
+    optimizer = make_optimizer(adapted([layer()], rank=2), config, CPU)
     schedule, used = make_schedule(optimizer, config, steps), []
     for _ in range(steps):
         used.append(optimizer.param_groups[0]["lr"])
@@ -36,7 +39,7 @@ def rates(config: OptimizerConfig, steps: int) -> list[float]:
     return used
 
 
-def test_the_unet_learns_at_the_learning_rate_and_the_text_encoder_at_half_of_it(both):
+def test_the_unet_has_the_learning_rate_and_the_text_encoder_half_of_it(both):
     groups = make_optimizer(both, OptimizerConfig(learning_rate=2e-3), CPU).param_groups
     assert [group["lr"] for group in groups] == [2e-3, 1e-3]
     assert [len(group["params"]) for group in groups] == [4, 2]
@@ -54,17 +57,25 @@ def test_every_weight_is_optimized_once(both):
 
 def test_weight_decay_shrinks_a_weight_without_gradient(both):
     optimizer = make_optimizer(both, OptimizerConfig(learning_rate=0.1, weight_decay=0.5), CPU)
-    weight = both.unet[0].down
-    weight.grad = torch.zeros_like(weight)
+    weight = both.parameters()[0]
+    weight.grad, before = torch.zeros_like(weight), weight.detach().clone()
     optimizer.step()
-    assert torch.allclose(weight, torch.full_like(weight, 1 - 0.1 * 0.5))
+    torch.testing.assert_close(weight.detach(), before * (1 - 0.1 * 0.5))
 
 
-def test_constant_stays():
+def test_the_embedding_has_its_own_rate_and_no_decay(both):
+    both.embedding = TriggerEmbedding.starting_from("sks", [torch.ones(2, 4)])
+    config = OptimizerConfig(learning_rate=1e-3, embedding_learning_rate=2e-2, weight_decay=0.5)
+    last = make_optimizer(both, config, CPU).param_groups[-1]
+    assert (last["lr"], last["weight_decay"]) == (2e-2, 0.0)
+    assert last["params"][0] is both.embedding.vectors[0]
+
+
+def test_constant_is_the_rate_in_every_step():
     assert rates(OptimizerConfig(learning_rate=1e-3, lr_scheduler="constant"), 5) == [1e-3] * 5
 
 
-def test_warm_up_rises_from_0_to_the_rate_and_then_stays():
+def test_warm_up_rises_from_0_to_the_rate():
     used = rates(OptimizerConfig(learning_rate=1e-3, lr_scheduler="constant", lr_warmup_steps=4), 6)
     assert used == pytest.approx([0, 0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3])
 
@@ -90,7 +101,7 @@ def test_every_schedule_works_with_a_warm_up_longer_than_the_run(name):
     assert used == sorted(used)
 
 
-def test_eight_bits_are_refused_where_there_is_no_cuda(both, complaint):
+def test_adamw8bit_is_refused_without_cuda(both, complaint):
     assert "adamw8bit needs a CUDA device" in complaint(
         make_optimizer, both, OptimizerConfig(optimizer="adamw8bit"), CPU
     )

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib_lora_train.adapters.inject import Adapter
+from lib_lora_train.adapters.adapter import Adapter
 from lib_lora_train.dataset.images import Size
 from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
+from lib_lora_train.training.adapter_setup import make_adapter
 from lib_lora_train.training.events import Started
 from lib_lora_train.training.memory import estimate_memory
 from lib_lora_train.training.plan import make_plan
 from lib_lora_train.training.session import train
-from lib_lora_train.training.setup import make_adapter
 from tests.training.runs import adapter_files, final_weights, of_kind, photos
 
 CASES = {

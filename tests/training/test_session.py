@@ -577,9 +577,9 @@ class TestTheName:
 
 
 def test_strength_0_is_the_base_bit_for_bit(tiny, host):
-    from lib_lora_train.adapters.file import load_adapter
+    from lib_lora_train.adapters.formats.kohya import load_adapter
+    from lib_lora_train.training.adapter_setup import make_adapter
     from lib_lora_train.training.samples import sampling_options
-    from lib_lora_train.training.setup import make_adapter
 
     path = train(tiny(epochs=2, sample_steps=2, train_text_encoder=True), host)
     config = tiny(sample_steps=2, continue_from=str(path))

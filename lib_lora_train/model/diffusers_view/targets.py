@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
@@ -26,8 +26,8 @@ def unet_targets(
     """
     parents = TRANSFORMER + (CONVOLUTIONS if selection.convolutions else ())
     return [
-        TargetLayer(unet, module, _file_name(UNET, rename(module, file_names) if file_names else module))
-        for module in _layers_inside(unet, parents)
+        TargetLayer(layer, _file_name(UNET, rename(module, file_names) if file_names else module))
+        for module, layer in _layers_inside(unet, parents)
         if not selection.attention_only or ".attentions." not in module or module.endswith(ATTENTION_PROJECTIONS)
     ]
 
@@ -36,8 +36,8 @@ def text_encoder_targets(encoder: nn.Module, prefix: str, layers_used: int | Non
     """Every linear layer of the attentions and MLPs, in the first `layers_used` layers or in all of them."""
     return [
         # transformers 5 dropped the text_model that the names in files keep.
-        TargetLayer(encoder, module, _file_name(prefix, f"text_model.{module.removeprefix('text_model.')}"), text=True)
-        for module in _layers_inside(encoder, TEXT)
+        TargetLayer(layer, _file_name(prefix, f"text_model.{module.removeprefix('text_model.')}"), text=True)
+        for module, layer in _layers_inside(encoder, TEXT)
         if layers_used is None or _number_of(module) < layers_used
     ]
 
@@ -46,16 +46,16 @@ def _file_name(prefix: str, module: str) -> str:
     return f"{prefix}_{module.replace('.', '_')}"
 
 
-def _layers_inside(network: nn.Module, parents: tuple[str, ...]) -> Iterator[str]:
-    """Names of the linear and Conv2d layers in modules whose class has one of the names `parents`, each once."""
-    found = dict.fromkeys(
-        f"{outer_name}.{inner_name}"
+def _layers_inside(network: nn.Module, parents: tuple[str, ...]) -> Iterable[tuple[str, nn.Linear | nn.Conv2d]]:
+    """The linear and Conv2d layers in modules whose class has one of the names `parents`, by full name, each once."""
+    found = {
+        f"{outer_name}.{inner_name}": inner
         for outer_name, outer in network.named_modules()
         if type(outer).__name__ in parents
         for inner_name, inner in outer.named_modules()
         if isinstance(inner, (nn.Linear, nn.Conv2d))
-    )
-    return iter(found)
+    }
+    return found.items()
 
 
 def _number_of(module: str) -> int:

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 import torch
 
-from lib_lora_train.adapters.inject import Adapter
+from lib_lora_train.adapters.adapter import Adapter
 from lib_lora_train.adapters.metadata import DatasetSummary
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.dataset.cache import LatentCache

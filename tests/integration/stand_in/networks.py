@@ -5,8 +5,7 @@ from pathlib import Path
 import torch
 from modules import sd_models, shared
 
-from lib_lora_train.adapters.file import load_adapter
-from lib_lora_train.adapters.inject import kohya_name
+from lib_lora_train.adapters.formats.kohya import load_adapter
 from lib_lora_train.model.diffusers_view.names import unet_modules, unet_shape
 
 PREFIX = "model.diffusion_model."
@@ -53,7 +52,7 @@ def _deltas(path):
     unet = dict(sd_models.model_data.sd_model.model.diffusion_model.named_parameters())
     modules = unet_modules(unet_shape(unet))
     layers = load_adapter(path).layers
-    return {PREFIX + ours: layers[name].delta() for ours, name in _names(unet, modules) if name in layers}
+    return {PREFIX + ours: layers[name].delta_weight() for ours, name in _names(unet, modules) if name in layers}
 
 
 def _names(unet, modules):
@@ -61,4 +60,4 @@ def _names(unet, modules):
         layer = weight.removesuffix(".weight")
         start = next((m for m in sorted(modules, key=len, reverse=True) if f"{layer}.".startswith(f"{m}.")), None)
         if start:
-            yield layer, kohya_name("lora_unet", modules[start] + layer[len(start) :])
+            yield layer, "lora_unet_" + (modules[start] + layer[len(start) :]).replace(".", "_")

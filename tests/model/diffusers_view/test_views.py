@@ -8,11 +8,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextModel
 
-from lib_lora_train.adapters.inject import inject, selection_of, sized
-from lib_lora_train.config import AdapterConfig
+from lib_lora_train.model.denoiser import LayerSelection
 from lib_lora_train.model.diffusers_view.targets import text_encoder_targets, unet_targets
 from lib_lora_train.model.diffusers_view.views import text_encoder_view, unet_view, vae_view
-from lib_lora_train.randomness import Randomness
+from tests.adapters.adapting import adapted
 from tests.miniature import UNET, VAE, text_config
 
 VIEWS = {"unet": unet_view, "vae": vae_view, "text_encoder": text_encoder_view}
@@ -123,10 +122,8 @@ class TestOutputs:
 def test_training_an_adapter_changes_no_bit_of_the_checkpoint(checkpoint):
     before = {part: {name: t.clone() for name, t in weights_of(checkpoint, part).items()} for part in VIEWS}
     unet, encoder = unet_view(checkpoint), text_encoder_view(checkpoint)
-    config = AdapterConfig(rank=2, conv_rank=2)
-    targets = unet_targets(unet, selection_of(config)) + text_encoder_targets(encoder, "lora_te")
-    layers = inject(sized(targets, config), Randomness(0))
-    weights = [weight for layer in layers for weight in (layer.down, layer.up)]
+    layers = unet_targets(unet, LayerSelection(convolutions=True)) + text_encoder_targets(encoder, "lora_te")
+    weights = adapted(layers, rank=2, conv_rank=2).parameters()
     started = [weight.detach().clone() for weight in weights]
     optimizer = torch.optim.AdamW(weights, lr=0.01, weight_decay=0.1)
     for step in range(3):

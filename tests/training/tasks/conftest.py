@@ -63,7 +63,7 @@ def _in(folder: Path) -> dict[str, str]:
 
 
 def _steps_of(config: TrainConfig) -> int:
-    from lib_lora_train.adapters.file import read_metadata
+    from lib_lora_train.adapters.formats.kohya import read_metadata
 
     path = Path(config.run.lora_dir) / config.run.name / f"{config.run.name}.safetensors"
     return int(read_metadata(path)["ss_steps"])

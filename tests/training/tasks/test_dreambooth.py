@@ -186,7 +186,7 @@ def test_previews_and_validation_know_the_word(dreambooth, host, monkeypatch):
     measured = Evaluator._validate
 
     def measure(run, epoch):
-        active.append(run.adapter.word.words[0].active)
+        active.append(run.adapter.embedding.embeddings[0].active)
         measured(run, epoch)
 
     monkeypatch.setattr(Evaluator, "_validate", measure)

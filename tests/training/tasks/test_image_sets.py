@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from lib_lora_train.adapters.file import read_metadata
+from lib_lora_train.adapters.formats.kohya import read_metadata
 from lib_lora_train.training.control import Control
 from lib_lora_train.training.events import Progress
 from lib_lora_train.training.plan import make_plan

@@ -12,16 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib_lora_train.adapters.file import load_adapter
-from lib_lora_train.adapters.inject import load_into
+from lib_lora_train.adapters.formats.kohya import load_adapter, load_weights
 from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.embedded import CHECKPOINT
 from lib_lora_train.embedded.demo import write_levels
 from lib_lora_train.model.open_denoiser import open_denoiser
 from lib_lora_train.objectives.adapted_denoiser import AdaptedDenoiser
+from lib_lora_train.training.adapter_setup import make_adapter
 from lib_lora_train.training.session import train
-from lib_lora_train.training.setup import make_adapter
 
 pytestmark = pytest.mark.learning
 
@@ -57,7 +56,7 @@ def trained(tmp_path: Path) -> Iterator[Callable[..., AdaptedDenoiser]]:
         denoiser = open_denoiser(checkpoint, config.model)
         stack.enter_context(denoiser.on_device("text_encoders"))
         adapter = make_adapter(denoiser, config)
-        load_into(adapter.layers, {name: (layer.down, layer.up) for name, layer in load_adapter(path).layers.items()})
+        load_weights(adapter, load_adapter(path))
         return AdaptedDenoiser(denoiser, denoiser.encode_text, adapter.set_strength)
 
     with contextlib.ExitStack() as stack:

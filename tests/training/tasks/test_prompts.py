@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 
-from lib_lora_train.adapters.file import read_metadata
+from lib_lora_train.adapters.formats.kohya import read_metadata
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.objectives.prompts import PromptBatches, PromptPair
 from lib_lora_train.randomness import Randomness

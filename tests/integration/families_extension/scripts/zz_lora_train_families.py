@@ -14,7 +14,7 @@ from lib_lora_train.hosts.webui.detect import detect_webui
 from lib_lora_train.hosts.webui.queue_lock import queue_lock
 from lib_lora_train.model.diffusers_view.conditioning import predict
 from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
-from lib_lora_train.training.setup import make_adapter
+from lib_lora_train.training.adapter_setup import make_adapter
 
 WIDTH, HEIGHT = 96, 64
 
