@@ -1,4 +1,4 @@
-"""How images of a batch were scaled and cropped. Loaders fill it in; a model uses what it was trained to be told."""
+"""How the images of a batch were scaled and cropped. Loaders fill it in; a model uses as much of it as it knows of."""
 
 from __future__ import annotations
 

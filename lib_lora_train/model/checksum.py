@@ -1,4 +1,4 @@
-"""Tells weights apart by every byte of them, fast enough for whole encoders: caches are kept under these sums."""
+"""A checksum over every byte of a model's weights, fast enough for whole encoders. It is the key of caches."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ THREADS = 4
 def checksum(weights: Mapping[str, torch.Tensor], *settings: object) -> str:
     """A hash of the names, the CRC-32 of each tensor's bytes, and of `settings`; 32 hexadecimal digits.
 
-    A cryptographic hash of the bytes would take a second for a text encoder on every start of a run.
+    A cryptographic hash of the bytes would take a second for a text encoder, at every start of a run.
     """
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
     names = sorted(weights)
-    with ThreadPoolExecutor(THREADS) as threads:  # zlib lets others run meanwhile
+    with ThreadPoolExecutor(THREADS) as threads:  # zlib releases the GIL
         for name, summed in zip(names, threads.map(_crc, [weights[name].detach() for name in names]), strict=True):
             digest.update(f"\n{name} {weights[name].dtype} {tuple(weights[name].shape)} {summed}".encode())
     return digest.hexdigest()

@@ -44,7 +44,7 @@ class LatentFormat:
         return self._scaled(encoded.chunk(2, dim=-3)[0])
 
     def sample(self, encoded: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Latents drawn from the autoencoder's posterior; `noise` is standard normal, [B, channels, h, w]."""
+        """Latents sampled from the autoencoder's posterior; `noise` is standard normal, [B, channels, h, w]."""
         mean, std = encoded.chunk(2, dim=-3)
         return self._scaled(mean + std * noise)
 

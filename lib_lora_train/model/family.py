@@ -1,4 +1,4 @@
-"""The kinds of checkpoint that can be taught, and what is constant in each."""
+"""The families of checkpoints that can be trained, and what is constant in each."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Heads:
-    """How an attention layer is divided: into `count` heads, or into heads of `width` channels."""
+    """How attention is divided: into `count` heads, or into heads of `width` channels."""
 
     count: int = 0
     width: int = 0
 
     @classmethod
     def of_config(cls, count: Any, width: Any) -> Heads | None:
-        """From LDM's num_heads and num_head_channels, of which the unused one is -1 or not there; None without both."""
+        """From LDM's num_heads and num_head_channels, of which the unused one is -1 or missing; None without both."""
         if isinstance(width, int) and width > 0:
             return cls(width=width)
         return cls(count=count) if isinstance(count, int) and count > 0 else None
@@ -27,45 +27,45 @@ class Heads:
 
 @dataclass(frozen=True)
 class TextPart:
-    """One text encoder of a family, and what the UNet is given of it."""
+    """One text encoder of a family, and which of its outputs the UNet is given."""
 
     prefix: str
-    """How its layers' names begin in an adapter file."""
+    """Of its layers' names in an adapter file."""
     activation: str
-    """CLIP computes with quick_gelu, OpenCLIP with gelu: weights do not show it."""
+    """quick_gelu for CLIP, gelu for OpenCLIP; weights do not show it."""
     skipped_layers: int = 0
     """The features are the hidden state this many layers before the end."""
     final_norm: bool = True
-    """Whether the features pass the final layer norm."""
+    """Whether the features go through the final layer norm."""
     clip_skip: bool = False
-    """Whether the user's clip skip counts; else the layer is fixed."""
+    """Whether the user's clip skip chooses the layer; else it is fixed."""
     padding: int | None = None
-    """The token behind the end of a text; None for the end token itself."""
+    """The token that fills up a text after EOS; None for EOS itself."""
     pooled: bool = False
-    """Whether the UNet also gets the last layer's state at the end token, through the text projection."""
+    """Whether the UNet also gets the last layer's state at EOS, after the text projection."""
     heads: Heads = Heads(width=64)
-    """Where no config file says otherwise."""
+    """Unless a config file says otherwise."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of checkpoint. Architecture details that vary inside a family are read off the weights instead."""
+    """A family of checkpoints. Architecture details that vary inside a family are read from the weights instead."""
 
     name: str
     title: str
     latent_scale: float
     """The UNet sees VAE latents times this (LDM's scale_factor)."""
     heads: Heads
-    """Of the UNet's attention: the one fact of its architecture that weights do not show."""
+    """Of the UNet's attention: the one part of its architecture that weights do not show."""
     text: tuple[TextPart, ...]
     resolution: int
-    """Pixels a side that its bases were made for."""
+    """Side in pixels that its base models were trained on."""
     ldm_names: bool
-    """Whether adapter files name the UNet's layers as LDM does, instead of as diffusers does."""
+    """Whether adapter files name the UNet's layers as LDM does; else as diffusers does."""
     base_model_version: str
-    """What `ss_base_model_version` says in an adapter of this family; with `_v` behind it for SD 2's v prediction."""
+    """`ss_base_model_version` of an adapter file; SD 2 with v prediction appends `_v`."""
     architecture: str
-    """What `modelspec.architecture` says, before `/lora`."""
+    """`modelspec.architecture` of an adapter file, without `/lora`."""
 
     def __str__(self) -> str:
         return self.title

@@ -15,8 +15,8 @@ from lib_lora_train.adapters.formats.kohya import load_adapter, load_weights, re
 from lib_lora_train.config import CheckpointConfig, TrainConfig
 from lib_lora_train.embedded import CHECKPOINT
 from lib_lora_train.hosts.standalone import StandaloneHost
-from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
-from lib_lora_train.model.sampling import SamplingOptions
+from lib_lora_train.model.open_denoiser import open_denoiser
+from lib_lora_train.model.sampling import SamplingOptions, generate
 from lib_lora_train.training.adapter_setup import make_adapter
 
 PROMPT = "a red sks shape on a white background"
@@ -79,9 +79,9 @@ def test_one_tag_brings_the_adapter_and_its_word(a1111, webui, trained, tmp_path
 def drawn_by_us(path, prompt: str, steps: int) -> bytes:
     """The same picture by our own views of the checkpoint's file and our own sampler."""
     with StandaloneHost(CheckpointConfig(checkpoint=str(CHECKPOINT)), torch.device("cpu")).lease() as checkpoint:
-        parts = DiffusersDenoiser.open(checkpoint, CheckpointConfig())
-        load_weights(make_adapter(parts, TrainConfig.from_flat({"continue_from": str(path)})), load_adapter(path))
-        (image,) = parts.generate([prompt], "", [1], SamplingOptions(64, 64, "ddim", steps, 7.0))
+        denoiser = open_denoiser(checkpoint, CheckpointConfig())
+        load_weights(make_adapter(denoiser, TrainConfig.from_flat({"continue_from": str(path)})), load_adapter(path))
+        (image,) = generate(denoiser, [prompt], "", [1], SamplingOptions(64, 64, "ddim", steps, 7.0))
     return image.tobytes()
 
 

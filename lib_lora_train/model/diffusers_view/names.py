@@ -1,8 +1,8 @@
 """LDM's names for weights, and diffusers' names for the same weights.
 
 Checkpoints and the WebUI's own modules use LDM names (`input_blocks.1.0.in_layers.0.weight`); the views are diffusers
-modules (`down_blocks.0.resnets.0.norm1.weight`). The maps are made from the network's shape, which is read off the
-weights, and hold for SD 1.x, SD 2.x and SDXL alike. tests/model/test_names.py holds them to diffusers' own converter.
+modules (`down_blocks.0.resnets.0.norm1.weight`). The maps follow from the network's shape, which is read from the
+weights, for SD 1.x, SD 2.x and SDXL alike. The tests compare them with diffusers' own converter.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ OPENCLIP_BLOCK = {
     "mlp.c_proj": "mlp.fc2",
 }
 NOT_TEXT = ("logit_scale", "attn_mask", "position_ids")
-"""Lies beside a text encoder's weights in some files and takes no part in encoding."""
+"""Stored with a text encoder's weights in some files, but not used for encoding."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class UNetShape:
     """An LDM UNet's architecture, as far as names depend on it."""
 
     channels: tuple[int, ...]
-    """Channels of each level, from the finest: (320, 640, 1280, 1280) in SD 1.x."""
+    """Of each level, from the finest: (320, 640, 1280, 1280) in SD 1.x."""
     resnets_per_level: int
     transformer_depth: tuple[int, ...]
     """Transformer blocks in each attention of each level; 0 for a level without attention."""
@@ -63,10 +63,10 @@ class UNetShape:
 
 
 def unet_shape(weights: Mapping[str, torch.Tensor]) -> UNetShape:
-    """Reads the architecture off an LDM UNet's weights.
+    """Reads the architecture from an LDM UNet's weights.
 
-    Each level but the last ends in a block that holds nothing but a downsampler, so counting blocks between
-    downsamplers gives the levels.
+    Each level but the last ends in a block that is only a downsampler, so the blocks between downsamplers are the
+    levels.
     """
     levels: list[tuple[int, int, int]] = []  # width, transformer depth, resnets
     width, depth, resnets = weights["input_blocks.0.0.weight"].shape[0], 0, 0
@@ -110,7 +110,7 @@ def unet_modules(shape: UNetShape) -> dict[str, str]:
 
 
 def vae_modules(levels: int, resnets_per_level: int) -> dict[str, str]:
-    """LDM module name -> diffusers module name for an AutoencoderKL whose encoder has `resnets_per_level` a level."""
+    """LDM module name -> diffusers module name for an AutoencoderKL with `resnets_per_level` in its encoder."""
     names = {"quant_conv": "quant_conv", "post_quant_conv": "post_quant_conv"}
     for half in ("encoder", "decoder"):
         names |= {f"{half}.conv_in": f"{half}.conv_in", f"{half}.conv_out": f"{half}.conv_out"}

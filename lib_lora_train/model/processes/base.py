@@ -82,5 +82,5 @@ class Process(Protocol):
         ...
 
     def sampler(self, name: str, steps: int, generators: Sequence[torch.Generator]) -> Sampler:
-        """The sampler that the setting `sample_sampler` calls `name`; it may draw from `generators`, one for each image."""
+        """The sampler that the setting `sample_sampler` calls `name`; `generators`, one for each image, are for its noise."""
         ...

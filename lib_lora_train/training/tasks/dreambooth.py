@@ -1,4 +1,4 @@
-"""A thing and its class: captioned images beside those of the class, whose weight can fall over the run."""
+"""DreamBooth: the user's captioned images beside images of their class, whose weight can change over the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class DreamBoothData(CaptionedData):
-    """The user's images, and at most `class_images` of the class: of its folder, or those that are still to be drawn."""
+    """The user's images, and at most `num_class_images` of the class: from a folder, or still to be generated."""
 
     @classmethod
     def read(cls, config: TrainConfig) -> Self:
@@ -29,29 +29,27 @@ class DreamBoothData(CaptionedData):
         """
         task_data, count = super().read(config), config.dataset.num_class_images
         found = task_data.dataset.regularization
-        kept = found[: count or None] or to_be_drawn(config)
-        dataset = replace(
-            task_data.dataset, regularization=kept, warnings=[*task_data.warnings, *_left_out(found, kept)]
-        )
-        return cls(config, dataset)
+        used = found[: count or None] or class_images_to_come(config)
+        warnings = [*task_data.warnings, *_unused(found, used)]
+        return cls(config, replace(task_data.dataset, regularization=used, warnings=warnings))
 
     def build(self, context: TaskContext) -> DreamBoothTask:
         return DreamBoothTask(self, context)
 
 
 class DreamBoothTask(CaptionedTask):
-    """As with captions, but for the weight of the class."""
+    """As with captions, with a weight for the class images."""
 
     def _objective(self, plain: Captioned) -> DreamBooth:
         training, data = self._config.training, self._config.dataset
         steps = EpochSchedule.of(training, self.task_data.batches_per_epoch(self._context.distributed.world_size)).steps
         end = data.prior_loss_weight if data.prior_loss_weight_end < 0 else data.prior_loss_weight_end
-        left = end / data.prior_loss_weight if data.prior_loss_weight else 1.0
-        return DreamBooth(**vars(plain), batches=steps * training.gradient_accumulation, final_prior_ratio=left)
+        ratio = end / data.prior_loss_weight if data.prior_loss_weight else 1.0
+        return DreamBooth(**vars(plain), batches=steps * training.gradient_accumulation, final_prior_ratio=ratio)
 
 
-def to_be_drawn(config: TrainConfig) -> list[Example]:
-    """The class images as they will be: what a plan counts before there are any."""
+def class_images_to_come(config: TrainConfig) -> list[Example]:
+    """The class images as they will be, for a plan that is made before they are generated."""
     data = config.dataset
     return [
         Example(
@@ -68,7 +66,7 @@ def to_be_drawn(config: TrainConfig) -> list[Example]:
     ]
 
 
-def _left_out(found: list[Example], kept: list[Example]) -> list[str]:
-    if len(kept) >= len(found):
+def _unused(found: list[Example], used: list[Example]) -> list[str]:
+    if len(used) >= len(found):
         return []
-    return [f"{len(kept)} of {len(found)} images of the class are used, as class_images says; 0 uses all of a folder."]
+    return [f"Only {len(used)} of {len(found)} class images are used. Set num_class_images to 0 to use all."]

@@ -18,8 +18,8 @@ from modules import call_queue, paths, script_callbacks, sd_models, shared
 
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.hosts.webui import a1111
-from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
-from lib_lora_train.model.sampling import SamplingOptions
+from lib_lora_train.model.open_denoiser import open_denoiser
+from lib_lora_train.model.sampling import SamplingOptions, generate
 from tests.integration.webui import ROOT
 
 TAG = re.compile(r"<lora:([^:>]+):([^>]+)>")
@@ -76,9 +76,9 @@ def draw(request):
     """One image on the model's own weights, with the LoRAs of its prompt merged into them."""
     networks.load_networks([(name, float(strength)) for name, strength in TAG.findall(request["prompt"])])
     networks.merge_loaded()
-    parts = DiffusersDenoiser.open(a1111.A1111Host(CheckpointConfig()).describe(), CheckpointConfig())
-    drawing = SamplingOptions(request["width"], request["height"], steps=request["steps"])
-    return parts.generate([TAG.sub("", request["prompt"])], "", [request["seed"]], drawing)[0]
+    denoiser = open_denoiser(a1111.A1111Host(CheckpointConfig()).describe(), CheckpointConfig())
+    options = SamplingOptions(request["width"], request["height"], steps=request["steps"])
+    return generate(denoiser, [TAG.sub("", request["prompt"])], "", [request["seed"]], options)[0]
 
 
 if __name__ == "__main__":

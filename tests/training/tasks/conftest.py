@@ -1,4 +1,4 @@
-"""What every way of teaching is held to, on the random miniature."""
+"""What every training method must do, on the random miniature."""
 
 from __future__ import annotations
 
@@ -16,16 +16,12 @@ from tests.training.runs import adapter_files, final_weights, stopping_after_a_s
 
 @pytest.fixture
 def holds(tiny, host, step_by_step, tmp_path) -> Callable[..., None]:  # noqa: F811
-    """holds(steps=..., **settings): the mode trains so many steps, repeats itself, resumes exactly, and teaches the same
-    under gradient checkpointing; everything of the host is as before."""
+    """holds(steps=..., **settings): the method trains that many steps, is reproducible, resumes exactly, learns the same
+    with gradient checkpointing, and changes nothing of the host."""
 
     def check(steps: int, **settings: object) -> TrainConfig:
         settings = {**settings, "lr_scheduler": "cosine"}
-        before = {
-            name: tensor.clone()
-            for part in ("unet", "vae", "text_encoder")
-            for name, tensor in _named(host.checkpoint, part)
-        }
+        before = {name: tensor.clone() for name, tensor in _tensors(host.checkpoint).items()}
         whole = tiny(name="whole", **settings)
         train(whole, host)
         assert _steps_of(whole) == steps
@@ -45,17 +41,16 @@ def holds(tiny, host, step_by_step, tmp_path) -> Callable[..., None]:  # noqa: F
         ups = [tensor for name, tensor in mine.items() if name.endswith("up.weight")]
         assert sum(bool(up.any()) for up in ups) == len(ups), "a layer has learned nothing"
 
-        after = {
-            name: tensor for part in ("unet", "vae", "text_encoder") for name, tensor in _named(host.checkpoint, part)
-        }
+        after = _tensors(host.checkpoint)
         assert all(torch.equal(before[name], after[name]) and after[name].grad is None for name in before)
         return whole
 
     return check
 
 
-def _named(checkpoint, part: str) -> list[tuple[str, torch.Tensor]]:
-    return [(f"{part}.{name}", tensor) for name, tensor in getattr(checkpoint, part).items()]
+def _tensors(checkpoint) -> dict[str, torch.Tensor]:
+    parts = [checkpoint.unet, checkpoint.vae, *(text.weights for text in checkpoint.text_encoders)]
+    return {f"{number}.{name}": tensor for number, part in enumerate(parts) for name, tensor in part.items()}
 
 
 def _in(folder: Path) -> dict[str, str]:

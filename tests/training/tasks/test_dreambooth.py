@@ -1,6 +1,6 @@
-"""DreamBooth as a run: what it shows, what learns and what does not, how many steps, and that a resume is exact.
+"""DreamBooth runs: their data, what is trained and what is not, the number of steps, and an exact resume.
 
-With it the two things that any captioned run may add: a learned trigger, and a text encoder that stops early.
+Also a learned trigger word and a text encoder that stops early, which any captioned run may have.
 """
 
 from __future__ import annotations
@@ -27,39 +27,37 @@ WORD = "bundle_emb.sks.string_to_param.*"
 
 @pytest.fixture
 def dreambooth(tiny, tmp_path):
-    """dreambooth(**settings): a run of four images beside three of the class, which are there."""
+    """dreambooth(**settings): a run of four images and three existing class images."""
     folder = photos(tmp_path / "class", 3)
     return lambda **settings: tiny(
         **{**CLASS, "regularization_folder": str(folder), "prior_loss_weight_end": 0.25, **settings}
     )
 
 
-class TestTheMaterial:
-    def test_has_as_many_class_images_as_asked_before_and_after_they_are_drawn(self, tiny, host):
+class TestTaskData:
+    def test_has_the_configured_number_of_class_images_before_and_after_they_are_generated(self, tiny, host):
         config = tiny(**CLASS, num_class_images=5)
         planned = read_task_data(config).summary()
         train(config, host, txt2img=RecordingTxt2Img())
-        drawn = ClassImages.of(config, host.describe()).applied_to(config)
-        assert read_task_data(drawn).summary() == planned
+        generated = ClassImages.of(config, host.describe()).applied_to(config)
+        assert read_task_data(generated).summary() == planned
         assert (planned.images, planned.regularization_images, planned.shown_per_epoch) == (4, 5, 8)
 
-    def test_takes_the_first_of_a_larger_folder_and_says_so(self, dreambooth):
+    def test_uses_the_first_images_of_a_larger_folder_and_says_so(self, dreambooth):
         task_data = read_task_data(dreambooth(num_class_images=2))
         assert [example.path.name for example in task_data.dataset.regularization] == ["0.png", "1.png"]
-        assert (
-            "2 of 3 images of the class are used, as class_images says; 0 uses all of a folder." in task_data.warnings
-        )
+        assert "Only 2 of 3 class images are used. Set num_class_images to 0 to use all." in task_data.warnings
         assert len(read_task_data(dreambooth(num_class_images=0)).dataset.regularization) == 3
 
     def test_may_have_no_class_images_at_all(self, tiny):
         assert read_task_data(tiny(**CLASS, num_class_images=0)).summary().regularization_images == 0
 
 
-def test_the_plan_says_how_many_are_drawn_first_and_where(tiny, host):
+def test_the_plan_says_how_many_class_images_are_generated_and_where(tiny, host):
     config = tiny(**CLASS, num_class_images=5)
     folder = ClassImages.of(config, host.describe()).folder
     plan = make_plan(config, host, timed=False)
-    assert plan.steps == 4  # 4 images and as many of the class, in batches of 2
+    assert plan.steps == 4  # 4 images and as many class images, in batches of 2
     assert f"5 class images, 5 of them generated before training, in {folder}." in plan.warnings
     train(config, host, txt2img=RecordingTxt2Img())
     assert (
@@ -78,19 +76,19 @@ def test_the_plan_says_how_many_are_drawn_first_and_where(tiny, host):
         ({"prior_loss_weight": 0.0}, "prior_loss_weight"),
     ],
 )
-def test_what_cannot_be_is_said_at_its_field(tiny, settings, field):
+def test_settings_that_make_no_sense_are_reported_at_their_field(tiny, settings, field):
     problems = tiny(**{**CLASS, **settings}).problems()
     assert [problem.field for problem in problems] == [field]
     assert isinstance(problems[0], Problem)
 
 
-def test_a_captioned_run_asks_for_none_of_it(tiny):
+def test_a_captioned_run_needs_none_of_these_settings(tiny):
     assert tiny(class_word="", trigger_word="", prior_loss_weight_end=0.0).problems() == []
 
 
 @pytest.fixture
 def spied(monkeypatch):
-    """Makes every session remember its parts and, after its first slice, the gradients that were there before the step."""
+    """Records each session's denoiser and, for its last step, which parameters had gradients."""
     seen: dict[str, object] = {}
     update = session.Loop._update
 
@@ -109,9 +107,12 @@ def spied(monkeypatch):
 def test_gradients_reach_the_adapter_and_its_word_and_nothing_else(dreambooth, host, spied, checkpointing):
     train(dreambooth(gradient_checkpointing=checkpointing, train_text_encoder=True, trigger_vectors=1, epochs=2), host)
     assert len(spied["with"]) == len(spied["parameters"])
-    own, parts = {id(p) for p in spied["parameters"]}, spied["denoiser"]
+    own, denoiser = {id(p) for p in spied["parameters"]}, spied["denoiser"]
     others = [
-        p for module in (parts.unet, parts.text_encoders, parts.vae) for p in module.parameters() if id(p) not in own
+        p
+        for module in (denoiser.unet, denoiser.text_encoders, denoiser.vae)
+        for p in module.parameters()
+        if id(p) not in own
     ]
     assert others
     assert not any(p.requires_grad or p.grad is not None for p in others)
@@ -173,12 +174,12 @@ class TestTheTextEncoderStops:
         assert self.changed(second, third) == {"unet", "te", "word"}
 
 
-def test_previews_and_validation_know_the_word(dreambooth, host, monkeypatch):
-    asked: list[str] = []
+def test_sample_images_and_validation_use_the_learned_word(dreambooth, host, monkeypatch):
+    used: list[str] = []
     generate = evaluator.generate
 
     def spy(denoiser, prompts, *rest, **named):
-        asked.extend(e.learned.word for e in denoiser.word_embedders if e.learned and e.learned.active)
+        used.extend(e.learned.word for e in denoiser.word_embedders if e.learned and e.learned.active)
         return generate(denoiser, prompts, *rest, **named)
 
     monkeypatch.setattr(evaluator, "generate", spy)
@@ -196,7 +197,7 @@ def test_previews_and_validation_know_the_word(dreambooth, host, monkeypatch):
         host,
         events.append,
     )
-    assert asked == ["sks"]
+    assert used == ["sks"]
     assert active == [False, True]  # the base, then the first epoch
     assert of_kind(events, EpochDone)
     assert not of_kind(events, Warned)

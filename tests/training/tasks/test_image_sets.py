@@ -1,4 +1,4 @@
-"""Teaching by pictures at several levels: what is read, shown and learned."""
+"""Training on image sets: what is read, trained on and learned."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.training.runs import adapter_files, final_weights
 
 @pytest.fixture
 def sets(tmp_path) -> Path:
-    """Two sets at three levels: noise that grows brighter, captioned at the first level."""
+    """Two sets at three strengths: noise that grows brighter, with captions at the first strength."""
     for name in range(2):
         pixels = np.random.Generator(np.random.PCG64(name)).integers(0, 128, (64, 64, 3))
         for strength in (-1, 0.5, 1):
@@ -43,11 +43,11 @@ def pair_settings(sets: Path) -> dict[str, object]:
     }
 
 
-def test_pairs_are_exact(holds, sets):
+def test_pairs_are_reproducible_and_resume_exactly(holds, sets):
     holds(steps=2, **pair_settings(sets), flip_horizontally=True, difference_mask=True, train_text_encoder=True)
 
 
-def test_a_slider_is_exact(holds, sets):
+def test_a_slider_is_reproducible_and_resumes_exactly(holds, sets):
     holds(steps=2, training_method="image_slider", dataset_folder=str(sets), batch_size=1)
 
 
@@ -67,10 +67,10 @@ def test_captions_and_masks_have_an_effect(tiny, host, sets):
     assert differ(plain, weights_of(tiny, host, "masked", **settings, difference_mask=True))
     for file in (sets / "-1").glob("*.txt"):
         file.write_text("something else")
-    assert differ(plain, weights_of(tiny, host, "told", **settings))
+    assert differ(plain, weights_of(tiny, host, "captioned", **settings))
 
 
-def test_a_mask_is_what_counts_at_any_level(tiny, host, sets):
+def test_a_cell_counts_where_the_mask_of_any_strength_is_white(tiny, host, sets):
     settings = pair_settings(sets) | {"max_steps": 1}
     for folder in ("-1", "1"):
         (sets / folder / "mask").mkdir()
@@ -83,20 +83,20 @@ def test_a_mask_is_what_counts_at_any_level(tiny, host, sets):
     assert all(not tensor.any() for name, tensor in nothing.items() if name.endswith("up.weight"))
 
 
-def test_a_plan_says_what_is_taught(tiny, host, sets):
+def test_a_plan_names_the_image_sets(tiny, host, sets):
     plan = make_plan(tiny(training_method="image_slider", dataset_folder=str(sets), repeats=5, batch_size=2), host)
     assert (plan.images, plan.shown_per_epoch, plan.steps) == (6, 30, 5)
     assert "2 image sets at strengths -1, 0.5, 1" in str(plan)
 
 
-def test_memory_and_prompts_follow_the_levels(tiny, host, sets):
+def test_memory_and_prompts_follow_the_image_sets(tiny, host, sets):
     config = tiny(training_method="image_slider", dataset_folder=str(sets), batch_size=1)
     one = tiny(dataset_folder=str(sets / "1"), trigger_word="x", batch_size=3)
     assert make_plan(config, host, timed=False).memory == make_plan(one, host, timed=False).memory
     assert read_task_data(config).prompts() == ["a cat 0", "a cat 1"]
 
 
-def test_the_adapter_says_how_it_was_made_without_places(tiny, host, sets, tmp_path):
+def test_the_adapter_has_its_settings_without_paths(tiny, host, sets, tmp_path):
     path = train(tiny(**pair_settings(sets), max_steps=1), host)
     summary = read_metadata(path)
     assert summary["ss_num_train_images"] == "4"
@@ -104,7 +104,7 @@ def test_the_adapter_says_how_it_was_made_without_places(tiny, host, sets, tmp_p
     assert str(tmp_path).encode() not in path.read_bytes()
 
 
-def test_a_broken_picture_costs_its_set_and_is_named(tiny, host, sets):
+def test_a_damaged_image_is_named_and_its_set_left_out(tiny, host, sets):
     broken = sets / "1" / "0.png"
     broken.write_bytes(broken.read_bytes()[:600])
     events = []
@@ -122,11 +122,11 @@ class TestTwoPasses:
             "batch_size": 2,
         }
 
-    def test_are_exact(self, holds, settings):
+    def test_are_reproducible_and_resume_exactly(self, holds, settings):
         holds(steps=2, **settings)
 
-    def test_only_the_second_is_kept(self, tiny, host, settings):
-        """Its down weights are drawn anew, so what the first pass learned shows in no file but its own."""
+    def test_only_the_second_is_saved(self, tiny, host, settings):
+        """Its down weights are initialized anew, so that only the first pass's own file shows what it learned."""
         config = tiny(**settings)
         train(config, host)
         folder = Path(config.run.lora_dir) / "tiny"
@@ -135,8 +135,8 @@ class TestTwoPasses:
         downs = [name for name in first if name.endswith("down.weight")]
         assert all(not torch.allclose(first[name], last[name], atol=0.1 * first[name].std().item()) for name in downs)
 
-    def test_the_second_learns_on_top_of_the_first(self, tiny, host, sets, settings):
-        """Equal pictures before and after: what is on top depends on what lies beneath."""
+    def test_the_second_is_trained_on_top_of_the_first(self, tiny, host, sets, settings):
+        """With equal images in the second pass, its result depends on the first pass."""
         after_one = weights_of(tiny, host, "one", **settings)
         shutil.copy(sets / "0.5" / "0.png", sets / "-1" / "0.png")
         after_another = weights_of(tiny, host, "another", **settings)

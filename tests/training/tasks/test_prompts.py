@@ -1,19 +1,24 @@
-"""Teaching by words alone: no images are asked for, and the VAE stays where it is."""
+"""Training by prompts: no images are needed, and the VAE is not used."""
 
 from __future__ import annotations
 
 import contextlib
 
 import pytest
+import torch
 
 from lib_lora_train.adapters.formats.kohya import read_metadata
 from lib_lora_train.config import TrainConfig
-from lib_lora_train.objectives.prompts import PromptBatches, PromptPair
+from lib_lora_train.distributed import Distributed
+from lib_lora_train.model.denoiser import LatentFormat
+from lib_lora_train.objectives.prompts import PromptBatch, PromptBatches, PromptPair
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.training.plan import make_plan
 from lib_lora_train.training.session import train
 from lib_lora_train.training.tasks import read_task_data
-from lib_lora_train.training.tasks.prompts import parse_prompt_pair, prompt_pairs_of, slider_ends_of
+from lib_lora_train.training.tasks.base import TaskContext
+from lib_lora_train.training.tasks.prompts import leco, parse_prompt_pair, prompt_pairs_of, slider_ends_of
+from tests.objectives.toys import ToyDenoiser, f
 from tests.training.runs import SharingHost
 
 SWAPS = {
@@ -36,7 +41,7 @@ SLIDER = {
 
 class TestALine:
     @pytest.mark.parametrize(
-        ("line", "meant"),
+        ("line", "expected"),
         [
             ("red -> blue", ("red", "blue")),
             ("  a red cat->a dog ", ("a red cat", "a dog")),
@@ -46,38 +51,36 @@ class TestALine:
             ("a -> b -> c", ("a", "b -> c")),
         ],
     )
-    def test_says_what_is_changed_and_what_comes_instead(self, line, meant):
-        assert parse_prompt_pair(line, enhanced=False) == meant
+    def test_is_a_target_and_its_replacement(self, line, expected):
+        assert parse_prompt_pair(line, enhance=False) == expected
 
-    def test_without_an_arrow_is_emphasised_as_itself(self):
-        assert parse_prompt_pair("cat", enhanced=True) == ("cat", "cat")
-        assert parse_prompt_pair("cat ->", enhanced=True) == ("cat", "")
+    def test_without_an_arrow_is_replaced_by_itself_when_enhanced(self):
+        assert parse_prompt_pair("cat", enhance=True) == ("cat", "cat")
+        assert parse_prompt_pair("cat ->", enhance=True) == ("cat", "")
 
     def test_has_its_own_positive_prompt_or_one_for_all(self):
         def positives(*given: str) -> list[str]:
             config = TrainConfig.from_flat(
                 {"training_method": "leco", "prompt_pairs": ["cat ->", "dog ->"], "positive_prompts": list(given)}
             )
-            return [change.positive for change in prompt_pairs_of(config)]
+            return [pair.positive for pair in prompt_pairs_of(config)]
 
         assert positives() == ["cat", "dog"]
         assert positives("animal") == ["animal", "animal"]
         assert positives("a", "b") == ["a", "b"]
 
     @pytest.mark.parametrize("positive", [[], ["animal"], ["a", "b"]])
-    def test_that_becomes_itself_is_kept_as_nothing_leads_away_from_it(self, positive):
+    def test_that_is_replaced_by_itself_is_preserved_without_a_direction(self, positive):
         config = TrainConfig.from_flat(
             {"training_method": "leco", "prompt_pairs": ["cat ->", "dog -> dog"], "positive_prompts": positive}
         )
         assert prompt_pairs_of(config)[1] == PromptPair("dog", "dog", positive="", negative="")
 
-    def test_that_becomes_itself_is_emphasised_where_that_is_the_direction(self):
-        config = TrainConfig.from_flat(
-            {"training_method": "leco", "direction": "enhance", "prompt_pairs": ["dog -> dog"]}
-        )
+    def test_that_is_replaced_by_itself_is_enhanced_where_that_is_the_action(self):
+        config = TrainConfig.from_flat({"training_method": "leco", "action": "enhance", "prompt_pairs": ["dog -> dog"]})
         assert prompt_pairs_of(config) == [PromptPair("dog", "dog", positive="dog")]
 
-    def test_of_a_slider_has_two_ends_and_what_it_acts_on(self):
+    def test_of_a_slider_has_two_ends_and_a_target(self):
         config = TrainConfig.from_flat(
             {**SLIDER, "prompt_pairs": ["red cat -> blue cat", "red star->"], "target_prompts": ["cat", "star"]}
         )
@@ -92,25 +95,33 @@ class TestBatches:
         prompt_pairs = [PromptPair(name, "") for name in "abcde"]
         return PromptBatches(
             prompt_pairs,
-            **{"batch_size": 2, "resolution": 512, "varied": False, "randomness": Randomness(1), **settings},
+            **{
+                "latent": LatentFormat(channels=4, factor=8),
+                "batch_size": 2,
+                "resolution": 512,
+                "varied": False,
+                "randomness": Randomness(1),
+                **settings,
+            },
         )
 
-    def test_show_every_change_once_before_any_comes_again(self):
+    def test_use_every_pair_once_before_any_is_used_again(self):
         made = self.prompts()
-        shown = [target for index in range(5) for target in made.batch(index).targets]
-        assert sorted(shown[:5]) == sorted(shown[5:]) == list("abcde")
-        assert shown[:5] != shown[5:]
+        used = [target for index in range(5) for target in made.batch(index).targets]
+        assert sorted(used[:5]) == sorted(used[5:]) == list("abcde")
+        assert used[:5] != used[5:]
 
     def test_depend_on_their_index_alone(self):
         made = self.prompts()
         assert next(made.from_batch(3)) == made.batch(3) == self.prompts().batch(3)
 
     def test_of_two_processes_are_the_halves_of_the_doubled_batch(self):
-        from lib_lora_train.distributed import Distributed
-
         whole = self.prompts(batch_size=4).batch(3).targets
         halves = [self.prompts(distributed=Distributed(rank, 2)).batch(3).targets for rank in (0, 1)]
         assert halves[0] + halves[1] == whole
+
+    def test_have_the_models_latent_shape(self):
+        assert self.prompts(latent=LatentFormat(channels=3, factor=4)).batch(0).shape == (2, 3, 128, 128)
 
     def test_are_of_the_resolution_or_vary_from_half_of_it(self):
         assert self.prompts().batch(0).shape == (2, 4, 64, 64)
@@ -124,22 +135,22 @@ class TestBatches:
     [
         SWAPS,
         {**SWAPS, "replacement_strength": 2.0, "train_text_encoder": True},
-        {**SWAPS, "training_method": "leco", "denoising_steps": 2, "guidance": 2.0},
+        {**SWAPS, "training_method": "leco", "denoising_steps": 2, "guidance_scale": 2.0},
         {**SLIDER, "denoising_steps": 2, "train_text_encoder": True},
     ],
-    ids=["ileco", "ileco with the text encoder", "leco", "a slider with the text encoder"],
+    ids=["ileco", "ileco with the text encoder", "leco", "text slider with the text encoder"],
 )
-def test_a_run_is_exact(holds, settings):
+def test_a_run_is_reproducible_and_resumes_exactly(holds, settings):
     holds(steps=2, **settings)
 
 
-def test_a_run_asks_for_no_images_and_leaves_the_vae_alone(tiny, host, tmp_path, monkeypatch):
+def test_a_run_needs_no_images_and_does_not_use_the_vae(tiny, host, tmp_path, monkeypatch):
     on_device = []
     monkeypatch.setattr(
         host.checkpoint, "on_device", lambda module: on_device.append(type(module).__name__) or contextlib.nullcontext()
     )
     path = train(
-        tiny(**SWAPS, caption_dropout_rate=0.5, noise_offset=1.0, trigger_word="left over"),
+        tiny(**SWAPS, caption_dropout_rate=0.5, noise_offset=1.0, trigger_word="unused"),
         SharingHost(host.checkpoint),
     )
     assert set(on_device) == {"ModuleList"}  # the text encoders
@@ -150,27 +161,33 @@ def test_a_run_asks_for_no_images_and_leaves_the_vae_alone(tiny, host, tmp_path,
         "{}",
     )
     assert str(tmp_path.name) not in summary["lora_train_config"]
-    kept = TrainConfig.from_toml(summary["lora_train_config"])
-    assert kept.prompts.prompt_pairs == SWAPS["prompt_pairs"]
-    assert (kept.dataset.trigger_word, kept.objective.noise_offset) == ("", 0.0), (
-        "what the mode does not use has no effect"
+    stored = TrainConfig.from_toml(summary["lora_train_config"])
+    assert stored.prompts.prompt_pairs == SWAPS["prompt_pairs"]
+    assert (stored.dataset.trigger_word, stored.objective.noise_offset) == ("", 0.0), (
+        "settings that the method does not use have no effect"
     )
 
 
-def test_a_plan_says_what_is_taught(tiny, host):
+def test_a_plan_names_the_prompt_pairs(tiny, host):
     plan = make_plan(tiny(**SWAPS), host)
     assert (plan.images, plan.steps, plan.epochs) == (0, 2, 2)
-    assert "2 by words: red -> blue, cat ->" in str(plan)
+    assert "2 prompt pairs: red -> blue, cat ->" in str(plan)
     assert plan.seconds_per_step is not None
 
 
-def test_a_plan_counts_the_passes_that_a_goal_and_a_drawing_take(tiny):
+def test_a_plan_counts_the_passes_of_the_goal_and_of_partial_denoising(tiny):
     passes = {
-        "a goal": read_task_data(tiny(**SWAPS)).extra_passes,
-        "beyond it": read_task_data(tiny(**SWAPS, replacement_strength=2.0)).extra_passes,
-        "a drawing": read_task_data(tiny(**{**SWAPS, "training_method": "leco"}, denoising_steps=30)).extra_passes,
+        "goal": read_task_data(tiny(**SWAPS)).extra_passes,
+        "goal beyond the replacement": read_task_data(tiny(**SWAPS, replacement_strength=2.0)).extra_passes,
+        "partial denoising": read_task_data(
+            tiny(**{**SWAPS, "training_method": "leco"}, denoising_steps=30)
+        ).extra_passes,
     }
-    assert passes == {"a goal": 1, "beyond it": 2, "a drawing": 3 + 30}  # half of 30 steps, two passes each
+    assert passes == {
+        "goal": 1,
+        "goal beyond the replacement": 2,
+        "partial denoising": 3 + 30,
+    }  # half of 30 steps, two passes each
 
 
 @pytest.mark.parametrize(
@@ -182,12 +199,12 @@ def test_a_plan_counts_the_passes_that_a_goal_and_a_drawing_take(tiny):
         ({"training_method": "text_slider", "prompt_pairs": ["large"]}, "prompt_pairs"),
     ],
 )
-def test_what_is_missing_or_cannot_be_meant_is_said(settings, field):
+def test_settings_that_make_no_sense_are_reported_at_their_field(settings, field):
     config = TrainConfig.from_flat({"name": "x", **SWAPS, **settings})
     assert [problem.field for problem in config.problems()] == [field]
 
 
-def test_what_another_mode_uses_is_never_in_the_way():
+def test_settings_of_other_methods_are_not_checked():
     wrong = {
         "repeats": -1,
         "loss_mask": "nothing",
@@ -196,4 +213,20 @@ def test_what_another_mode_uses_is_never_in_the_way():
         "regularization_folder": "x",
     }
     assert TrainConfig.from_flat({"name": "x", **SWAPS, **wrong}).problems() == []
-    assert TrainConfig.from_flat({"name": "x", "guidance": -1.0}).problems() == []
+    assert TrainConfig.from_flat({"name": "x", "guidance_scale": -1.0}).problems() == []
+
+
+@pytest.mark.parametrize(("action", "sign"), [("erase", -1), ("enhance", 1)])
+def test_leco_goes_against_the_direction_to_erase_and_along_it_to_enhance(action, sign):
+    """The goal for pair (target, "", positive, "") is base("") + sign * g * (base(positive) - base(""))."""
+    config = TrainConfig.from_flat(
+        {"name": "x", "training_method": "leco", "prompt_pairs": ["cat ->"], "action": action, "guidance_scale": 2.0}
+    )
+    toy = ToyDenoiser(weight=torch.tensor(0.0))
+    context = TaskContext(toy, toy, config, Distributed(), None, None, None, None)
+    context.text = lambda prompts: toy
+    toy.encode = toy.encode_text
+    z, batch = torch.ones(1, 4, 8, 8), PromptBatch(prompt_pairs_of(config), torch.Size((1, 4, 8, 8)))
+    _, goal = leco(context, batch.prompt_pairs).prediction_and_goal(z, 500, batch)
+    expected = f(1.0, 500, "") + sign * 2.0 * (f(1.0, 500, "cat") - f(1.0, 500, ""))
+    torch.testing.assert_close(goal, torch.full_like(goal, expected))

@@ -1,8 +1,8 @@
-"""Every way of teaching is a material that the session and the plan can run."""
+"""Every training method in the settings has its data."""
 
 from lib_lora_train.config import TRAINING_METHODS
 from lib_lora_train.training.tasks import TASKS
 
 
-def test_every_mode_has_its_material():
+def test_every_training_method_has_its_task_data():
     assert list(TASKS) == list(TRAINING_METHODS)

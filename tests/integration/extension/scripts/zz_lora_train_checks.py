@@ -10,14 +10,13 @@ from fastapi import Body
 from modules import script_callbacks, sd_models
 
 from lib_lora_train.hosts.attachment import Attachment
-from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
 from lib_lora_train.training import checkpointer, evaluator, session
-from lib_lora_train.training.tasks import captioned
+from lib_lora_train.training.tasks import base, captioned
 
 STAGES = {
     "lease": (Attachment, "attach"),
-    "view": (DiffusersDenoiser, "open"),
-    "cache": (captioned.CaptionedTask, "_encoded"),
+    "view": (session, "open_denoiser"),
+    "cache": (base.TaskContext, "encode_images"),
     "inject": (session, "make_adapter"),
     "step": (session.Loop, "run_until"),
     "save": (checkpointer, "save_adapter"),

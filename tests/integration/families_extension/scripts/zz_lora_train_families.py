@@ -12,6 +12,7 @@ from modules import prompt_parser, script_callbacks, sd_models
 from lib_lora_train.config import CheckpointConfig, TrainConfig
 from lib_lora_train.hosts.webui.detect import detect_webui
 from lib_lora_train.hosts.webui.queue_lock import queue_lock
+from lib_lora_train.image_geometry import ImageGeometry
 from lib_lora_train.model.diffusers_view.conditioning import predict
 from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
 from lib_lora_train.training.adapter_setup import make_adapter
@@ -32,15 +33,16 @@ def compare(prompt: str = Body("", embed=True)):
     config = CheckpointConfig(max_tokens=150)
     host = detect_webui().make_host(config)
     with host.lease() as checkpoint, host.gpu_slot():
-        parts, model = DiffusersDenoiser.open(checkpoint, config), sd_models.model_data.sd_model
+        denoiser, model = DiffusersDenoiser.open(checkpoint, config), sd_models.model_data.sd_model
         request = prompt_parser.SdConditioning([prompt], width=WIDTH, height=HEIGHT)
         theirs = model.get_learned_conditioning(request)
         theirs = theirs if isinstance(theirs, dict) else {"crossattn": theirs}
         own = {parameter.untyped_storage().data_ptr() for part in own_parts(model) for parameter in part.parameters()}
-        views = [p for view in (parts.unet, parts.vae, *parts.text_encoders) for p in view.parameters()]
+        views = [p for view in (denoiser.unet, denoiser.vae, *denoiser.text_encoders) for p in view.parameters()]
         shared = sum(p.untyped_storage().data_ptr() in own for p in views)
-        with checkpoint.on_device(parts.text_encoders):  # Forge stores them in fp16 on a CPU too
-            conditioning = parts.text.encode([prompt]).with_sizes(torch.tensor([[HEIGHT, WIDTH, 0, 0, HEIGHT, WIDTH]]))
+        with denoiser.on_device("text_encoders"):  # Forge stores them in fp16 on a CPU too
+            conditioning = denoiser.encode_text([prompt])
+            conditioning = conditioning.with_geometry(ImageGeometry.uncropped(1, HEIGHT, WIDTH))
         found = {
             "text": (conditioning.context - theirs["crossattn"]).abs().max().item(),
             "length": conditioning.context.shape[1],
@@ -51,7 +53,7 @@ def compare(prompt: str = Body("", embed=True)):
         x = torch.randn(1, 4, HEIGHT // 8, WIDTH // 8, generator=torch.Generator().manual_seed(1))
         t = torch.tensor([500])
         output = own_unet(model)(x, t, theirs["crossattn"], y=theirs.get("vector"))
-        found["unet"] = (predict(parts.unet, x, t, conditioning) - output).abs().max().item()
+        found["unet"] = (predict(denoiser.unet, x, t, conditioning) - output).abs().max().item()
         found["unet_scale"] = output.abs().mean().item()
         found["parameters"] = len(views)
         found["shared"] = shared
@@ -148,10 +150,10 @@ def word(name: str = Body(embed=True), prompt: str = Body(embed=True)):
     config = CheckpointConfig(max_tokens=150)
     host = detect_webui().make_host(config)
     with host.lease() as checkpoint, host.gpu_slot():
-        parts = DiffusersDenoiser.open(checkpoint, config)
-        plain = parts.text.encode([prompt]).context
-        make_adapter(parts, TrainConfig.from_flat({"continue_from": networks.available_networks[name].filename}))
-        conditioning = parts.text.encode([prompt])
+        denoiser = DiffusersDenoiser.open(checkpoint, config)
+        plain = denoiser.encode_text([prompt]).context
+        make_adapter(denoiser, TrainConfig.from_flat({"continue_from": networks.available_networks[name].filename}))
+        conditioning = denoiser.encode_text([prompt])
     with queue_lock():
         networks.load_networks([name], [1.0], [1.0], [None])
         try:
