@@ -1,25 +1,17 @@
-// The browser side of the tab: asks for news while there is any, and has the plan made anew when a setting changes.
-// It touches nothing outside the tab but for two things a user would do: refresh the WebUI's Lora page when a run is
-// over, and fill in txt2img's X/Y/Z plot when asked to.
+// The browser side of the tab: it polls the server while a run trains, updates the plan when a setting changes, and
+// uploads dropped files. Outside the tab it does two things a user could do: it refreshes the WebUI's Lora pages when a
+// run is over, and fills in the X/Y/Z plot of txt2img when asked to.
 (function () {
     "use strict";
 
-    const BUSY_MS = 1000;
-    const IDLE_MS = 10000;
-    const ELSEWHERE_MS = 5000; // a run goes on while the user is in another tab: its end refreshes the Lora page
-    const LOST_MS = 15000; // an answer that takes longer will not come: the server was started again
-    const TYPING_MS = 600;
-
     if (window.loraTrain) return;
 
-    let asked = 0;
-    let pending = false;
-    let lookAgain = false;
-    let wasVisible = false;
-    let over = "0";
-    let typing = null;
-    let planning = 0; // since when a plan is awaited
-    let planAgain = false;
+    const BUSY_MS = 1000;
+    const IDLE_MS = 10000;
+    const OTHER_TAB_MS = 5000; // a run continues in another tab of the WebUI: its end refreshes the Lora pages
+    const TIMEOUT_MS = 15000; // a reply that takes longer never comes: the server was restarted
+    const TYPING_MS = 600;
+    const FILES_PER_UPLOAD = 16;
 
     function app() {
         return typeof gradioApp === "function" ? gradioApp() : document;
@@ -29,104 +21,72 @@
         return app().querySelector("#lora_train_tab " + selector);
     }
 
-    function visible() {
+    function isVisible() {
         const tab = app().querySelector("#lora_train_tab");
         return Boolean(tab) && !document.hidden && tab.getClientRects().length > 0;
     }
 
-    function beacon() {
-        const element = inTab("#lora_train_beacon");
-        return element ? element.dataset : { busy: "0", over: "0", say: "" };
+    // The WebUI translates elements when they are added, and not when their text changes.
+    function localize() {
+        const tab = app().querySelector("#lora_train_tab");
+        const translated = typeof hasLocalization === "function" && hasLocalization();
+        if (tab && translated && typeof processNode === "function") processNode(tab);
     }
 
-    // Gradio passes over a click while it awaits the answer to the one before, here and in replan().
-    function look() {
-        const button = inTab("#lora_train_tick");
-        lookAgain = pending;
-        if (!button || (pending && Date.now() - asked < LOST_MS)) return;
-        pending = true;
-        asked = Date.now();
-        button.click();
+    function translated(text) {
+        return (window.localization && window.localization[text]) || text;
     }
 
-    function changed() {
-        clearTimeout(typing);
-        typing = setTimeout(replan, TYPING_MS);
+    // Requests. Gradio ignores clicks on a button while it waits for the reply to an earlier click, so a request that
+    // is due in the meantime is sent after the reply.
+
+    function request(selector) {
+        const state = { sent: 0, isPending: false, isDue: false };
+        state.send = function () {
+            const button = inTab(selector);
+            state.isDue = state.isPending;
+            if (!button || (state.isPending && Date.now() - state.sent < TIMEOUT_MS)) return;
+            state.isPending = true;
+            state.sent = Date.now();
+            button.click();
+        };
+        state.replied = function () {
+            state.isPending = false;
+            if (state.isDue) state.send();
+        };
+        return state;
     }
 
-    function replan() {
-        const button = inTab("#lora_train_replan");
-        planAgain = planning !== 0;
-        if (!button || (planAgain && Date.now() - planning < LOST_MS)) return;
-        planning = Date.now();
-        button.click();
+    const poll = request("#lora_train_poll");
+    const planUpdate = request("#lora_train_update_plan");
+    let typingTimer = null;
+    let runsOver = "0";
+    let wasVisible = false;
+
+    function settingsChanged() {
+        clearTimeout(typingTimer);
+        typingTimer = setTimeout(planUpdate.send, TYPING_MS);
     }
 
-    function planned() {
-        planning = 0;
-        if (planAgain) replan();
+    function planUpdated() {
+        localize();
+        planUpdate.replied();
     }
 
-    function ticked() {
-        pending = false;
+    function pollStatus() {
+        const element = inTab("#lora_train_poll_status");
+        return element ? element.dataset : { busy: "0", over: "0", announcement: "" };
+    }
+
+    function polled() {
         const live = inTab("#lora_train_live");
-        const now = beacon();
-        if (live && live.textContent !== now.say) live.textContent = now.say;
-        // A page that was just loaded may show the cards of an earlier day as well: the WebUI keeps them.
-        if (now.over !== over) refreshLoraPages();
-        over = now.over;
-        if (lookAgain) look();
-    }
-
-    // Files go to the server as Gradio's own components send them, a few at a time; what it called them goes to the tab.
-
-    const AT_ONCE = 16;
-
-    function uploadAddress() {
-        const root = (window.gradio_config && window.gradio_config.root) || "";
-        return root.replace(/\/$/, "") + (root ? "/upload" : "upload");
-    }
-
-    async function upload(files) {
-        const note = inTab("#lora_train_uploading");
-        const paths = [];
-        try {
-            for (let i = 0; i < files.length; i += AT_ONCE) {
-                note.textContent = "Uploading: " + i + " of " + files.length;
-                const form = new FormData();
-                files.slice(i, i + AT_ONCE).forEach(function (file) { form.append("files", file, file.name); });
-                const answer = await fetch(uploadAddress(), { method: "POST", body: form, credentials: "same-origin" });
-                if (!answer.ok) throw new Error("the server answered " + answer.status);
-                paths.push.apply(paths, await answer.json());
-            }
-        } catch (error) {
-            note.textContent = "The upload failed (" + error.message + "). Drop the files again.";
-            return;
-        }
-        note.textContent = "";
-        type(inTab("#lora_train_dropped textarea, #lora_train_dropped input"), JSON.stringify(paths));
-    }
-
-    function listen() {
-        const zone = inTab("#lora_train_drop");
-        if (!zone || zone.dataset.listens) return;
-        zone.dataset.listens = "yes";
-        const input = zone.querySelector("input");
-        input.addEventListener("change", function () {
-            upload(Array.from(input.files));
-            input.value = "";
-        });
-        zone.addEventListener("dragover", function (event) {
-            event.preventDefault();
-            zone.classList.add("lora_train_over");
-        });
-        zone.addEventListener("dragleave", function () { zone.classList.remove("lora_train_over"); });
-        zone.addEventListener("drop", function (event) {
-            event.preventDefault();
-            event.stopPropagation();
-            zone.classList.remove("lora_train_over");
-            upload(Array.from(event.dataTransfer.files));
-        });
+        const status = pollStatus();
+        if (live && live.textContent !== status.announcement) live.textContent = status.announcement;
+        // Also after the page was loaded: the browser may show cards from before the run ended.
+        if (status.over !== runsOver) refreshLoraPages();
+        runsOver = status.over;
+        localize();
+        poll.replied();
     }
 
     function refreshLoraPages() {
@@ -137,34 +97,83 @@
     }
 
     setInterval(function () {
-        const isVisible = visible();
-        const since = Date.now() - asked;
-        const busy = beacon().busy === "1";
-        const due = !isVisible ? ELSEWHERE_MS : busy ? BUSY_MS : IDLE_MS;
-        const appeared = isVisible && !wasVisible;
-        wasVisible = isVisible;
-        listen();
-        if (document.hidden || (pending && since < LOST_MS)) return;
-        if (appeared) changed();
-        const follows = isVisible || busy || asked === 0;
-        if (appeared || (follows && since >= due - 50)) look();
+        const visible = isVisible();
+        const appeared = visible && !wasVisible;
+        const age = Date.now() - poll.sent;
+        const busy = pollStatus().busy === "1";
+        const interval = !visible ? OTHER_TAB_MS : busy ? BUSY_MS : IDLE_MS;
+        wasVisible = visible;
+        addUploadListeners();
+        if (document.hidden || (poll.isPending && age < TIMEOUT_MS)) return;
+        if (appeared) settingsChanged();
+        const isFollowed = visible || busy || poll.sent === 0;
+        if (appeared || (isFollowed && age >= interval - 50)) poll.send();
     }, BUSY_MS / 2);
 
-    // The X/Y/Z plot, filled in as a user would: one step after the other, each waiting for the last to show.
+    // Uploads use the same request as Gradio's own components. The paths on the server go into a hidden text box.
+
+    function uploadAddress() {
+        const root = (window.gradio_config && window.gradio_config.root) || "";
+        return root.replace(/\/$/, "") + (root ? "/upload" : "upload");
+    }
+
+    async function upload(files) {
+        const status = inTab("#lora_train_upload_status");
+        const paths = [];
+        try {
+            for (let i = 0; i < files.length; i += FILES_PER_UPLOAD) {
+                status.textContent = "Uploading: " + i + " of " + files.length;
+                const form = new FormData();
+                files.slice(i, i + FILES_PER_UPLOAD).forEach(function (file) { form.append("files", file, file.name); });
+                const reply = await fetch(uploadAddress(), { method: "POST", body: form, credentials: "same-origin" });
+                if (!reply.ok) throw new Error("HTTP status " + reply.status);
+                paths.push.apply(paths, await reply.json());
+            }
+        } catch (error) {
+            status.textContent = "The upload failed (" + error.message + "). Drop the files again.";
+            return;
+        }
+        status.textContent = "";
+        enter(inTab("#lora_train_uploaded textarea, #lora_train_uploaded input"), JSON.stringify(paths));
+    }
+
+    function addUploadListeners() {
+        const zone = inTab("#lora_train_drop");
+        if (!zone || zone.dataset.ready) return;
+        zone.dataset.ready = "yes";
+        const input = zone.querySelector("input");
+        input.addEventListener("change", function () {
+            upload(Array.from(input.files));
+            input.value = "";
+        });
+        zone.addEventListener("dragover", function (event) {
+            event.preventDefault();
+            zone.classList.add("lora_train_dragover");
+        });
+        zone.addEventListener("dragleave", function () { zone.classList.remove("lora_train_dragover"); });
+        zone.addEventListener("drop", function (event) {
+            event.preventDefault();
+            event.stopPropagation();
+            zone.classList.remove("lora_train_dragover");
+            upload(Array.from(event.dataTransfer.files));
+        });
+    }
+
+    // The X/Y/Z plot is filled in step by step, as a user would do it; each step waits for the one before.
 
     function until(condition) {
         return new Promise(function (resolve, reject) {
             const started = Date.now();
-            (function again() {
+            (function check() {
                 const found = condition();
                 if (found) return resolve(found);
-                if (Date.now() - started > 5000) return reject(new Error("the X/Y/Z plot did not answer"));
-                setTimeout(again, 50);
+                if (Date.now() - started > 5000) return reject(new Error("the X/Y/Z plot does not respond"));
+                setTimeout(check, 50);
             })();
         });
     }
 
-    function type(input, text) {
+    function enter(input, text) {
         input.focus();
         input.value = text;
         input.dispatchEvent(new Event("input", { bubbles: true }));
@@ -185,16 +194,18 @@
         await until(function () { return input.value === label; });
     }
 
-    async function toPlot(json) {
+    async function fillInPlot(json) {
         let values;
         try {
             values = JSON.parse(json);
         } catch (error) {
-            return; // there was a problem, which the tab shows
+            return; // the server reported an error, which the tab shows
         }
         const page = app().querySelector("#tab_txt2img");
         const tabs = Array.from(app().querySelectorAll("#tabs > .tab-nav > button"));
-        const button = tabs.find(function (tab) { return tab.textContent.trim().toLowerCase() === "txt2img"; }); // Forge writes Txt2img
+        const titles = ["txt2img", "Txt2img"]; // Forge writes a capital
+        titles.push.apply(titles, titles.map(translated));
+        const button = tabs.find(function (tab) { return titles.includes(tab.textContent.trim()); });
         if (!page || !button) return;
         button.click();
         const script = await until(function () { return page.querySelector("#script_list"); });
@@ -202,24 +213,23 @@
         const csv = await until(function () { return page.querySelector("#script_txt2img_xyz_plot_csv_mode input"); });
         if (!csv.checked) csv.click();
         for (const axis of ["x", "y", "z"]) {
-            const wanted = values[axis];
-            await choose(page.querySelector("#script_txt2img_xyz_plot_" + axis + "_type"), wanted.label);
+            await choose(page.querySelector("#script_txt2img_xyz_plot_" + axis + "_type"), values[axis].label);
         }
-        await fillIn(page, values);
+        await enterValues(page, values);
     }
 
-    // The WebUI answers each choice above by setting the values once more, so they are typed until they stay.
-    async function fillIn(page, values) {
-        for (let calm = 0, tries = 0; calm < 5 && tries < 60; tries += 1) {
-            calm += 1;
+    // The WebUI sets the values again after each choice above, so they are entered until they stay.
+    async function enterValues(page, values) {
+        for (let unchanged = 0, tries = 0; unchanged < 5 && tries < 60; tries += 1) {
+            unchanged += 1;
             for (const axis of ["x", "y", "z"]) {
                 const field = page.querySelector("#script_txt2img_xyz_plot_" + axis + "_values textarea");
                 const text = [].concat(values[axis].values).map(quoted).join(", ");
                 if (!field || field.getClientRects().length === 0) {
-                    calm = 0;
+                    unchanged = 0;
                 } else if (field.value !== text) {
-                    type(field, text);
-                    calm = 0;
+                    enter(field, text);
+                    unchanged = 0;
                 }
             }
             await new Promise(function (resolve) { setTimeout(resolve, 250); });
@@ -230,13 +240,9 @@
         return /[",]/.test(value) ? '"' + value.replaceAll('"', '""') + '"' : value;
     }
 
-    window.loraTrain = {
-        changed: changed,
-        planned: planned,
-        look: look,
-        ticked: ticked,
-        toPlot: function (json) {
-            toPlot(json).catch(function (error) { console.error("LoRA Train: " + error.message); });
-        },
-    };
+    function sendToPlot(json) {
+        fillInPlot(json).catch(function (error) { console.error("LoRA Train: " + error.message); });
+    }
+
+    window.loraTrain = { localize, settingsChanged, planUpdated, poll: poll.send, polled, sendToPlot };
 })();

@@ -1,4 +1,4 @@
-"""Work that takes longer than a click: it goes on in a thread of the server, whatever becomes of the page."""
+"""Work that takes longer than a click. It runs in a thread of the server, even when the page is closed."""
 
 from __future__ import annotations
 
@@ -6,21 +6,28 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
 from lib_lora_train.errors import UserError
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 @dataclass
-class Task:
-    """One piece of work. Written by its thread, read by anybody."""
+class BackgroundTask(Generic[Result]):
+    """Written by its own thread, read by any.
+
+    Attributes:
+        title: what it does, such as "Captioning with BLIP".
+        result: what the work returned; None before its end or if it failed.
+        error: why it failed, or "".
+    """
 
     title: str
     done: int = 0
     total: int = 0
-    result: Any = None
+    result: Result | None = None
     error: str = ""
     is_done: bool = False
     stop_requested: bool = False
@@ -33,24 +40,24 @@ class Task:
 
     @property
     def text(self) -> str:
-        """How far it is, or why it failed."""
+        """Its progress, or why it failed."""
         if self.is_done:
             return self.error
-        return f"{self.title}: {self.done} of {self.total}" if self.total else f"{self.title}…"
+        return f"{self.title}: {self.done} of {self.total}" if self.total else f"{self.title}..."
 
 
-def in_background(title: str, work: Callable[[Task], Any]) -> Task:
-    """Starts `work`, which gets the task to tell its progress to; what it returns becomes `task.result`."""
-    task = Task(title)
+def start_in_background(title: str, work: Callable[[BackgroundTask[Result]], Result]) -> BackgroundTask[Result]:
+    """Calls `work` in a thread, with the task to report its progress to. The task's `result` is what `work` returns."""
+    task: BackgroundTask[Result] = BackgroundTask(title)
 
     def run() -> None:
         try:
             task.result = work(task)
         except UserError as error:
-            task.error = str(error)
+            task.error = "\n".join(problem.message for problem in error.problems)
         except Exception as error:
             log.exception("%s failed", title)
-            task.error = unexpected(error)
+            task.error = unexpected_error(error)
         finally:
             task.is_done = True
 
@@ -58,7 +65,7 @@ def in_background(title: str, work: Callable[[Task], Any]) -> Task:
     return task
 
 
-def unexpected(error: Exception) -> str:
-    """An error that nobody foresaw, in a sentence."""
+def unexpected_error(error: Exception) -> str:
+    """An error that is not the user's, as a sentence."""
     reason = " ".join(str(error).split())[:300]
-    return f"This failed ({type(error).__name__}{': ' if reason else ''}{reason}). The console has the details."
+    return f"Failed with {type(error).__name__}{': ' if reason else ''}{reason}. See the console for details."

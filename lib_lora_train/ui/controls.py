@@ -1,11 +1,11 @@
-"""What the tab shows for a setting, and how what is typed there becomes the setting's value."""
+"""A setting as a control of the tab, and the control's content as the setting's value."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from lib_lora_train.config import Field, Problem, settings
 from lib_lora_train.service import SET_BY_ENVIRONMENT
@@ -13,14 +13,19 @@ from lib_lora_train.service import SET_BY_ENVIRONMENT
 Kind = Literal["checkbox", "dropdown", "number", "lines", "text"]
 
 SET_BY_HOST = ("checkpoint", "tokenizer")
-"""Settings that a WebUI with a loaded checkpoint answers by itself."""
+"""Settings that a WebUI with a loaded checkpoint decides."""
 LARGEST_SHOWN = 100_000
-"""A limit beyond it is there to catch slips, and says nothing to a person."""
+"""A higher maximum only catches typing errors and is not shown."""
 
 
 @dataclass(frozen=True)
 class Control:
-    """A setting as it is offered."""
+    """What a control shows, apart from its value.
+
+    Attributes:
+        info: help, range and format, for one training method.
+        step: by how much the arrows of a number change it.
+    """
 
     kind: Kind
     label: str
@@ -29,52 +34,69 @@ class Control:
     step: float = 1
 
 
-def offered(shares_checkpoint: bool) -> list[Field]:
-    """The settings that the tab offers: all but those that the place decides."""
+def offered_settings(shares_checkpoint: bool) -> list[Field]:
+    """The settings that the user decides; with `shares_checkpoint`, the WebUI decides which checkpoint."""
     hidden = {*SET_BY_ENVIRONMENT, *(SET_BY_HOST if shares_checkpoint else ())}
     return [field for field in settings() if field.name not in hidden]
 
 
-def control_of(field: Field) -> Control:
-    """How `field` is offered."""
+def basic_settings(fields: Iterable[Field], method: str | None = None) -> list[Field]:
+    """The settings that most people set, for all training methods or for one. They are visible at first.
+
+    The checkpoint is not among them: outside a WebUI it is given by `ui --checkpoint`.
+    """
+    basic = (field for field in fields if field.info.basic and field.name not in SET_BY_HOST)
+    return [field for field in basic if method is None or field.info.used_by(method)]
+
+
+def control_of(field: Field, method: str) -> Control:
+    """The control of a setting for one training method."""
     label = f"{field.info.label} ({field.info.unit})" if field.info.unit else field.info.label
-    kind = _kind(field)
-    info = " ".join(filter(None, (field.info.help, _range(field), "One in each line." if kind == "lines" else "")))
-    return Control(kind, label, info, _names(field), _step(field))
+    return Control(_kind(field), label, info_text(field, method), _titles(field), _step(field))
 
 
-def shown(field: Field, value: Any) -> Any:
+def info_text(field: Field, method: str) -> str:
+    """The text below the label: the help for a training method, the range, and how to enter lists."""
+    parts = (field.info.help_for_method(method), _range(field), "One per line." if _kind(field) == "lines" else "")
+    return " ".join(part for part in parts if part)
+
+
+def control_value(field: Field, value: object) -> object:
     """A setting's value as its control holds it."""
     kind = _kind(field)
     if kind == "lines":
+        assert isinstance(value, (list, tuple))
         return "\n".join(map(str, value))
-    return _name_of(field, value) if kind == "dropdown" else value
+    return _title_of(field, value) if kind == "dropdown" else value
 
 
-def read(fields: Sequence[Field], raw: Sequence[Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """The settings' values from what the controls hold, and a problem for each that holds nothing usable.
+def read_controls(fields: Sequence[Field], contents: Sequence[object]) -> tuple[dict[str, object], list[Problem]]:
+    """The settings' values from the contents of their controls, and a problem for each that is empty.
 
-    What the mode does not use is not in view, so it may hold anything.
+    Settings that the training method does not use are not visible, so they have no problems.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     problems: list[Problem] = []
-    for field, held in zip(fields, raw, strict=True):
-        if held is None and _kind(field) in ("number", "dropdown"):
-            problems.append(Problem(field.name, f"is empty. The usual value is {_usual(field)}."))
+    for field, content in zip(fields, contents, strict=True):
+        if content is None and _kind(field) in ("number", "dropdown"):
+            problems.append(Problem(field.name, f"Must not be empty. The default is {_default(field)}."))
         else:
-            values[field.name] = _value(field, held)
-    unused = {field.name for field in fields if not field.info.used_by(method_of(fields, raw))}
+            values[field.name] = _value(field, content)
+    method = method_of(fields, contents)
+    unused = {field.name for field in fields if not field.info.used_by(method)}
     return values, [problem for problem in problems if problem.field not in unused]
 
 
-def method_of(fields: Sequence[Field], raw: Sequence[Any]) -> str:
-    """The mode that is chosen, or the usual one."""
-    chosen = ((field, held) for field, held in zip(fields, raw, strict=True) if field.name == "training_method")
-    return next((_value(field, held) or field.default for field, held in chosen), "")
+def method_of(fields: Sequence[Field], contents: Sequence[object]) -> str:
+    """The training method that is chosen, or the default."""
+    for field, content in zip(fields, contents, strict=True):
+        if field.name == "training_method":
+            return str(_value(field, content) or field.default)
+    return ""
 
 
 def lines(text: str | None) -> list[str]:
-    """The lines of a text that are not empty."""
+    """The lines of a text, without empty ones."""
     return [line.strip() for line in (text or "").splitlines() if line.strip()]
 
 
@@ -88,51 +110,46 @@ def _kind(field: Field) -> Kind:
     return "text" if field.type is str else "lines"
 
 
-def _value(field: Field, held: Any) -> Any:
+def _value(field: Field, content: object) -> object:
     kind = _kind(field)
     if kind == "dropdown":
-        return next(
-            (choice for choice in field.info.choices if str(held) in (str(choice), _name_of(field, choice))), held
+        matching = (
+            choice for choice in field.info.choices if content in (choice, str(choice), _title_of(field, choice))
         )
+        return next(matching, content)
     if kind == "checkbox":
-        return bool(held)
-    if kind == "lines":
-        return lines(held)
-    return (held or "").strip() if kind == "text" else held
+        return bool(content)
+    if kind == "number":
+        return content
+    text = str(content or "")
+    return lines(text) if kind == "lines" else text.strip()
 
 
-def _names(field: Field) -> tuple[str, ...]:
+def _titles(field: Field) -> tuple[str, ...]:
     """The choices of a dropdown as people read them."""
     return field.info.titles or tuple(map(str, field.info.choices))
 
 
-def _name_of(field: Field, value: Any) -> str:
-    named = dict(zip(field.info.choices, _names(field), strict=True))
-    return named.get(value, str(value))
+def _title_of(field: Field, value: object) -> str:
+    titles = dict(zip(field.info.choices, _titles(field), strict=True))
+    return titles.get(value, str(value))
 
 
-def _usual(field: Field) -> str:
-    return f"{field.default:g}" if isinstance(field.default, (int, float)) else shown(field, field.default)
+def _default(field: Field) -> str:
+    is_number = isinstance(field.default, (int, float))
+    return f"{field.default:g}" if is_number else str(control_value(field, field.default))
 
 
 def _range(field: Field) -> str:
-    least, most = field.info.minimum, field.info.maximum
-    if _kind(field) != "number" or least is None or most is None:
+    minimum, maximum = field.info.minimum, field.info.maximum
+    if _kind(field) != "number" or minimum is None or maximum is None:
         return ""
-    return f"{least:g} to {most:.10g}." if most <= LARGEST_SHOWN else f"At least {least:g}."
+    return f"{minimum:g} to {maximum:.10g}." if maximum <= LARGEST_SHOWN else f"At least {minimum:g}."
 
 
 def _step(field: Field) -> float:
-    """By how much the arrows of a number change it."""
     if field.type is not float:
         return 1
     if field.default:
         return 10.0 ** math.floor(math.log10(abs(field.default)))
     return 1 if (field.info.maximum or 0) > 1 else 0.01
-
-
-def visible_first(fields: Sequence[Field], method: str | None = None) -> Iterator[Field]:
-    """Those that most people set, of all modes or of one; not the checkpoint, which a WebUI lends, and which
-    `ui --checkpoint` gives elsewhere."""
-    basic = (field for field in fields if field.info.basic and field.name not in SET_BY_HOST)
-    return (field for field in basic if method is None or field.info.used_by(method))

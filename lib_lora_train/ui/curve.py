@@ -1,4 +1,4 @@
-"""The loss of a run as a drawing: SVG without a plotting package, in the colours of the page's theme."""
+"""The loss curve of a run as SVG. style.css gives it the colors of the page's theme."""
 
 from __future__ import annotations
 
@@ -12,34 +12,37 @@ from lib_lora_train.training.events import EpochDone, Event, Progress, Started, 
 
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 14, 56
-MOST_POINTS = 160
-SMOOTH_OVER = 7
-"""Points on the bold line are means over so many."""
+MAX_POINTS = 160
+SMOOTHING_WINDOW = 7
+"""The bold line is a moving average over this many points."""
 
 Point = tuple[float, float]
 
 
 @dataclass
 class Curve:
-    """The figures of a drawing."""
+    """The numbers that are plotted.
+
+    Attributes:
+        steps: of the whole run: the end of the axis.
+        training: (step, mean loss of the slice that ends there).
+        validation: epoch -> (step, validation loss with all timesteps weighted equally).
+        base: the validation loss of the checkpoint without the adapter.
+    """
 
     steps: int = 0
-    """Of the whole run: where the axis ends."""
     training: list[Point] = field(default_factory=list)
-    """(step, loss of a slice)."""
     validation: dict[int, Point] = field(default_factory=dict)
-    """Epoch -> (step, loss on the held-out images, every noise level counting alike)."""
     base: float | None = None
-    """The held-out loss of the checkpoint without the adapter."""
 
     @property
     def best(self) -> int | None:
-        """The epoch with the lowest held-out loss."""
+        """The epoch with the lowest validation loss."""
         return min(self.validation, key=lambda epoch: (self.validation[epoch][1], epoch), default=None)
 
 
 def curve_of(events: Iterable[Event]) -> Curve:
-    """The figures in a run's events. What a resumed run does again counts as it was done last."""
+    """The curve of a run's events. Steps that a resumed run trains again replace the earlier ones."""
     curve, step, base = Curve(), 0, None
     for event in events:
         if isinstance(event, Started):
@@ -59,7 +62,7 @@ def curve_of(events: Iterable[Event]) -> Curve:
 
 
 def curve_svg(curve: Curve) -> str:
-    """The drawing; "" before there is anything to draw."""
+    """The plot; "" if there is nothing to plot yet."""
     if not curve.training and not curve.validation:
         return ""
     raw = thinned(curve.training)
@@ -74,47 +77,47 @@ def curve_svg(curve: Curve) -> str:
         return TOP + (HEIGHT - TOP - BOTTOM) * (high - min(max(loss, low), high)) / (high - low)
 
     def line(points: Sequence[Point], name: str) -> str:
-        places = " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in points)
-        return f'<polyline class="{name}" points="{places}"/>' if len(points) > 1 else ""
+        coordinates = " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in points)
+        return f'<polyline class="{name}" points="{coordinates}"/>' if len(points) > 1 else ""
 
     validation = [curve.validation[epoch] for epoch in sorted(curve.validation)]
-    dots = "".join(f'<circle class="held_out_dot" cx="{x(s):.1f}" cy="{y(v):.1f}" r="3"/>' for s, v in validation)
+    dots = "".join(f'<circle class="validation_dot" cx="{x(s):.1f}" cy="{y(v):.1f}" r="3"/>' for s, v in validation)
     if len(smooth) == 1:
         dots += f'<circle class="training_dot" cx="{x(smooth[0][0]):.1f}" cy="{y(smooth[0][1]):.1f}" r="2"/>'
     inner = [
-        *(_rule_y(y(value), value, high - low) for value in ticks(low, high, 8)),
-        *(_rule_x(x(value), value) for value in ticks(0, last) if value == int(value)),
+        *(_grid_line(y(value), value, high - low) for value in ticks(low, high, 8)),
+        *(_step_label(x(value), value) for value in ticks(0, last) if value == int(value)),
         _axes(),
         line(raw, "training_raw"),
         line(smooth, "training"),
         _base_line(y(curve.base)) if curve.base is not None else "",
-        line(validation, "held_out"),
+        line(validation, "validation"),
         dots,
         _best_mark(curve, x, y),
         _legend(curve),
     ]
     return (
-        f'<svg class="lora_train_curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_words(curve)}">'
+        f'<svg class="lora_train_curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_description(curve)}">'
         f"{''.join(inner)}</svg>"
     )
 
 
-def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most `most` points: the means of as many equal groups."""
-    if len(points) <= most:
+def thinned(points: Sequence[Point], count: int = MAX_POINTS) -> list[Point]:
+    """At most `count` points: the means of as many equal groups."""
+    if len(points) <= count:
         return list(points)
-    edges = [len(points) * i // most for i in range(most + 1)]
+    edges = [len(points) * i // count for i in range(count + 1)]
     return [_mean(points[a:b]) for a, b in itertools.pairwise(edges)]
 
 
-def smoothed(points: Sequence[Point], is_done: int = SMOOTH_OVER) -> list[Point]:
-    """Each loss as the mean of those around it."""
-    half = is_done // 2
-    return [(step, _mean(points[max(0, place - half) : place + half + 1])[1]) for place, (step, _) in enumerate(points)]
+def smoothed(points: Sequence[Point], window: int = SMOOTHING_WINDOW) -> list[Point]:
+    """Moving average of the losses over `window` points; fewer at the ends."""
+    half = window // 2
+    return [(step, _mean(points[max(0, i - half) : i + half + 1])[1]) for i, (step, _) in enumerate(points)]
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers from `low` to `high`."""
+    """About `about` round numbers from `low` to `high`."""
     rough = (high - low) / about
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough * 0.999)
@@ -134,15 +137,15 @@ def _loss_range(curve: Curve, points: Sequence[Point]) -> tuple[float, float]:
     return max(0.0, low - margin) if low >= 0 else low - margin, high + margin
 
 
-def _rule_y(y: float, value: float, span: float) -> str:
+def _grid_line(y: float, value: float, span: float) -> str:
     digits = max(0, 2 - math.floor(math.log10(span)))
     return (
-        f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<line class="gridline" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.{min(digits, 5)}f}</text>'
     )
 
 
-def _rule_x(x: float, value: float) -> str:
+def _step_label(x: float, value: float) -> str:
     return f'<text class="tick" x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{value:,.0f}</text>'
 
 
@@ -175,26 +178,26 @@ def _best_mark(curve: Curve, x: Callable[[float], float], y: Callable[[float], f
 
 def _legend(curve: Curve) -> str:
     entries = [("training", "training loss")] if curve.training else []
-    entries += [("held_out", "held-out loss per epoch")] if curve.validation else []
-    entries += [("base", "held-out loss of the base")] if curve.base is not None else []
-    drawn, x, y = [], float(LEFT), HEIGHT - 8
+    entries += [("validation", "validation loss")] if curve.validation else []
+    entries += [("base", "validation loss without the LoRA")] if curve.base is not None else []
+    elements, x, y = [], float(LEFT), HEIGHT - 8
     for name, text in entries:
-        drawn.append(
+        elements.append(
             f'<line class="{name}" x1="{x:.0f}" x2="{x + 22:.0f}" y1="{y - 4}" y2="{y - 4}"/>'
             f'<text class="tick" x="{x + 28:.0f}" y="{y}">{text}</text>'
         )
         x += 44 + 6.6 * len(text)
-    return "".join(drawn)
+    return "".join(elements)
 
 
-def _words(curve: Curve) -> str:
-    """The drawing for those who hear the page."""
+def _description(curve: Curve) -> str:
+    """The plot in words, for screen readers."""
     parts = []
     if curve.training:
         step, loss = smoothed(thinned(curve.training))[-1]
         parts.append(f"Training loss {loss:.4f} at step {step:.0f}")
     if curve.best is not None:
-        parts.append(f"lowest held-out loss {curve.validation[curve.best][1]:.4f} after epoch {curve.best}")
+        parts.append(f"lowest validation loss {curve.validation[curve.best][1]:.4f} after epoch {curve.best}")
     if curve.base is not None:
-        parts.append(f"that of the base {curve.base:.4f}")
+        parts.append(f"validation loss without the LoRA {curve.base:.4f}")
     return ", ".join(parts)

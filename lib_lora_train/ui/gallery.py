@@ -1,4 +1,4 @@
-"""The images of a dataset, a page at a time, and their captions."""
+"""Thumbnails of a dataset's images, a page at a time, and their captions."""
 
 from __future__ import annotations
 
@@ -13,18 +13,25 @@ from lib_lora_train.dataset.images import load_image
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_text
 
-ON_A_PAGE = 24
-THUMBNAIL = 192
-SHORT = 60
+IMAGES_PER_PAGE = 24
+THUMBNAIL_SIZE = 192
+MAX_CAPTION = 60
+GRAY = (128, 128, 128)
 
 
 @dataclass(frozen=True)
 class GalleryPage:
-    """What is in view."""
+    """Some of a folder's images.
+
+    Attributes:
+        number: of the page, from 0.
+        pages: how many there are.
+        images: how many images the folder has.
+        paths: the images on this page.
+    """
 
     folder: Path
     number: int
-    """From 0."""
     pages: int
     images: int
     paths: list[Path]
@@ -32,37 +39,39 @@ class GalleryPage:
     @property
     def title(self) -> str:
         if not self.images:
-            return "There are no images in this folder."
-        return f"{self.images} images, page {self.number + 1} of {self.pages}"
+            return "This folder contains no images."
+        count = "1 image" if self.images == 1 else f"{self.images} images"
+        return count if self.pages == 1 else f"{count}, page {self.number + 1} of {self.pages}"
 
 
 def open_page(folder: Path, number: int) -> GalleryPage:
-    """The page `number` of the images in `folder` and its sub-folders; the nearest there is."""
+    """The page `number` of the images in `folder` and its sub-folders, or the nearest page that exists."""
     paths = find_images(folder, None, [])
-    pages = max(1, -(-len(paths) // ON_A_PAGE))
+    pages = max(1, -(-len(paths) // IMAGES_PER_PAGE))
     number = min(max(number, 0), pages - 1)
-    return GalleryPage(folder, number, pages, len(paths), paths[number * ON_A_PAGE : (number + 1) * ON_A_PAGE])
+    first = number * IMAGES_PER_PAGE
+    return GalleryPage(folder, number, pages, len(paths), paths[first : first + IMAGES_PER_PAGE])
 
 
 def thumbnails(page: GalleryPage) -> list[tuple[Image.Image, str]]:
-    """Small pictures with the beginning of their captions; a grey one where a file cannot be read."""
+    """(thumbnail, start of its caption) of each image; gray if the file cannot be read."""
     files = CaptionFiles(page.folder, [])
-    return [(_thumbnail(path), _short(_caption(files, path)) or "no caption") for path in page.paths]
+    return [(_thumbnail(path), _shortened(_caption(files, path)) or "(no caption)") for path in page.paths]
 
 
 def caption_of(folder: Path, image: Path) -> str:
-    """The caption of an image, or "" where it has none that can be read."""
+    """The caption of an image, or "" if there is none that can be read."""
     return _caption(CaptionFiles(folder, []), image)
 
 
 def write_caption(image: Path, text: str) -> Path:
-    """Writes NAME.txt beside `image` and returns it.
+    """Writes NAME.txt next to `image` and returns its path.
 
     Raises:
-        UserError: when the disk refuses, or the image is gone.
+        UserError: when the image no longer exists, or the file cannot be written.
     """
     if not image.is_file():
-        raise UserError(f"{image.name} is no longer there. Open the folder again.")
+        raise UserError(f"{image.name} no longer exists. Open the folder again.")
     file = image.with_suffix(".txt")
     write_text(file, " ".join(text.split()) + "\n")
     return file
@@ -77,12 +86,12 @@ def _caption(files: CaptionFiles, image: Path) -> str:
 
 def _thumbnail(path: Path) -> Image.Image:
     try:
-        picture = load_image(path).rgb
+        image = load_image(path).rgb
     except UserError:
-        return Image.new("RGB", (THUMBNAIL, THUMBNAIL), (128, 128, 128))
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    return picture
+        return Image.new("RGB", (THUMBNAIL_SIZE, THUMBNAIL_SIZE), GRAY)
+    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+    return image
 
 
-def _short(caption: str) -> str:
-    return caption if len(caption) <= SHORT else f"{caption[: SHORT - 1]}…"
+def _shortened(caption: str) -> str:
+    return caption if len(caption) <= MAX_CAPTION else f"{caption[: MAX_CAPTION - 1]}…"

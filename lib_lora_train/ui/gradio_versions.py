@@ -1,4 +1,4 @@
-"""The few places where Gradio 3.41 (AUTOMATIC1111) and 4.40 (Forge) differ for this tab."""
+"""The differences between Gradio 3.41 (AUTOMATIC1111, reForge) and 4.40 (Forge) that matter to this tab."""
 
 from __future__ import annotations
 
@@ -13,25 +13,20 @@ MAJOR = int(gr.__version__.split(".")[0])
 
 
 def browser_only(script: str) -> dict[str, Any]:
-    """Arguments of an event that runs JavaScript and asks the server nothing."""
+    """Arguments of an event that runs JavaScript and calls no handler."""
     return {"fn": None, "_js" if MAJOR < 4 else "js": script}
 
 
-def with_script(script: str) -> dict[str, Any]:
-    """Arguments of an event whose values go through JavaScript."""
-    return {"_js" if MAJOR < 4 else "js": script}
+def clicked_by_script() -> dict[str, Any]:
+    """Arguments of a button's click event that JavaScript triggers, one click after the other.
 
-
-def pressed_by_script() -> dict[str, Any]:
-    """Arguments of a click that the browser side makes, one after the other.
-
-    Gradio 4 would pass over every later one when a click came between a request and its failure.
+    By default, Gradio 4 ignores every later click once one arrives between a request and its failure.
     """
     return {} if MAJOR < 4 else {"trigger_mode": "multiple"}
 
 
 def upload_folder() -> Path:
-    """Where Gradio puts what was dropped into the page."""
+    """Where Gradio stores uploaded files."""
     if MAJOR < 4:
         return Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio").resolve()
     from gradio.utils import get_upload_folder

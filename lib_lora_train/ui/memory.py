@@ -1,4 +1,4 @@
-"""How much memory is in use while a run trains."""
+"""The memory in use while a run trains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lib_lora_train.training.plan import megabytes
 
 
 def memory_in_use() -> str:
-    """Of the GPU, by everybody; of this process where there is no GPU; "" where that cannot be asked."""
+    """Used by all programs on the GPU; by this process if there is no GPU; "" if unknown."""
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         return f"{megabytes(total - free)} of {megabytes(total)} on the GPU"

@@ -1,275 +1,181 @@
-"""The right side of the tab: the run that trains, the line, unfinished runs, and the comparison of epochs."""
+"""Runs: the handlers of the buttons, and what a page polls for while a run trains."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from lib_lora_train.config import CompareConfig
 from lib_lora_train.errors import UserError
-from lib_lora_train.evaluation.comparison import Comparison
-from lib_lora_train.evaluation.runs import SavedRuns
 from lib_lora_train.queue import Job, State
 from lib_lora_train.service import TrainingService
-from lib_lora_train.training.samples import sample_prompts
-from lib_lora_train.training.tasks import read_task_data
 from lib_lora_train.ui import run_view
-from lib_lora_train.ui.background import Task, in_background
-from lib_lora_train.ui.controls import lines
 from lib_lora_train.ui.curve import curve_of, curve_svg
+from lib_lora_train.ui.html import message_html
 from lib_lora_train.ui.memory import memory_in_use
-from lib_lora_train.ui.text import notice
-from lib_lora_train.ui.updates import PageState, Updates, changed_only, message_update
+from lib_lora_train.ui.page_state import PageState
+from lib_lora_train.ui.parts import AnyPart, Part
+from lib_lora_train.ui.updates import Updates, message
 
-Chosen = Mapping[str, str | None]
-"""Which run a page's lists stand at, by the part of the page."""
-FOLLOW = "(the one that trains)"
-"""In the list of runs to show. No run can be called so."""
+CURRENT = "(current run)"
+"""A choice in the list of runs to show. No run can have this name."""
+
+Selected = Mapping[AnyPart, str | None]
+"""List of runs -> the run that is selected in it."""
 
 
 @dataclass
 class RunsPanel:
-    """Answers about runs. Everything that lasts is in the workshop's jobs, on disk, or here: never in a page."""
+    """Shared by all pages."""
 
     service: TrainingService
-    comparing: Task | None = None
-    compared: str | None = None
-    """The run whose grid was drawn last, or is being drawn."""
-    _prompts: dict[str, list[str]] = field(default_factory=dict)
 
-    # What a page follows
+    # What a page polls for
 
-    def tick(
-        self, wanted: str | None, chosen: Chosen, page_state: PageState, also_busy: Callable[[], bool] = lambda: False
-    ) -> Updates:
-        """What is new for a page since its last tick."""
-        queue = self.service.queue.all()
-        job = self._followed(wanted, queue)
-        updates = (
-            self._run_answer(job, page_state)
-            | self._line_answer(wanted, chosen, queue, page_state)
-            | self._comparing_answer(page_state)
-        )
-        updates["beacon"] = self._poll_status(queue, self.busy() or also_busy())
-        return changed_only(page_state, updates) | self._come_true(queue, page_state)
+    def poll(self, selected: Selected, page: PageState, *, is_busy: bool) -> Updates:
+        """All that may have changed since the last poll. `is_busy`: something else than a run is in progress."""
+        jobs = self.service.queue.all()
+        job = self._shown_job(selected.get(Part.SELECTED_RUN), jobs)
+        page.run.name = job.name if job else ""
+        updates = self._run_updates(job) | self._queue_updates(selected, jobs)
+        if (events := (id(job), len(job.events)) if job else None) != page.shown.events:
+            page.shown.events = events
+            updates |= _event_updates(job)
+        if (queue := [(other.name, other.state) for other in jobs]) != page.shown.queue:
+            page.shown.queue = queue
+            updates |= self._disk_updates(selected, page)
+        updates[Part.POLL_STATUS] = self._poll_status(jobs, is_busy)
+        return page.changes(updates) | self._expired_message(jobs, page)
 
-    def _come_true(self, queue: list[Job], page_state: PageState) -> Updates:
-        """What was said to come of a click need not be said any longer when the run's state has changed."""
-        name, state = page_state.get("awaited") or (None, None)
-        if name is None or any(job.name == name and job.state == state for job in queue):
-            return {}
-        del page_state["awaited"]
-        return message_update("")
+    def _shown_job(self, name: str | None, jobs: list[Job]) -> Job | None:
+        """The run that is selected, else the current one, else the last."""
+        for job in jobs:
+            if job.name == name:
+                return job
+        started = [job for job in jobs if job.state != State.QUEUED]
+        return self.service.queue.current or _last(started or jobs)
 
-    def busy(self) -> bool:
-        """Whether anything goes on that a page should follow closely."""
-        waiting = any(not job.state.is_done for job in self.service.queue.all())
-        return waiting or bool(self.comparing and not self.comparing.is_done)
-
-    def _followed(self, wanted: str | None, queue: list[Job]) -> Job | None:
-        if wanted and wanted != FOLLOW and (named := [job for job in queue if job.name == wanted]):
-            return named[0]
-        begun = [job for job in queue if job.state != State.QUEUED]
-        return self.service.queue.current or _last(begun or queue)
-
-    def _run_answer(self, job: Job | None, page_state: PageState) -> Updates:
-        alive = job is not None and not job.state.is_done
-        begun = job is not None and job.state != State.QUEUED
-        paused = job is not None and job.control.paused
-        memory = memory_in_use() if alive else ""
-        updates: Updates = {
-            "status": {"value": run_view.status_html(job, memory)},
-            "pause": {"value": "Resume" if paused else "Pause", "interactive": alive and begun},
-            "stop": {"interactive": alive},
-            "discard": {"interactive": job is not None},
-            "run buttons": {"visible": job is not None},
+    def _run_updates(self, job: Job | None) -> Updates:
+        is_active = job is not None and not job.state.is_done
+        is_started = job is not None and job.state != State.QUEUED
+        is_paused = job is not None and job.control.paused
+        memory = memory_in_use() if is_active else ""
+        return {
+            Part.STATUS: {"value": run_view.status_html(job, memory)},
+            Part.PAUSE: {"value": "Resume" if is_paused else "Pause", "interactive": is_active and is_started},
+            Part.STOP: {"interactive": is_active},
+            Part.DISCARD: {"interactive": job is not None},
+            Part.RUN_BUTTONS: {"visible": job is not None},
         }
-        page_state["job"] = job.name if job else None
-        count = (id(job), len(job.events)) if job else None
-        if count != page_state.get("shown events"):
-            page_state["shown events"] = count
-            drawing = curve_svg(curve_of(list(job.events))) if job else ""
-            updates["curve"] = {"value": drawing, "visible": bool(drawing)}
-            pictures = run_view.previews(job, self._prompts_of(job)) if job else []
-            updates["previews"] = {"value": pictures, "visible": bool(pictures)}
-        return updates
 
-    def _line_answer(self, wanted: str | None, chosen: Chosen, queue: list[Job], page_state: PageState) -> Updates:
-        table = run_view.queue_html(queue)
-        updates: Updates = {"queue": {"value": table, "visible": bool(table)}}
-        names = [FOLLOW, *(job.name for job in reversed(queue))]
-        value = wanted if wanted in names else FOLLOW
-        updates["followed"] = {"choices": names, "value": value, "visible": len(queue) > 1}
-        if (state := [(job.name, job.state) for job in queue]) != page_state.get("shown line"):
-            page_state["shown line"] = state
-            updates |= self._disk_answer(chosen, page_state)
-        return updates
+    def _queue_updates(self, selected: Selected, jobs: list[Job]) -> Updates:
+        table = run_view.queue_html(jobs)
+        choices = [CURRENT, *(job.name for job in reversed(jobs))]
+        name = selected.get(Part.SELECTED_RUN)
+        value = name if name in choices else CURRENT
+        return {
+            Part.QUEUE: {"value": table, "visible": bool(table)},
+            Part.SELECTED_RUN: {"choices": choices, "value": value, "visible": len(jobs) > 1},
+        }
 
-    def _poll_status(self, queue: list[Job], busy: bool) -> dict[str, Any]:
-        """For the browser side: whether to follow closely, how many runs are over, what to say aloud."""
-        say = run_view.announcement(self.service.queue.current or _last(queue))
-        is_done = sum(job.state.is_done for job in queue)
-        return {"value": run_view.poll_status_html({"busy": int(busy), "over": is_done, "say": say})}
-
-    def _disk_answer(self, chosen: Chosen, page_state: PageState) -> Updates:
-        """What is read from disk, and so only when a run has changed its state."""
+    def _disk_updates(self, selected: Selected, page: PageState) -> Updates:
+        """The lists of runs on disk. They change only when a run changes its state."""
         unfinished = self.service.unfinished()
         comparable = [run.name for run in self.service.runs() if run.points]
-        updates: Updates = {"unfinished box": {"visible": bool(unfinished)}}
-        for part, names in (("unfinished", unfinished), ("compare run", comparable)):
-            updates[part] = {"choices": names, "value": self._choice(part, names, chosen.get(part), page_state)}
+        updates: Updates = {Part.UNFINISHED_BOX: {"visible": bool(unfinished)}}
+        for part, names in ((Part.UNFINISHED, unfinished), (Part.COMPARISON_RUN, comparable)):
+            updates[part] = {"choices": names, "value": _selection(part, names, selected.get(part), page)}
         return updates
 
-    def _choice(self, part: str, names: list[str], chosen: str | None, page_state: PageState) -> str | None:
-        """What a person chose stays chosen while it is there; else the newest is offered."""
-        own = chosen != page_state.get(f"offered {part}") or (part == "compare run" and chosen == self.compared)
-        if chosen in names and own:
-            return chosen
-        offered = names[0] if names else None
-        page_state[f"offered {part}"] = offered
-        return offered
+    def _poll_status(self, jobs: list[Job], is_busy: bool) -> dict[str, object]:
+        """For the browser: how soon to poll again, how many runs are over, and the text for screen readers."""
+        over = sum(job.state.is_done for job in jobs)
+        values = {
+            "busy": int(is_busy or over < len(jobs)),
+            "over": over,
+            "announcement": run_view.announcement(self.service.queue.current or _last(jobs)),
+        }
+        return {"value": run_view.poll_status_html(values)}
 
-    def _prompts_of(self, job: Job) -> list[str]:
-        """The prompts of a run's previews: those that were set, or the first captions."""
-        if job.name not in self._prompts:
-            try:
-                self._prompts[job.name] = job.config.preview.sample_prompts or sample_prompts(
-                    job.config, read_task_data(job.config)
-                )
-            except UserError:
-                self._prompts[job.name] = []
-        return self._prompts[job.name]
+    def _expired_message(self, jobs: list[Job], page: PageState) -> Updates:
+        """Removes the message about a button when the run's state has changed."""
+        if page.run.expected is None or page.run.expected in [(job.name, job.state) for job in jobs]:
+            return {}
+        page.run.expected = None
+        return message("")
 
-    # What a person does with a run
+    # Buttons
 
-    def pause_or_go_on(self, page_state: PageState) -> Updates:
-        """Pauses the run in view, or lets it go on."""
-        job = self._job_in_view(page_state)
-        page_state["awaited"] = job.name, job.state
+    def pause_or_unpause(self, page: PageState) -> Updates:
+        """Pauses the run that is shown, or lets it continue."""
+        job = self._job(page)
+        page.run.expected = job.name, job.state
         if job.control.paused:
             self.service.queue.unpause(job.name)
-            return message_update(f"{job.name} goes on.")
+            return message(f"{job.name} continues.")
         self.service.queue.pause(job.name)
-        return message_update(f"{job.name} pauses after the present steps.")
+        return message(f"{job.name} pauses after the current steps.")
 
-    def stop(self, page_state: PageState) -> Updates:
-        """Ends the run in view and keeps what it has learned."""
-        job = self._job_in_view(page_state)
-        page_state["awaited"] = job.name, job.state
+    def stop(self, page: PageState) -> Updates:
+        """Stops the run that is shown and saves what it has trained."""
+        job = self._job(page)
+        page.run.expected = job.name, job.state
         self.service.queue.stop(job.name)
-        return message_update(f"{job.name} ends; what it has learned is kept.")
+        return message(f"{job.name} is being stopped. What has been trained is saved.")
 
-    def ask_to_discard(self, page_state: PageState) -> Updates:
-        """Asks before anything is removed."""
-        name = self._job_in_view(page_state).name
-        page_state["to discard"] = name
-        question = notice(f"Remove {name} with its adapters, previews and settings? This cannot be undone.", bad=True)
-        return {"discard question": {"value": question}, "discard box": {"visible": True}}
+    def ask_to_discard(self, page: PageState) -> Updates:
+        """Asks for confirmation before a run is deleted."""
+        name = page.run.discarding = self._job(page).name
+        question = f"Delete {name} with its adapters, sample images and settings? This cannot be undone."
+        return {
+            Part.DISCARD_QUESTION: {"value": message_html(question, error=True)},
+            Part.DISCARD_BOX: {"visible": True},
+        }
 
-    def discard(self, page_state: PageState) -> Updates:
-        """Removes the run that was asked about."""
-        name = page_state.pop("to discard", None)
-        closed: Updates = {"discard box": {"visible": False}}
+    def discard(self, page: PageState) -> Updates:
+        """Deletes the run that was asked about."""
+        name, page.run.discarding = page.run.discarding, ""
+        closed: Updates = {Part.DISCARD_BOX: {"visible": False}}
         if not name:
             return closed
         self.service.queue.discard(name)
-        return closed | message_update(f"{name} is removed as soon as its present steps are done.")
+        is_gone = all(job.name != name for job in self.service.queue.all())
+        return closed | message(f"{name} was deleted." if is_gone else f"{name} is deleted after the current steps.")
 
-    def keep(self, page_state: PageState) -> Updates:
-        """Leaves the run that was asked about as it is."""
-        page_state.pop("to discard", None)
-        return {"discard box": {"visible": False}}
+    def cancel_discard(self, page: PageState) -> Updates:
+        """Keeps the run that was asked about."""
+        page.run.discarding = ""
+        return {Part.DISCARD_BOX: {"visible": False}}
 
     def resume(self, name: str | None) -> Updates:
-        """Goes on with an unfinished run."""
+        """Adds an unfinished run to the queue."""
         if not name:
-            raise UserError("No run is chosen. Choose one in the list of unfinished runs.")
+            raise UserError("Select a run under Unfinished runs first.")
         self.service.resume(name)
-        return message_update(f"{name} is in the line.")
+        return message(f"{name} was added to the queue.")
 
-    def _job_in_view(self, page_state: PageState) -> Job:
-        if not page_state.get("job"):
-            raise UserError("No run is in view.")
-        return self.service.queue.get(page_state["job"])
-
-    # The comparison
-
-    def compare(self, name: str | None, strengths: str, prompts: str) -> Updates:
-        """Begins to draw the grid."""
-        if not name:
-            raise UserError("No run is chosen. Train one, then choose it in the list.")
-        if self.comparing and not self.comparing.is_done:
-            raise UserError("A grid is being drawn already. Wait until it is done.")
-        options = CompareConfig(strengths=numbers(strengths), prompts=lines(prompts))
-        self.service.run(name)
-
-        def work(task: Task) -> Comparison:
-            return self.service.compare(name, options, task.progress)
-
-        self.compared = name
-        self.comparing = in_background(f"Drawing the grid of {name}", work)
-        return message_update("")
-
-    def _comparing_answer(self, page_state: PageState) -> Updates:
-        task = self.comparing
-        if task is None:
-            return {}
-        how = (
-            "\nInterrupt, on the page txt2img, ends it."
-            if self.service.environment.txt2img and not task.is_done
-            else ""
-        )
-        text = notice(task.text + how, bad=bool(task.error))
-        updates: Updates = {"compare progress": {"value": text, "visible": bool(task.text)}}
-        if task.is_done and page_state.get("shown compared") is not task:
-            page_state["shown compared"] = task
-            result: Comparison | None = task.result
-            updates["result box"] = {"visible": result is not None}
-            if result is not None:
-                updates["grid"] = {"value": [(str(result.grid), "")]}
-                updates["reason"] = {"value": notice(result.recommendation.reason)}
-                updates["tag"] = {"value": run_view.tag(result.recommended_file.stem)}
-        return updates
-
-    def plot_values(self, name: str | None) -> Updates:
-        """What the X/Y/Z plot is set to for a run, for the browser side.
-
-        Raises:
-            UserError: when there is no such run in the LoRA folder.
-        """
-        from lib_lora_train.evaluation.xyz_axes import send_values
-
-        if not name:
-            raise UserError("No run is chosen. Train one, then choose it in the list.")
-        values = send_values(SavedRuns.find(self.service.environment.lora_dir).run(name))
-        return {"plot values": {"value": json.dumps(values)}} | message_update(
-            "The X/Y/Z plot of txt2img is filled in."
-        )
+    def _job(self, page: PageState) -> Job:
+        if not page.run.name:
+            raise UserError("There is no run.")
+        return self.service.queue.get(page.run.name)
 
 
-def _last(queue: list[Job]) -> Job | None:
-    return queue[-1] if queue else None
+def _event_updates(job: Job | None) -> Updates:
+    """Curve and samples. They change only when there are new events."""
+    curve = curve_svg(curve_of(list(job.events))) if job else ""
+    images = run_view.samples(job) if job else []
+    return {
+        Part.CURVE: {"value": curve, "visible": bool(curve)},
+        Part.SAMPLES: {"value": images, "visible": bool(images)},
+    }
 
 
-def numbers(text: str | None) -> list[float]:
-    """The numbers in a text, set apart by commas or spaces.
+def _selection(part: Part, names: list[str], selected: str | None, page: PageState) -> str | None:
+    """The user's own selection as long as it exists; else the newest run."""
+    if selected in names and selected != page.run.suggested.get(part):
+        return selected
+    page.run.suggested[part] = names[0] if names else None
+    return page.run.suggested[part]
 
-    Raises:
-        UserError: when there is none, or one that cannot be a strength.
-    """
-    parts = [part for part in re.split(r"[\s,;]+", (text or "").strip()) if part]
-    if not parts:
-        raise UserError("Strengths: there is none. Use numbers such as 0, 0.5, 1.")
-    found: list[Any] = []
-    for part in parts:
-        try:
-            found.append(float(part))
-        except ValueError:
-            raise UserError(f"Strengths: {part!r} is no number. Use numbers such as 0, 0.5, 1.") from None
-        if not math.isfinite(found[-1]):
-            raise UserError(f"Strengths: {part!r} is no strength. Use numbers such as 0, 0.5, 1.")
-    return list(dict.fromkeys(found))
+
+def _last(jobs: list[Job]) -> Job | None:
+    return jobs[-1] if jobs else None

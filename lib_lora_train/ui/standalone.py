@@ -1,4 +1,4 @@
-"""The tab without a WebUI, on a checkpoint from its file."""
+"""The tab as a page of its own, without a WebUI, on a checkpoint file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -24,12 +23,14 @@ from lib_lora_train.ui.tab import build_tab
 TITLE = "LoRA Train"
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED_SETTINGS = {"resolution": 64, "batch_size": 4, "learning_rate": 2e-3, "sample_cfg_scale": 5.0}
-"""What suits the embedded checkpoint, which is a miniature."""
+"""Defaults that suit the embedded checkpoint, which generates 64x64 images."""
 
 
 def make_environment(output: Path, checkpoint: Path = CHECKPOINT, *, listen: bool = False) -> Environment:
-    """The folders under `output`. With `listen` strangers may be there: then only dropped images can be used, and only
-    `checkpoint`."""
+    """An environment that writes to folders in `output`.
+
+    With `listen`, anyone on the network can use the page, so it reads only uploaded images and only `checkpoint`.
+    """
     datasets = output / "datasets"
     policy = PathPolicy(allow_any=not listen, roots=[datasets])
 
@@ -52,8 +53,8 @@ def make_environment(output: Path, checkpoint: Path = CHECKPOINT, *, listen: boo
 
 
 def build_page(environment: Environment, checkpoint: Path = CHECKPOINT) -> tuple[gr.Blocks, TrainingService]:
-    """The tab as a page of its own, with the style and the browser side that a WebUI loads by itself."""
-    defaults: dict[str, Any] = {"checkpoint": str(checkpoint)}
+    """The tab with the style sheet and script that a WebUI would load."""
+    defaults: dict[str, object] = {"checkpoint": str(checkpoint)}
     if checkpoint == CHECKPOINT:
         defaults |= EMBEDDED_SETTINGS
     service = TrainingService(environment)
@@ -70,10 +71,10 @@ def build_page(environment: Environment, checkpoint: Path = CHECKPOINT) -> tuple
 
 
 def serve(output: Path, checkpoint: Path = CHECKPOINT, port: int = 7860, *, listen: bool = False) -> int:
-    """Opens the page and stays until Ctrl-C; a run that trains then is stopped so that it can be resumed.
+    """Serves the page until Ctrl-C. A run that is training then is stopped and can be resumed.
 
     Raises:
-        UserError: when the port is taken.
+        UserError: when the port is in use.
     """
     output = output.expanduser().resolve()
     blocks, service = build_page(make_environment(output, checkpoint, listen=listen), checkpoint)
@@ -87,18 +88,18 @@ def serve(output: Path, checkpoint: Path = CHECKPOINT, port: int = 7860, *, list
         )
     except OSError:
         raise UserError(f"--port: {port} is in use. Choose another one.") from None
-    print(f"{TITLE} is open at http://127.0.0.1:{port} and writes to {output}. Ctrl-C ends it.", flush=True)
-    _wait_for_the_end()
-    print("Ending. A run that trains is saved first.", flush=True)
+    print(f"{TITLE} is running at http://127.0.0.1:{port} and saves to {output}. Press Ctrl-C to quit.", flush=True)
+    _wait_for_interrupt()
+    print("Quitting. A run in progress is saved first.", flush=True)
     service.queue.close()
     blocks.close(verbose=False)
     return 0
 
 
-def _wait_for_the_end() -> None:
-    """Until Ctrl-C, or until the system asks the program to end."""
-    ended = threading.Event()
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, lambda number, frame: ended.set())
-    while not ended.wait(0.5):  # without a limit, Windows would not see the Ctrl-C
+def _wait_for_interrupt() -> None:
+    """Waits for Ctrl-C or SIGTERM."""
+    interrupted = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: interrupted.set())
+    while not interrupted.wait(0.5):  # without a timeout, Windows would not handle Ctrl-C
         pass

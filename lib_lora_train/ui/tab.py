@@ -1,29 +1,25 @@
-"""The door: the tab as a Gradio page, to be put into a WebUI or to be opened alone."""
+"""The tab as gr.Blocks, for a WebUI or as a page of its own."""
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
-from typing import Any
 
 import gradio as gr
 
 from lib_lora_train.requirements_check import missing_message
 from lib_lora_train.ui.message import message_page
 
-if typing.TYPE_CHECKING:  # what it needs may be missing, and then a sentence says so
+if typing.TYPE_CHECKING:  # its packages may be missing, and then the page says which
     from lib_lora_train.service import TrainingService
 
 
-def build_tab(service: TrainingService, defaults: Mapping[str, Any] | None = None) -> gr.Blocks:
-    """The tab of `workshop`; while packages are missing, a sentence in its place.
-
-    `defaults` are values by flat name to begin with, in place of the settings' own.
-    """
-    if message := missing_message():
-        return message_page(message)
-    from lib_lora_train.ui.page import Page
+def build_tab(service: TrainingService, defaults: Mapping[str, object] | None = None) -> gr.Blocks:
+    """The tab; if packages are missing, a page that says so. `defaults` replace the settings' own, by setting."""
+    if missing := missing_message():
+        return message_page(missing)
+    from lib_lora_train.ui.page import add_page
 
     with gr.Blocks(analytics_enabled=False) as blocks:
-        Page(service, defaults or {}).build()
+        add_page(service, defaults or {})
     return blocks

@@ -5,37 +5,41 @@ from __future__ import annotations
 import pytest
 
 from lib_lora_train.config import TRAINING_METHODS, TrainConfig, settings
-from lib_lora_train.ui.controls import control_of, lines, offered, read, shown, visible_first
+from lib_lora_train.ui.controls import (
+    basic_settings,
+    control_of,
+    control_value,
+    info_text,
+    lines,
+    offered_settings,
+    read_controls,
+)
 
 FIELDS = {field.name: field for field in settings()}
 
 
-def test_the_place_decides_its_own_settings():
-    assert {field.name for field in settings()} - {field.name for field in offered(False)} == {"lora_dir", "runs_dir"}
-    missing = {field.name for field in offered(False)} - {field.name for field in offered(True)}
-    assert missing == {"checkpoint", "tokenizer"}
+def test_the_environment_decides_folders_and_the_webui_its_checkpoint():
+    everything = {field.name for field in settings()}
+    alone = {field.name for field in offered_settings(shares_checkpoint=False)}
+    in_webui = {field.name for field in offered_settings(shares_checkpoint=True)}
+    assert everything - alone == {"lora_dir", "runs_dir"}
+    assert alone - in_webui == {"checkpoint", "tokenizer"}
 
 
 @pytest.mark.parametrize("method", TRAINING_METHODS)
 @pytest.mark.parametrize("shares_checkpoint", [True, False])
-def test_at_most_ten_controls_are_visible_with_the_preset_beside_the_mode(shares_checkpoint, method):
-    wanted = {"class_word"}  # a thing and its class need one word more
-    visible = {field.name for field in visible_first(offered(shares_checkpoint), method)}
-    assert len(visible - wanted) <= 10
+def test_at_most_eleven_settings_are_visible_at_first(shares_checkpoint, method):
+    visible = basic_settings(offered_settings(shares_checkpoint), method)
+    assert 5 <= len(visible) <= (11 if method == "dreambooth" else 10)
 
 
-def test_the_mode_comes_first_and_is_offered_by_its_names_for_people():
-    first = next(visible_first(offered(True)))
+def test_the_training_method_comes_first_and_is_offered_by_its_titles():
+    first = basic_settings(offered_settings(shares_checkpoint=True))[0]
     assert first.name == "training_method"
-    assert control_of(first).choices == tuple(TRAINING_METHODS.values())
+    assert control_of(first, "captioned").choices == tuple(TRAINING_METHODS.values())
     for method, title in TRAINING_METHODS.items():
-        assert shown(first, method) == title
-        assert read([first], [title]) == ({"training_method": method}, [])
-
-
-def test_every_control_is_labelled():
-    for field in settings():
-        assert control_of(field).label.startswith(field.info.label)
+        assert control_value(first, method) == title
+        assert read_controls([first], [title]) == ({"training_method": method}, [])
 
 
 @pytest.mark.parametrize(
@@ -48,40 +52,54 @@ def test_every_control_is_labelled():
         ("sample_prompts", "lines", "Sample prompts"),
     ],
 )
-def test_kind_and_label_follow_the_table(name, kind, label):
-    control = control_of(FIELDS[name])
+def test_kind_and_label_come_from_the_setting(name, kind, label):
+    control = control_of(FIELDS[name], "captioned")
     assert (control.kind, control.label) == (kind, label)
 
 
-def test_help_and_range_are_in_the_info():
-    assert control_of(FIELDS["rank"]).info == f"{FIELDS['rank'].info.help} 1 to 512."
-    assert control_of(FIELDS["max_steps"]).info.endswith("At least 0.")
-    assert control_of(FIELDS["name"]).info == FIELDS["name"].info.help
+def test_the_info_is_help_range_and_format():
+    assert info_text(FIELDS["rank"], "captioned") == f"{FIELDS['rank'].info.help} 1 to 512."
+    assert info_text(FIELDS["max_steps"], "captioned").endswith("At least 0.")
+    assert info_text(FIELDS["name"], "captioned") == FIELDS["name"].info.help
+    assert info_text(FIELDS["class_prompts"], "dreambooth").endswith("One per line.")
+
+
+def test_the_info_speaks_of_the_training_method():
+    folder = FIELDS["dataset_folder"]
+    assert "before the change" in info_text(folder, "addift")
+    assert "before the change" not in info_text(folder, "captioned")
+    assert "sub-folder for each strength" in info_text(folder, "image_slider")
 
 
 def test_the_arrows_of_a_number_change_it_by_a_sensible_step():
-    steps = {
-        name: control_of(FIELDS[name]).step for name in ("epochs", "learning_rate", "caption_dropout_rate", "alpha")
-    }
+    names = ("epochs", "learning_rate", "caption_dropout_rate", "alpha")
+    steps = {name: control_of(FIELDS[name], "captioned").step for name in names}
     assert steps == pytest.approx({"epochs": 1, "learning_rate": 1e-4, "caption_dropout_rate": 0.01, "alpha": 1})
 
 
-def test_what_is_shown_is_read_back():
-    fields = offered(False)
-    given = TrainConfig.from_flat(
-        {"name": "x", "sample_prompts": ["a cat", "a dog"], "max_tokens": 150, "flip_horizontally": True}
-    ).to_flat()
-    values, problems = read(fields, [shown(field, given[field.name]) for field in fields])
+def test_values_survive_the_way_to_the_control_and_back():
+    fields = offered_settings(shares_checkpoint=False)
+    given = {"name": "x", "sample_prompts": ["a cat", "a dog"], "max_tokens": 150, "flip_horizontally": True}
+    flat = TrainConfig.from_flat(given).to_flat()
+    values, problems = read_controls(fields, [control_value(field, flat[field.name]) for field in fields])
     assert problems == []
-    assert values == {field.name: given[field.name] for field in fields}
+    assert values == {field.name: flat[field.name] for field in fields}
 
 
-def test_an_empty_number_is_a_problem_with_its_cure():
-    values, problems = read([FIELDS["rank"], FIELDS["name"]], [None, None])
-    assert [str(problem) for problem in problems] == ["rank: is empty. The usual value is 16."]
+def test_an_empty_number_is_a_problem():
+    values, problems = read_controls([FIELDS["rank"], FIELDS["name"]], [None, None])
+    assert [(problem.field, problem.message) for problem in problems] == [
+        ("rank", "Must not be empty. The default is 16.")
+    ]
     assert values == {"name": ""}
 
 
-def test_empty_lines_are_no_prompts():
+def test_an_empty_number_that_the_training_method_does_not_use_is_no_problem():
+    fields = [FIELDS["training_method"], FIELDS["repeats"]]
+    assert read_controls(fields, ["leco", None])[1] == []
+    assert len(read_controls(fields, ["captioned", None])[1]) == 1
+
+
+def test_empty_lines_are_left_out():
     assert lines(" a cat \n\n\t\na dog") == ["a cat", "a dog"]
     assert lines(None) == []

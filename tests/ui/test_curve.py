@@ -1,4 +1,4 @@
-"""The drawing of a run's loss."""
+"""The loss curve of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lib_lora_train.ui.curve import Curve, curve_of, curve_svg, smoothed, thinne
 
 
 def run_of(epochs: int = 3, steps_each: int = 10) -> list:
-    """Events of a run whose held-out loss is lowest after the second epoch."""
+    """Events of a run whose validation loss is lowest after the second epoch."""
     validation = {0: 0.2, 1: 0.15, 2: 0.1, 3: 0.12}
     events: list = [Started(0, epochs * steps_each, epochs, 5, 100), Validated(0, validation[0])]
     for epoch in range(1, epochs + 1):
@@ -22,7 +22,7 @@ def run_of(epochs: int = 3, steps_each: int = 10) -> list:
     return events
 
 
-def test_the_figures_come_from_the_events():
+def test_the_curve_is_made_of_the_events():
     curve = curve_of(run_of())
     assert curve.steps == 30
     assert curve.base == 0.2
@@ -31,7 +31,7 @@ def test_the_figures_come_from_the_events():
     assert curve.best == 2
 
 
-def test_what_a_resumed_run_does_again_counts_once():
+def test_steps_trained_again_after_a_resume_replace_the_earlier_ones():
     events = [*run_of(), Started(10, 30, 3, 5, 100), Progress(11, 2, 9.0, 1.0)]
     curve = curve_of(events)
     assert [step for step, _ in curve.training] == [*range(1, 11), 11]
@@ -39,39 +39,39 @@ def test_what_a_resumed_run_does_again_counts_once():
     assert set(curve.validation) == {1}
 
 
-def test_a_loss_that_is_no_number_is_not_drawn():
+def test_a_loss_that_is_not_finite_is_not_plotted():
     assert curve_of([Started(0, 5, 1, 1, 1), Progress(1, 1, math.nan, 1.0)]).training == []
 
 
-def test_before_the_first_step_there_is_no_drawing():
+def test_there_is_no_plot_before_the_first_step():
     assert curve_svg(Curve()) == ""
 
 
 @pytest.mark.parametrize(
     "events", [run_of(), run_of()[:3], run_of(1, 1), run_of(3, 2000)], ids=["whole", "begun", "short", "long"]
 )
-def test_the_drawing_is_well_formed_and_inside_its_frame(events):
+def test_the_plot_is_well_formed_and_inside_its_frame(events):
     root = ElementTree.fromstring(curve_svg(curve_of(events)))
     width, height = map(float, root.attrib["viewBox"].split()[2:])
     for line in root.iter("polyline"):
-        places = [tuple(map(float, place.split(","))) for place in line.attrib["points"].split()]
-        assert len(places) <= 160
-        assert all(0 <= x <= width and 0 <= y <= height for x, y in places)
+        points = [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
+        assert len(points) <= 160
+        assert all(0 <= x <= width and 0 <= y <= height for x, y in points)
 
 
 def test_axes_lines_and_the_best_epoch_are_labelled():
     root = ElementTree.fromstring(curve_svg(curve_of(run_of())))
     texts = [element.text for element in root.iter("text")]
-    assert {"step", "loss", "training loss", "held-out loss per epoch", "held-out loss of the base"} <= set(texts)
+    assert {"step", "loss", "training loss", "validation loss", "validation loss without the LoRA"} <= set(texts)
     assert "lowest: epoch 2, 0.1000" in texts
     assert root.attrib["role"] == "img"
-    assert "lowest held-out loss 0.1000 after epoch 2" in root.attrib["aria-label"]
+    assert "lowest validation loss 0.1000 after epoch 2" in root.attrib["aria-label"]
 
 
-def test_a_lower_loss_stands_lower():
+def test_a_lower_loss_is_lower_in_the_plot():
     root = ElementTree.fromstring(curve_svg(curve_of(run_of())))
-    line = next(element for element in root.iter("polyline") if element.attrib["class"] == "held_out")
-    first, second, third = (float(place.split(",")[1]) for place in line.attrib["points"].split())
+    line = next(element for element in root.iter("polyline") if element.attrib["class"] == "validation")
+    first, second, third = (float(point.split(",")[1]) for point in line.attrib["points"].split())
     assert first < third < second  # y grows downwards
 
 
@@ -83,7 +83,7 @@ def test_thinning_keeps_the_mean():
 
 
 def test_smoothing_is_the_mean_of_the_neighbours():
-    assert smoothed([(0, 0.0), (1, 3.0), (2, 6.0)], is_done=3) == [(0, 1.5), (1, 3.0), (2, 4.5)]
+    assert smoothed([(0, 0.0), (1, 3.0), (2, 6.0)], window=3) == [(0, 1.5), (1, 3.0), (2, 4.5)]
 
 
 @pytest.mark.parametrize(

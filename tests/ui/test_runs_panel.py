@@ -1,41 +1,17 @@
-"""What the right side of the tab answers, without a browser."""
+"""Runs and their buttons, without a browser."""
 
 from __future__ import annotations
 
 import pytest
 
-from lib_lora_train.hosts.environment import Environment
+from lib_lora_train.errors import UserError
 from lib_lora_train.queue import wait_until_over
-from lib_lora_train.service import TrainingService
-from lib_lora_train.ui.controls import shown
-from lib_lora_train.ui.runs_panel import RunsPanel
+from lib_lora_train.ui.comparison_panel import ComparisonPanel
+from lib_lora_train.ui.page_state import PageState
+from lib_lora_train.ui.parts import Part
+from lib_lora_train.ui.runs_panel import CURRENT, RunsPanel
 from lib_lora_train.ui.settings_panel import SettingsPanel
-from tests.training.runs import SharingHost, photos
-
-SETTINGS = {
-    "dataset_folder": "cats",
-    "resolution": 64,
-    "rank": 2,
-    "max_steps": 1,
-    "sample_every_n_epochs": 0,
-    "validate_every_n_epochs": 0,
-}
-
-
-@pytest.fixture
-def service(checkpoint, tmp_path):
-    environment = Environment(
-        title="test",
-        make_host=lambda model: SharingHost(checkpoint),
-        lora_dir=tmp_path / "Lora",
-        data_dir=tmp_path / "data",
-        shares_checkpoint=True,
-        readable=lambda text: tmp_path / text,
-    )
-    photos(tmp_path / "cats")
-    made = TrainingService(environment)
-    yield made
-    made.queue.close()
+from tests.ui.panels import SHORT, contents, hidden_message, poll, train
 
 
 @pytest.fixture
@@ -43,71 +19,95 @@ def panel(service):
     return RunsPanel(service)
 
 
-def train(service: TrainingService, name: str) -> None:
-    wait_until_over(service.start({**SETTINGS, "name": name}))
-
-
-def looked(panel: RunsPanel, page_state: dict, compared: str | None) -> dict:
-    """The list of runs to compare after a tick of a page in which it stands at `compared`."""
-    updates = panel.tick(None, {"compare run": compared, "unfinished": None}, page_state)
-    return updates.get("compare run", {})
-
-
-def test_the_newest_run_is_offered_for_comparison(service, panel):
-    page_state: dict = {}
+def test_the_newest_run_is_selected_for_comparison(service, panel):
+    page = PageState()
     train(service, "one")
-    assert looked(panel, page_state, None) == {"choices": ["one"], "value": "one"}
+    assert poll(panel, page)[Part.COMPARISON_RUN] == {"choices": ["one"], "value": "one"}
     train(service, "two")
-    assert looked(panel, page_state, "one") == {"choices": ["two", "one"], "value": "two"}
+    updates = poll(panel, page, comparison_run="one")
+    assert updates[Part.COMPARISON_RUN] == {"choices": ["two", "one"], "value": "two"}
 
 
-def test_the_run_that_a_person_chose_stays_chosen_when_another_ends(service, panel):
-    page_state: dict = {}
+def test_a_run_that_the_user_selected_stays_selected(service, panel):
+    page = PageState()
     train(service, "one")
     train(service, "two")
-    assert looked(panel, page_state, None)["value"] == "two"
+    assert poll(panel, page)[Part.COMPARISON_RUN]["value"] == "two"
     train(service, "three")
-    assert looked(panel, page_state, "one") == {"choices": ["three", "two", "one"], "value": "one"}
+    updates = poll(panel, page, comparison_run="one")
+    assert updates[Part.COMPARISON_RUN] == {"choices": ["three", "two", "one"], "value": "one"}
 
 
-def test_the_run_whose_grid_was_drawn_stays_chosen(service, panel):
-    page_state: dict = {}
+def test_a_run_that_was_compared_stays_selected(service, panel):
+    page = PageState()
     train(service, "one")
-    assert looked(panel, page_state, None)["value"] == "one"
-    panel.compare("one", "1", "a cat")
+    assert poll(panel, page)[Part.COMPARISON_RUN]["value"] == "one"
+    ComparisonPanel(service).generate("one", "1", "a cat", page)
     train(service, "two")
-    assert looked(panel, page_state, "one")["value"] == "one"
+    assert poll(panel, page, comparison_run="one")[Part.COMPARISON_RUN]["value"] == "one"
 
 
-def typed(settings: SettingsPanel, **values: object) -> list:
-    """What the page's controls hold when `values` were typed."""
-    flat = {item.name: item.default for item in settings.fields} | SETTINGS | values
-    return [shown(item, flat[item.name]) for item in settings.fields]
+def test_what_a_page_already_shows_is_not_sent_again(service, panel):
+    page = PageState()
+    train(service, "one")
+    assert {Part.STATUS, Part.QUEUE, Part.CURVE, Part.POLL_STATUS} <= poll(panel, page).keys()
+    assert poll(panel, page) == {}
 
 
-def test_that_a_run_is_in_the_line_is_not_said_any_more_when_it_has_left_it(service, panel):
-    settings, page_state = SettingsPanel(service), {}
-    assert "in the line" in settings.start(typed(settings, name="one"), page_state)["notice"]["value"]
+def test_the_selected_run_is_shown_else_the_last(service, panel):
+    train(service, "one")
+    train(service, "two")
+    page = PageState()
+    assert "two" in poll(panel, page, selected_run=CURRENT)[Part.STATUS]["value"]
+    assert page.run.name == "two"
+    assert "one" in poll(panel, page, selected_run="one")[Part.STATUS]["value"]
+    assert page.run.name == "one"
+
+
+def test_sample_images_of_a_discarded_run_are_not_captioned_with_those_of_a_new_run_of_its_name(service, panel):
+    """The captions come from the event of the image, not from a run that has the same name."""
+    page, samples = PageState(), {"sample_every_n_epochs": 1, "sample_steps": 1, "epochs": 1}
+    train(service, "star", **samples, sample_prompts=["the first prompt"])
+    assert [caption for _, caption in poll(panel, page)[Part.SAMPLES]["value"]] == ["Epoch 1: the first prompt"]
+    panel.ask_to_discard(page)
+    panel.discard(page)
+    train(service, "star", **samples, sample_prompts=["the second prompt"])
+    assert [caption for _, caption in poll(panel, page)[Part.SAMPLES]["value"]] == ["Epoch 1: the second prompt"]
+
+
+def test_the_message_about_a_queued_run_is_removed_when_it_starts(service, panel):
+    settings, page = SettingsPanel(service), PageState()
+    settings.start(contents(settings, **SHORT, name="one"), page)
     wait_until_over(service.queue.get("one"))
-    assert panel.tick(None, {}, page_state)["notice"] == {"value": "", "visible": False}
-    assert "notice" not in panel.tick(None, {}, page_state)
+    assert poll(panel, page)[Part.NOTICE] == hidden_message()
+    assert Part.NOTICE not in poll(panel, page)
 
 
-def test_what_a_click_will_do_is_not_said_any_more_when_it_is_done(service, panel):
-    settings, page_state = SettingsPanel(service), {}
-    settings.start(typed(settings, name="one"), page_state)
-    page_state["job"] = "one"
-    assert "what it has learned is kept" in panel.stop(page_state)["notice"]["value"]
+def test_the_message_about_a_button_is_removed_when_it_has_taken_effect(service, panel):
+    settings, page = SettingsPanel(service), PageState()
+    settings.start(contents(settings, **SHORT, name="one"), page)
+    page.run.name = "one"
+    assert "one is being stopped. What has been trained is saved." in panel.stop(page)[Part.NOTICE]["value"]
     wait_until_over(service.queue.get("one"))
-    assert panel.tick(None, {}, page_state)["notice"] == {"value": "", "visible": False}
+    assert poll(panel, page)[Part.NOTICE] == hidden_message()
 
 
-def test_that_a_run_cannot_start_is_not_said_any_more_when_something_was_mended(service):
-    settings, page_state = SettingsPanel(service), {}
-    refused = settings.start(typed(settings, name="one", rank=0), page_state)
-    assert "cannot start" in refused["notice"]["value"]
-    assert "below the least" in refused["note rank"]["value"]
-    mended = settings.plan(typed(settings, name="one"), page_state)
-    assert mended["notice"] == {"value": "", "visible": False}
-    assert mended["note rank"] == {"value": "", "visible": False}
-    assert "notice" not in settings.plan(typed(settings, name="one"), page_state)
+def test_a_run_is_deleted_only_after_confirmation(service, panel):
+    train(service, "one")
+    page = PageState()
+    poll(panel, page)
+    folder = service.queue.get("one").folder.path
+    assert panel.ask_to_discard(page)[Part.DISCARD_BOX] == {"visible": True}
+    panel.cancel_discard(page)
+    panel.discard(page)
+    assert folder.exists()
+    panel.ask_to_discard(page)
+    assert "one was deleted." in panel.discard(page)[Part.NOTICE]["value"]
+    assert not folder.exists()
+
+
+def test_without_a_run_the_buttons_explain_themselves(panel):
+    with pytest.raises(UserError, match="There is no run"):
+        panel.stop(PageState())
+    with pytest.raises(UserError, match="Select a run under Unfinished runs first"):
+        panel.resume(None)

@@ -1,31 +1,33 @@
-"""What a page is told: only what is new to it, and again what it did not hear."""
+"""Errors of handlers as messages."""
 
 from __future__ import annotations
 
-from lib_lora_train.ui.updates import PageState, changed_only, next_sequence
-
-STATUS = {"status": {"value": "is paused."}}
-
-
-def test_what_a_page_shows_already_is_not_sent_again():
-    page_state: PageState = {}
-    assert changed_only(page_state, STATUS) == STATUS
-    assert changed_only(page_state, STATUS) == {}
+from lib_lora_train.config import Problem
+from lib_lora_train.errors import UserError
+from lib_lora_train.ui.parts import Part
+from lib_lora_train.ui.updates import Updates, message, updates_or_message
 
 
-def test_an_answer_that_was_heard_is_not_repeated():
-    page_state: PageState = {}
-    number = next_sequence(page_state, "")["heard"]["value"]
-    changed_only(page_state, STATUS)
-    next_sequence(page_state, number)
-    assert changed_only(page_state, STATUS) == {}
+def failing(error: Exception) -> Updates:
+    raise error
 
 
-def test_an_answer_that_was_lost_is_told_again():
-    page_state: PageState = {"job": "star"}
-    before = next_sequence(page_state, "")["heard"]["value"]
-    next_sequence(page_state, before)
-    changed_only(page_state, STATUS)
-    next_sequence(page_state, before)
-    assert changed_only(page_state, STATUS) == STATUS
-    assert page_state["job"] == "star"
+def test_a_handler_gets_its_arguments_and_its_updates_are_returned():
+    assert updates_or_message(message, "saved") == message("saved")
+
+
+def test_a_user_error_becomes_a_message_without_the_names_of_settings():
+    problems = [Problem("rank", "Must be at least 1 (is 0)."), Problem("", "No checkpoint is loaded.")]
+    updates = updates_or_message(failing, UserError(problems=problems))
+    assert updates == message("Must be at least 1 (is 0).\nNo checkpoint is loaded.", error=True)
+
+
+def test_an_unexpected_error_becomes_a_message_that_points_to_the_console(caplog):
+    updates = updates_or_message(failing, ValueError("bad\nvalue"))
+    text = updates[Part.NOTICE]["value"]
+    assert "Failed with ValueError: bad value. See the console for details." in str(text)
+    assert "Traceback" in caplog.text
+
+
+def test_an_empty_message_hides_the_notice():
+    assert message("") == {Part.NOTICE: {"value": "", "visible": False}}
