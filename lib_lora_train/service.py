@@ -10,6 +10,7 @@ from typing import Any
 
 from lib_lora_train.config import CompareConfig, Problem, TrainConfig, raise_problems
 from lib_lora_train.dataset.captioning import CaptionReport, caption_images
+from lib_lora_train.environment_config import config_in, readable_folder
 from lib_lora_train.errors import UserError
 from lib_lora_train.evaluation.best_epoch import Recommendation, recommend
 from lib_lora_train.evaluation.cells import request_of
@@ -28,11 +29,8 @@ from lib_lora_train.training.plan import (
     require_startable,
     time_a_step,
 )
-from lib_lora_train.training.prepared_run import FOLDER_SETTINGS, PreparedRun
+from lib_lora_train.training.prepared_run import PreparedRun
 from lib_lora_train.training.run_folder import AdapterPoint, RunFolder
-
-SET_BY_ENVIRONMENT = ("lora_dir", "runs_dir")
-"""Settings that the environment decides, not the user."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class TrainingService:
         Raises:
             UserError: for unknown names, values of the wrong kind, and folders that may not be read.
         """
-        config, problems = self._in_environment(values)
+        config, problems = config_in(self.environment, values)
         raise_problems(problems)
         return config
 
@@ -138,46 +136,15 @@ class TrainingService:
         return self.queue.add(run)
 
     def _prepare(self, values: Mapping[str, Any]) -> _Prepared:
-        config, problems = self._in_environment(values)
+        config, problems = config_in(self.environment, values)
         settings = tuple(map(repr, config.to_flat().values()))
         with self._preparing:
             last = self._prepared
             if last is not None and last.settings == settings and last.run.is_current():
                 return last
-            raise_problems([*config.problems(), *self._missing(config), *problems])
+            raise_problems([*config.problems(), *problems])
             self._prepared = _Prepared(settings, PreparedRun.read(config), {})
             return self._prepared
-
-    def _in_environment(self, values: Mapping[str, Any]) -> tuple[TrainConfig, list[Problem]]:
-        """The configuration in this environment's folders, and a problem for each path that may not be read."""
-        fixed = {"lora_dir": str(self.environment.lora_dir), "runs_dir": str(self.environment.runs_dir)}
-        given = {name: value for name, value in values.items() if name not in SET_BY_ENVIRONMENT}
-        if self.environment.shares_checkpoint:
-            given.pop("checkpoint", None)
-            given.pop("tokenizer", None)
-        config, problems = TrainConfig.from_flat(given | fixed), []
-        for section, name, find in self._paths(config):
-            if (text := getattr(section, name)) and config.uses(name):
-                try:
-                    setattr(section, name, str(find(text, name)))
-                except UserError as error:
-                    problems += error.problems
-        return config, problems
-
-    def _paths(self, config: TrainConfig) -> list[tuple[Any, str, Callable[[str, str], Path]]]:
-        """(section, setting, what finds the path that the user means) of every setting that names a path."""
-        folders: list[tuple[Any, str, Callable[[str, str], Path]]] = [
-            (config.dataset, name, self._readable) for name in FOLDER_SETTINGS
-        ]
-        return [*folders, (config.adapter, "continue_from", self._readable_adapter)]
-
-    def _missing(self, config: TrainConfig) -> list[Problem]:
-        missing = []
-        if not self.environment.shares_checkpoint and not config.model.checkpoint:
-            missing.append(Problem("checkpoint", "Choose a Stable Diffusion 1.x, 2.x or XL .safetensors file."))
-        if config.uses("dataset_folder") and not config.dataset.dataset_folder:
-            missing.append(Problem("dataset_folder", "Drop images, or enter the folder that contains them."))
-        return missing
 
     def _memory(self, prepared: _Prepared, checkpoint: SharedCheckpoint) -> MemoryEstimate:
         key = (checkpoint.name, checkpoint.family, checkpoint.precision, checkpoint.device)
@@ -288,7 +255,7 @@ class TrainingService:
         Raises:
             UserError: when the folder may not be read, or there is no such captioner or it cannot be loaded.
         """
-        folder = self._readable(images, "dataset_folder")
+        folder = readable_folder(self.environment, images, "dataset_folder")
         if captioner not in self.environment.captioners:
             known = ", ".join(self.environment.captioners) or "none; they come with a WebUI"
             raise UserError(f"There is no captioner {captioner!r}. Available: {known}.")
@@ -301,26 +268,6 @@ class TrainingService:
                 progress=progress,
                 should_stop=should_stop,
             )
-
-    def _readable(self, text: str, field: str) -> Path:
-        """The folder that the user means by `text`.
-
-        Raises:
-            UserError: for the setting `field`, when this user may not read it.
-        """
-        try:
-            return self.environment.readable(text)
-        except UserError as error:
-            raise UserError(problems=[Problem(field, problem.message) for problem in error.problems]) from None
-
-    def _readable_adapter(self, text: str, field: str) -> Path:
-        """An adapter to continue from: a file in the LoRA folder, or any file that this user may read."""
-        path = Path(text)
-        inside = self.environment.lora_dir / path
-        if inside.is_file() and inside.resolve().is_relative_to(self.environment.lora_dir.resolve()):
-            return inside
-        self._readable(str(path.parent), field)
-        return path
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

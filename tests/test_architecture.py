@@ -33,7 +33,8 @@ ALLOWED = {
     "training": BASE | {"model", "dataset", "adapters", "objectives"} | HOST_INTERFACE,
     "evaluation": BASE | {"model", "checkpoints", "dataset", "adapters", "objectives", "training"} | HOST_INTERFACE,
     "queue": BASE | {"training"} | HOST_INTERFACE,
-    "service": BASE | {"model", "training", "evaluation", "dataset", "queue"} | HOST_INTERFACE,
+    "environment_config": BASE | {"training"} | HOST_INTERFACE,
+    "service": BASE | {"model", "training", "evaluation", "dataset", "queue", "environment_config"} | HOST_INTERFACE,
     "embedded": BASE | {"model"},
 }
 """Package or module -> what it may import besides itself."""

@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lib_lora_train.config import Field, Problem, settings
-from lib_lora_train.service import SET_BY_ENVIRONMENT
+from lib_lora_train.environment_config import SET_BY_ENVIRONMENT, SET_BY_WEBUI
 
 Kind = Literal["checkbox", "dropdown", "number", "lines", "text"]
 
-SET_BY_HOST = ("checkpoint", "tokenizer")
-"""Settings that a WebUI with a loaded checkpoint decides."""
 LARGEST_SHOWN = 100_000
 """A higher maximum only catches typing errors and is not shown."""
 
 
 @dataclass(frozen=True)
-class Control:
+class SettingControl:
     """What a control shows, apart from its value.
 
     Attributes:
@@ -36,7 +34,7 @@ class Control:
 
 def offered_settings(shares_checkpoint: bool) -> list[Field]:
     """The settings that the user decides; with `shares_checkpoint`, the WebUI decides which checkpoint."""
-    hidden = {*SET_BY_ENVIRONMENT, *(SET_BY_HOST if shares_checkpoint else ())}
+    hidden = {*SET_BY_ENVIRONMENT, *(SET_BY_WEBUI if shares_checkpoint else ())}
     return [field for field in settings() if field.name not in hidden]
 
 
@@ -45,14 +43,14 @@ def basic_settings(fields: Iterable[Field], method: str | None = None) -> list[F
 
     The checkpoint is not among them: outside a WebUI it is given by `ui --checkpoint`.
     """
-    basic = (field for field in fields if field.info.basic and field.name not in SET_BY_HOST)
+    basic = (field for field in fields if field.info.basic and field.name not in SET_BY_WEBUI)
     return [field for field in basic if method is None or field.info.used_by(method)]
 
 
-def control_of(field: Field, method: str) -> Control:
+def control_of(field: Field, method: str) -> SettingControl:
     """The control of a setting for one training method."""
     label = f"{field.info.label} ({field.info.unit})" if field.info.unit else field.info.label
-    return Control(_kind(field), label, info_text(field, method), _titles(field), _step(field))
+    return SettingControl(_kind(field), label, info_text(field, method), _titles(field), _step(field))
 
 
 def info_text(field: Field, method: str) -> str:

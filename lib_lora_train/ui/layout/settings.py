@@ -9,7 +9,7 @@ import gradio as gr
 
 from lib_lora_train.config import GROUP_TITLES, Field, TrainConfig
 from lib_lora_train.ui.components import Components
-from lib_lora_train.ui.controls import Control, control_of, control_value
+from lib_lora_train.ui.controls import SettingControl, control_of, control_value
 from lib_lora_train.ui.html import hint_html
 from lib_lora_train.ui.layout.gallery import add_gallery
 from lib_lora_train.ui.panels import Panels
@@ -82,7 +82,7 @@ class SettingsSection:
         self._components.add(control_box(field.name), box)
 
 
-def _component(shown: Control, value: object, elem_id: str, lines: int) -> Any:
+def _component(shown: SettingControl, value: object, elem_id: str, lines: int) -> Any:
     arguments: dict[str, Any] = {"value": value, "label": shown.label, "info": shown.info or None, "elem_id": elem_id}
     if shown.kind == "checkbox":
         return gr.Checkbox(**arguments)
