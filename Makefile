@@ -1,20 +1,20 @@
 # On a fresh machine: make demo, make ui, make test. On Windows, see README.md.
 
 PYTHON ?= python3
-# A1111's own packages where this Python can run them, else the newest.
+# A1111's own packages if this Python can run them, else the newest.
 STACK  ?= $(shell $(PYTHON) -c 'import sys; print("a1111" if sys.version_info < (3, 12) else "latest")')
 VENV   := .venv/$(STACK)
 READY  := $(VENV)/.ready
 RUN    := $(VENV)/bin/python
-# Most modules are never imported; those that are get compiled then. It halves the time of an installation.
+# Modules are compiled when they are first imported, which halves the time of an installation.
 PIP    := $(RUN) -m pip install --quiet --no-compile
 
-.PHONY: demo ui test bench lint docs checkpoint twins clean
+.PHONY: demo ui test bench lint docs checkpoint variants clean
 
 demo: $(READY)
 	$(RUN) -m lib_lora_train demo
 
-# The tab as a page of its own, at http://127.0.0.1:7860. The newest packages have no Gradio that it knows.
+# The tab as a page of its own, at http://127.0.0.1:7860. Not on the newest packages, whose Gradio it does not support.
 ui: $(VENV)/.ready-ui
 	$(RUN) -m lib_lora_train ui $(ARGS)
 
@@ -27,6 +27,7 @@ bench: $(READY)
 
 lint: $(READY)
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
 docs: $(READY)
