@@ -37,10 +37,10 @@ docs: $(READY)
 checkpoint: $(READY)
 	$(RUN) -m tools.checkpoints.make_checkpoint --seed 0 --out build/shapes-v1.safetensors
 
-# Trains its two twins from the committed checkpoint; about half an hour each on one core.
-twins: $(READY)
-	$(RUN) -m tools.checkpoints.make_checkpoint --twin v --seed 0 --out build/shapes-v-v1.safetensors
-	$(RUN) -m tools.checkpoints.make_checkpoint --twin xl --seed 0 --out build/xl-v1.safetensors
+# Trains the two variants that the tests use from the committed checkpoint; about half an hour each on one core.
+variants: $(READY)
+	$(RUN) -m tools.checkpoints.make_checkpoint --variant v --seed 0 --out build/shapes-v-v1.safetensors
+	$(RUN) -m tools.checkpoints.make_checkpoint --variant xl --seed 0 --out build/xl-v1.safetensors
 
 $(READY): requirements/$(STACK).txt requirements/dev.txt
 	$(PYTHON) -m venv $(VENV)

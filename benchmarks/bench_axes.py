@@ -1,11 +1,11 @@
-"""How long the choices of the X/Y/Z axes take to open, with 5,000 adapters in the LoRA folder.
+"""How long listing the choices of the X/Y/Z axes takes with 5,000 adapters in the LoRA folder.
 
     python benchmarks/bench_axes.py [--adapters 5000] [--folder EMPTY_FOLDER] [--times 10]
 
-A third of the adapters are ours, in runs of ten epochs; the others lie as people keep them: half of them in the folder
-itself, half in some dozens of folders by subject. Each is a small valid file. The measure beside it is a bare os.walk
-of the same folder in the same run, in turns (A B B A ...): how many times as long finding the runs takes. The figures
-are of a folder that the system has read before; on a disk that has to be asked first both take longer alike.
+A third of the adapters are ours, in runs of ten epochs. Of the others, half are in the folder itself and half in a few
+dozen folders by subject. Each is a small valid file. For comparison, os.walk lists the same folder in the same run,
+alternately (A B B A ...); the ratio is how many times as long finding the runs takes. The folder is in the system's file
+cache; when it has to be read from the disk, both take longer.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from lib_lora_train.evaluation.xyz_axes import _options
 
 EPOCHS = 10
 SUBJECTS = 40
-WANTED = 0.5
+TARGET_SECONDS = 0.5
 
 
 def write_adapter(path: Path, epoch: int) -> None:
-    """A tensor of four numbers, and metadata as long as a real adapter's."""
+    """Writes a tensor of four numbers, with metadata as long as a real adapter's."""
     metadata = {
         "ss_epoch": str(epoch),
         "ss_output_name": path.stem,
@@ -46,7 +46,7 @@ def write_adapter(path: Path, epoch: int) -> None:
 
 
 def fill(folder: Path, adapters: int) -> tuple[int, int]:
-    """Writes the adapters; how many are ours and in how many runs."""
+    """Writes the adapters; returns how many are ours, and in how many runs."""
     runs = adapters // 3 // EPOCHS
     for number in range(runs):
         run = folder / f"run {number:03d}"
@@ -54,8 +54,8 @@ def fill(folder: Path, adapters: int) -> tuple[int, int]:
             write_adapter(run / f"{run.name}-{epoch:06d}.safetensors", epoch)
         write_adapter(run / f"{run.name}.safetensors", EPOCHS)
     for number in range(adapters - runs * EPOCHS):
-        place = folder if number % 2 else folder / f"subject {number // 2 % SUBJECTS:02d}"
-        write_adapter(place / f"foreign_{number:04d}_v1.5.safetensors", 1)
+        parent = folder if number % 2 else folder / f"subject {number // 2 % SUBJECTS:02d}"
+        write_adapter(parent / f"foreign_{number:04d}_v1.5.safetensors", 1)
     return runs * EPOCHS, runs
 
 
@@ -72,7 +72,7 @@ def walk(folder: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapters", type=int, default=5000)
-    parser.add_argument("--folder", type=Path, help="where to write them; else the system's temporary folder")
+    parser.add_argument("--folder", type=Path, help="where to write them; default: the system's temporary folder")
     parser.add_argument("--times", type=int, default=10)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
@@ -84,19 +84,20 @@ def main() -> None:
         everything["all three"] = lambda: [axis.choices() for axis in axes]
         print(f"{'':24}{'s':>8}{'slowest':>10}{'os.walk':>10}{'ratio':>8}")
         for label, choices in everything.items():
-            taken, bare = [], []
-            for turn in range(arguments.times):
-                pair = [(taken, choices), (bare, lambda: walk(folder))]
-                for times, function in pair if turn % 2 else reversed(pair):
+            ours_times: list[float] = []
+            walk_times: list[float] = []
+            for number in range(arguments.times):
+                pair = [(ours_times, choices), (walk_times, lambda: walk(folder))]
+                for times, function in pair if number % 2 else reversed(pair):
                     times.append(seconds(function))
-            ratio = median(taken) / median(bare)
-            print(f"{label:24}{median(taken):8.4f}{max(taken):10.4f}{median(bare):10.4f}{ratio:8.1f}")
-            if median(taken) > WANTED:
-                print(f"{'':24}slower than the {WANTED} s that are wanted")
+            ratio = median(ours_times) / median(walk_times)
+            print(f"{label:24}{median(ours_times):8.4f}{max(ours_times):10.4f}{median(walk_times):10.4f}{ratio:8.1f}")
+            if median(ours_times) > TARGET_SECONDS:
+                print(f"{'':24}slower than the target of {TARGET_SECONDS} s")
 
 
-def _axis(label: str, **facts: object) -> SimpleNamespace:
-    return SimpleNamespace(label=label, **facts)
+def _axis(label: str, **options: object) -> SimpleNamespace:
+    return SimpleNamespace(label=label, **options)
 
 
 if __name__ == "__main__":

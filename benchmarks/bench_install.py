@@ -1,4 +1,4 @@
-"""What install.py adds to a start of the WebUI where nothing is missing: its time against Python's own start.
+"""What install.py adds to the WebUI's start when nothing is missing: its time against Python's own start.
 
 python benchmarks/bench_install.py [--times 15]
 """
@@ -20,7 +20,7 @@ INSTALL = Path(__file__).resolve().parent.parent / "install.py"
 
 
 def seconds(command: list[str]) -> float:
-    """How long one process takes from its start to its end."""
+    """How long a process takes from start to end."""
     start = time.perf_counter()
     subprocess.run([sys.executable, *command], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
@@ -28,13 +28,13 @@ def seconds(command: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--times", type=int, default=15, help="processes of each kind; the median counts")
+    parser.add_argument("--times", type=int, default=15, help="processes of each kind, of which the median is printed")
     arguments = parser.parse_args()
     if missing_message():
         sys.exit(missing_message())
     cases = {"bare": ["-c", "pass"], "install": [str(INSTALL)], "torch": ["-c", "import torch"]}
     times: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(arguments.times):  # in turn, so that a busy moment meets all of them
+    for _ in range(arguments.times):  # alternately, so that a busy moment affects all of them
         for name, command in cases.items():
             times[name].append(seconds(command))
     medians = {name: statistics.median(taken) for name, taken in times.items()}

@@ -1,18 +1,20 @@
-"""Does loading hold training up? Time per batch with a simulated training step, against the step alone.
+"""Whether loading slows training down: time per batch with a simulated training step, against the step alone.
 
-    python benchmarks/bench_loading.py [--step 0.02] [--dataset-folder 32] [--batch-size 4]
+    python benchmarks/bench_loading.py [--step 0.02] [--images 32] [--batch-size 4]
 
-A step is a sleep, as the processor's part in a step on a GPU is small. A ratio of 1.00 means that loading costs
-nothing; "pixels" is what random crop and colour jitter cost, which read and decode each image at each step.
+A step is a sleep, as a step on a GPU needs little CPU time. A ratio of 1.00 means that loading costs nothing. "pixels"
+is the cost of random crop and color jitter, which read and decode each image at each step.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,7 @@ BATCHES = 60
 
 
 def write_images(folder: Path, count: int) -> None:
-    """Photos of about a megapixel with captions; smooth noise, so that they compress as photos do."""
+    """Images of about a megapixel with captions; smooth noise, which compresses like photos."""
     rng = np.random.Generator(np.random.PCG64(0))
     for number in range(count):
         coarse = Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8))
@@ -43,19 +45,20 @@ def write_images(folder: Path, count: int) -> None:
 
 
 def encode(pixels: torch.Tensor) -> torch.Tensor:
-    """Latents of the right shape; how they are encoded does not matter here."""
+    """Latents of the right shape; their values do not matter here."""
     coarse = torch.nn.functional.avg_pool2d(pixels, 8)
     return torch.cat([coarse, coarse, coarse[:, :2]], dim=1)
 
 
-def endless(loader: BatchLoader) -> Iterator[Batch]:
+def endless(loader: BatchLoader) -> Generator[Batch, None, None]:
+    """The batches of all epochs."""
     epoch = 0
     while True:
         yield from loader.epoch(epoch)
         epoch += 1
 
 
-def seconds_per_batch(batches: Iterator[Batch], step: float) -> float:
+def seconds_per_batch(batches: Iterator[object], step: float) -> float:
     """Mean over `BATCHES` batches after the first, each followed by a step of `step` seconds."""
     next(batches)
     start = time.perf_counter()
@@ -67,34 +70,30 @@ def seconds_per_batch(batches: Iterator[Batch], step: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--step", type=float, default=0.02, help="seconds a training step takes")
-    parser.add_argument("--dataset-folder", type=int, default=32)
+    parser.add_argument("--step", type=float, default=0.02, help="seconds of a training step")
+    parser.add_argument("--images", type=int, default=32, help="size of the dataset")
     parser.add_argument("--batch-size", type=int, default=4)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         images = Path(temporary, "images")
         images.mkdir()
         write_images(images, arguments.images)
-        common = {
-            "dataset_folder": str(images),
-            "batch_size": arguments.batch_size,
-            "flip": True,
-            "shuffle_caption": True,
-        }
+        config = DatasetConfig(
+            dataset_folder=str(images), batch_size=arguments.batch_size, flip_horizontally=True, shuffle_caption=True
+        )
         cases = {
-            "memory": ({}, None),
-            "disk": ({}, Path(temporary, "latents")),
-            "pixels": ({"random_crop": True}, None),
+            "memory": (config, None),
+            "disk": (config, Path(temporary, "latents")),
+            "pixels": (replace(config, random_crop=True), None),
         }
-        alone = seconds_per_batch(iter(lambda: None, 0), arguments.step)
+        alone = seconds_per_batch(itertools.repeat(None), arguments.step)
         print(f"step alone: {alone * 1000:.2f} ms")
         for name, (settings, folder) in cases.items():
-            config = DatasetConfig(**common, **settings)
-            cache = LatentCache(config, "bench", 8, folder)
+            cache = LatentCache(settings, "bench", 8, folder)
             start = time.perf_counter()
-            dataset = cache.fill(read_dataset(config), encode, batch_size=arguments.batch_size)
+            dataset = cache.fill(read_dataset(settings), encode, batch_size=arguments.batch_size)
             filling = time.perf_counter() - start
-            loader = BatchLoader(dataset, cache, config, Randomness(0))
+            loader = BatchLoader(dataset, cache, settings, Randomness(0))
             batches = endless(loader)
             loaded = seconds_per_batch(batches, arguments.step)
             batches.close()

@@ -1,4 +1,4 @@
-"""How fast is training? Everything is measured in one run, in turns, so that figures can be compared with each other.
+"""How fast training is. Everything is measured alternately in one run, so that figures can be compared.
 
     python -m benchmarks.bench_training [--peer .../train_text_to_image_lora.py] [--full-size] [--json FILE]
 
@@ -30,16 +30,17 @@ from benchmarks.workload import Workload, full_size, small
 class Effort:
     """How long to measure one workload."""
 
-    turn_seconds: float
-    turns: int
+    round_seconds: float
+    """How long each loop runs in a round."""
+    rounds: int
     steps: int
-    """Optimizer steps of each run of a program."""
+    """Optimizer steps in each run of a program."""
     repeats: int
     """Runs of each program."""
 
 
-SMALL = Effort(turn_seconds=1.0, turns=30, steps=150, repeats=5)
-FULL_SIZE = Effort(turn_seconds=0.0, turns=6, steps=8, repeats=2)
+SMALL = Effort(round_seconds=1.0, rounds=30, steps=150, repeats=5)
+FULL_SIZE = Effort(round_seconds=0.0, rounds=6, steps=8, repeats=2)
 
 
 def main() -> None:
@@ -59,25 +60,27 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--peer", type=Path, help="diffusers' train_text_to_image_lora.py, of the release installed here"
     )
-    parser.add_argument("--full-size", action="store_true", help="also at Stable Diffusion 1.5's size, at 256 px")
+    parser.add_argument(
+        "--full-size", action="store_true", help="also measure at Stable Diffusion 1.5's size, at 256 px"
+    )
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
-    parser.add_argument("--checkpoint", type=Path, help="measure the small case on this checkpoint instead")
+    parser.add_argument("--checkpoint", type=Path, help="use this checkpoint for the small case")
     parser.add_argument("--repeats", type=int, help="runs of each program")
-    parser.add_argument("--turns", type=int, help="turns of each loop; 0 leaves the loops out")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--rounds", type=int, help="rounds of each loop; 0 skips the loops")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser.parse_args()
 
 
 def machine() -> str:
-    """What the figures depend on."""
+    """Device, threads, load and versions, on which the figures depend."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
     versions = ", ".join(f"{m.__name__} {m.__version__}" for m in (torch, diffusers, transformers, peft))
     return f"{device}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}; {versions}"
 
 
 def measure(make: Callable[[Path, str], Workload], effort: Effort, chosen: argparse.Namespace) -> dict[str, Any]:
-    """All figures of one workload, printed as they come."""
-    turns = effort.turns if chosen.turns is None else chosen.turns
+    """All figures of one workload; prints them as they are found."""
+    rounds = effort.rounds if chosen.rounds is None else chosen.rounds
     repeats = chosen.repeats or effort.repeats
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -86,8 +89,8 @@ def measure(make: Callable[[Path, str], Workload], effort: Effort, chosen: argpa
             work = replace(work, checkpoint=chosen.checkpoint)
         print(f"\n{work.name}: {work.resolution} px, batch {work.batch_size}, rank {work.rank}, {work.precision}")
         found: dict[str, Any] = {}
-        if turns:
-            found["loop"] = compare_loops(work, folder, effort.turn_seconds, turns)
+        if rounds:
+            found["loop"] = compare_loops(work, folder, effort.round_seconds, rounds)
             print_loops(found["loop"])
         if chosen.peer:
             found["programs"] = compare_programs(work, chosen.peer, folder, effort.steps, repeats)
@@ -98,8 +101,8 @@ def measure(make: Callable[[Path, str], Workload], effort: Effort, chosen: argpa
 def print_loops(loop: dict[str, Any]) -> None:
     print(
         f"  the loop: {loop['steps_per_second']:.2f} steps/s, bare: {loop['bare_steps_per_second']:.2f}, "
-        f"ratio {loop['ratio']:.3f}, by CPU time {loop['cpu_ratio']:.3f} (wanted: 0.97 or more; "
-        f"medians of {loop['turns']} turns)",
+        f"ratio {loop['ratio']:.3f}, by CPU time {loop['cpu_ratio']:.3f} (target: 0.97 or more; "
+        f"medians of {loop['rounds']} rounds)",
         flush=True,
     )
 
@@ -107,7 +110,7 @@ def print_loops(loop: dict[str, Any]) -> None:
 def print_programs(programs: dict[str, Any]) -> None:
     ours, peer = programs["ours"], programs["peer"]
     if programs["stand_in_torchvision"]:
-        print("  (torchvision is not installed: diffusers' script runs with benchmarks/stand_in)")
+        print("  (torchvision is not installed: diffusers' script uses benchmarks/stand_in)")
     rows = (
         ("steps/s", "steps_per_second", "1.50 or more"),
         ("CPU s per step", "cpu_seconds_per_step", "0.67 or less"),
@@ -116,8 +119,8 @@ def print_programs(programs: dict[str, Any]) -> None:
         ("peak anonymous MB", "peak_anonymous_mb", "1.00 or less"),
     )
     print(f"  {'':18}{'ours':>9}{'diffusers':>11}{'ratio':>8}")
-    for title, name, wanted in rows:
-        note = f"   wanted: {wanted}" if wanted else ""
+    for title, name, target in rows:
+        note = f"   target: {target}" if target else ""
         print(f"  {title:18}{ours[name]:9.3g}{peer[name]:11.3g}{ours[name] / peer[name]:8.2f}{note}", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint as large as Stable Diffusion 1.5, with random weights: what a step costs does not depend on their values.
+"""A checkpoint of Stable Diffusion 1.5's size with random weights: the cost of a step does not depend on their values.
 
 python -m benchmarks.full_size FOLDER [--half]
 """
@@ -18,7 +18,7 @@ from lib_lora_train.model.diffusers_view.names import UNetShape, inverted, renam
 from tests.miniature import random_weights, write_tokenizer
 
 UNET_CONFIG = {"cross_attention_dim": 768}
-"""The rest of SD 1.5's UNet is what diffusers takes without being told."""
+"""The rest of Stable Diffusion 1.5's UNet is diffusers' default."""
 UNET_SHAPE = UNetShape((320, 640, 1280, 1280), 2, (1, 1, 1, 0))
 VAE_CONFIG = {
     "block_out_channels": (128, 256, 512, 512),
@@ -61,7 +61,7 @@ def _without(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.T
 
 
 def _as_convolutions(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """LDM keeps the VAE's attention projections as 1x1 convolutions."""
+    """LDM stores the VAE's attention projections as 1x1 convolutions."""
     return {k: v[:, :, None, None] if ".attn_1." in k and v.ndim == 2 else v for k, v in weights.items()}
 
 

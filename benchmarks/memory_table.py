@@ -1,16 +1,16 @@
-"""What training needs, on paper: SD 1 at 512 px and SDXL at 1024 px, by rank and settings.
+"""Estimated memory for training SD 1 at 512 px and SDXL at 1024 px, by rank and settings.
 
     python -m benchmarks.memory_table [--precision bf16] [--batch-size 1]
 
-Nothing is computed and no weights are made: networks of the published sizes on the meta device, and the same estimate
-as in the plan line. The figures are of a CPU's kernels where there is no GPU.
+Nothing is trained: the networks have the published sizes and are on the meta device, and the estimate is the one that
+the plan shows. Without a GPU, the figures are those of the CPU's kernels.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -21,18 +21,18 @@ from lib_lora_train.dataset.images import Size
 from lib_lora_train.hosts.standalone import PRECISIONS, default_device
 from lib_lora_train.model.diffusers_view.names import UNetShape, inverted, renamed, unet_modules
 from lib_lora_train.model.family import SD1, SDXL, Family
-from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
+from lib_lora_train.model.shared_checkpoint import SharedCheckpoint, SharedTextEncoder
 from lib_lora_train.training.memory import MemoryEstimate, estimate_memory
 from lib_lora_train.training.plan import megabytes
 
 RANKS = (4, 16, 32, 64)
-SETTINGS = {
+SETTINGS: dict[str, dict[str, object]] = {
     "plain": {},
     "checkpointing": {"gradient_checkpointing": True},
     "checkpointing, 8 bit": {"gradient_checkpointing": True, "optimizer": "adamw8bit"},
-    "checkpointing, text": {"gradient_checkpointing": True, "text_encoder": True},
+    "checkpointing, text": {"gradient_checkpointing": True, "train_text_encoder": True},
 }
-SDXL_UNET = {
+SDXL_UNET: dict[str, object] = {
     "block_out_channels": (320, 640, 1280),
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -44,7 +44,7 @@ SDXL_UNET = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
-UNETS = {
+UNETS: dict[Family, tuple[dict[str, Any], UNetShape]] = {
     SD1: ({"cross_attention_dim": 768}, UNetShape((320, 640, 1280, 1280), 2, (1, 1, 1, 0))),
     SDXL: (SDXL_UNET, UNetShape((320, 640, 1280), 2, (0, 2, 10))),
 }
@@ -64,9 +64,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1)
     chosen = parser.parse_args()
     print(
-        f"Batch size {chosen.batch_size}, {chosen.precision}, {default_device().type}. Without the VAE, which works before.\n"
+        f"Batch size {chosen.batch_size}, {chosen.precision}, {default_device().type}. Without the VAE, which is only used before the first step.\n"
     )
-    print("| checkpoint | settings | rank | UNet | adapter and optimizer | activations | text encoders | together |")
+    print("| checkpoint | settings | rank | UNet | adapter and optimizer | activations | text encoders | total |")
     print("|---|---|---|---|---|---|---|---|")
     for family in UNETS:
         checkpoint = published(family, PRECISIONS[chosen.precision])
@@ -94,28 +94,38 @@ def estimates(checkpoint: SharedCheckpoint, batch_size: int) -> Iterator[tuple[s
 
 
 def published(family: Family, precision: torch.dtype) -> SharedCheckpoint:
-    """A checkpoint of the published sizes, whose tensors have shapes and no numbers."""
+    """A checkpoint of the published sizes; its tensors are on the meta device."""
     config, shape = UNETS[family]
     with torch.device("meta"):
         unet, text = UNet2DConditionModel(**config), CLIPTextModel(CLIPTextConfig(**CLIP_L))
     names = {
         key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in text.state_dict().items()
     }
-    checkpoint = SharedCheckpoint(
+    encoders = [SharedTextEncoder(names, NoTokenizer())]
+    if family is SDXL:
+        encoders.append(SharedTextEncoder(open_clip(**BIG_G), NoTokenizer()))
+    return SharedCheckpoint(
         name=family.name,
         family=family,
         unet=renamed(unet.state_dict(), inverted(unet_modules(shape))),
         vae={},
-        text_encoder=names,
-        tokenizer=None,
+        text_encoders=encoders,
         device=default_device(),
         precision=precision,
     )
-    return replace(checkpoint, text_encoder_2=open_clip(**BIG_G)) if family is SDXL else checkpoint
+
+
+class NoTokenizer:
+    """In place of a tokenizer: the estimate reads no text."""
+
+    bos_token_id = eos_token_id = 0
+
+    def __call__(self, text: str, *, add_special_tokens: bool, truncation: bool, verbose: bool) -> Any:
+        raise NotImplementedError
 
 
 def open_clip(width: int, layers: int, projection: int) -> dict[str, torch.Tensor]:
-    """An OpenCLIP text encoder's tensors."""
+    """The tensors of an OpenCLIP text encoder."""
     shapes: dict[str, tuple[int, ...]] = {
         "token_embedding.weight": (49408, width),
         "positional_embedding": (77, width),

@@ -1,4 +1,4 @@
-"""Our command line against diffusers' script, each as a process of its own, started as its users start it."""
+"""Our command line against diffusers' script: each in its own process, started as its users start it."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ class Measured:
     """One run of a program."""
 
     seconds: list[float] = field(default_factory=list)
-    """When the progress bar showed a new step, since the command."""
+    """Since the start of the process, each time the progress bar shows a new step."""
     steps: list[int] = field(default_factory=list)
-    """The steps that were done then."""
-    busy: list[float] = field(default_factory=list)
-    """Processor seconds that all its threads had used by then."""
+    """The steps done at these times."""
+    cpu: list[float] = field(default_factory=list)
+    """CPU seconds of all threads up to these times."""
     peak_resident: int = 0
-    """Most memory the process held, in bytes; pages of a file that is mapped count while they are in memory."""
+    """Largest resident memory in bytes; pages of a mapped file count while they are in memory."""
     peak_anonymous: int = 0
     """The same without pages of files, sampled."""
 
-    def note(self, step: int, seconds: float, pid: int) -> None:
-        """Keeps what the progress bar shows, when it shows something new."""
+    def record(self, step: int, seconds: float, pid: int) -> None:
+        """Records what the progress bar shows if it shows a new step."""
         if step > (self.steps[-1] if self.steps else 0):
             self.steps.append(step)
             self.seconds.append(seconds)
-            self.busy.append(busy_seconds(pid))
+            self.cpu.append(cpu_seconds(pid))
 
     @property
     def first_step(self) -> float:
-        """Seconds from the command to the end of the first optimizer step."""
+        """Seconds from the start of the process to the end of the first optimizer step."""
         return self.seconds[0]
 
     @property
@@ -61,9 +61,9 @@ class Measured:
         return 1 / self._per_step(self.seconds)
 
     @property
-    def busy_per_step(self) -> float:
-        """Processor seconds per step, over the same steps."""
-        return self._per_step(self.busy)
+    def cpu_per_step(self) -> float:
+        """CPU seconds per step, over the same steps."""
+        return self._per_step(self.cpu)
 
     def _per_step(self, clock: list[float]) -> float:
         begin = next(i for i, step in enumerate(self.steps) if step >= self.steps[-1] / 4)
@@ -71,14 +71,14 @@ class Measured:
 
 
 def compare_programs(workload: Workload, script: Path, folder: Path, steps: int, repeats: int) -> dict[str, Any]:
-    """Runs both in turns; medians of each figure."""
+    """Runs both alternately; the medians of each figure."""
     model = write_diffusers_layout(workload, folder / "diffusers")
     ours, theirs = [], []
     for number in range(repeats):
-        place = folder / f"turn-{number}"
-        place.mkdir()
-        ours.append(measure(our_command(workload, place, steps), steps))
-        theirs.append(measure(peer_command(workload, model, script, place, steps), steps))
+        output = folder / f"round-{number}"
+        output.mkdir()
+        ours.append(measure(our_command(workload, output, steps), steps))
+        theirs.append(measure(peer_command(workload, model, script, output, steps), steps))
     return {"ours": medians(ours), "peer": medians(theirs), "stand_in_torchvision": not has_torchvision()}
 
 
@@ -86,7 +86,7 @@ def medians(runs: list[Measured]) -> dict[str, float]:
     """The figures of several runs of one program."""
     return {
         "steps_per_second": statistics.median(run.rate for run in runs),
-        "cpu_seconds_per_step": statistics.median(run.busy_per_step for run in runs),
+        "cpu_seconds_per_step": statistics.median(run.cpu_per_step for run in runs),
         "seconds_to_first_step": statistics.median(run.first_step for run in runs),
         "peak_resident_mb": statistics.median(run.peak_resident for run in runs) / 1e6,
         "peak_anonymous_mb": statistics.median(run.peak_anonymous for run in runs) / 1e6,
@@ -103,7 +103,7 @@ def our_command(workload: Workload, folder: Path, steps: int) -> list[str]:
 
 
 def peer_command(workload: Workload, model: Path, script: Path, folder: Path, steps: int) -> list[str]:
-    """`python train_text_to_image_lora.py ...`, without `accelerate launch`, which costs it time to start."""
+    """`python train_text_to_image_lora.py ...`, without `accelerate launch`, which takes longer to start."""
     flags = {
         "pretrained_model_name_or_path": model,
         "train_data_dir": workload.images,
@@ -124,16 +124,17 @@ def peer_command(workload: Workload, model: Path, script: Path, folder: Path, st
 
 
 def measure(command: list[str], steps: int) -> Measured:
-    """Runs a program that shows a progress bar of `steps`.
+    """Runs a program that shows a progress bar of `steps` steps.
 
     Raises:
-        RuntimeError: when it fails; with the end of what it printed.
+        RuntimeError: when it fails; with the end of its output.
     """
     result, text = Measured(), ""
     started = time.perf_counter()
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
     )
+    assert process.stdout is not None
     sampler = threading.Thread(target=_sample_memory, args=(process.pid, result))
     sampler.start()
     try:
@@ -141,7 +142,7 @@ def measure(command: list[str], steps: int) -> Measured:
         while block := os.read(process.stdout.fileno(), 1 << 16):
             text = text[-4000:] + block.decode(errors="replace")
             for done in map(int, pattern.findall(text)):
-                result.note(done, time.perf_counter() - started, process.pid)
+                result.record(done, time.perf_counter() - started, process.pid)
     except BaseException:
         process.kill()
         raise
@@ -155,14 +156,14 @@ def measure(command: list[str], steps: int) -> Measured:
     return result
 
 
-def busy_seconds(pid: int) -> float:
-    """Processor time of a process so far: user and system, all threads."""
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process so far: user and system, all threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def environment() -> dict[str, str]:
-    """Ours, with no network, a progress bar that shows every step, and a torchvision."""
+    """The current environment without network, with every step shown in the progress bar, and with a torchvision."""
     paths = [str(ROOT)] if has_torchvision() else [str(ROOT), str(STAND_IN)]
     return {
         **os.environ,
@@ -174,7 +175,7 @@ def environment() -> dict[str, str]:
 
 
 def has_torchvision() -> bool:
-    """Whether the real one is installed."""
+    """Whether the real torchvision is installed."""
     return importlib.util.find_spec("torchvision") is not None
 
 
@@ -185,14 +186,14 @@ def write_diffusers_layout(workload: Workload, folder: Path) -> Path:
         return write_diffusers_layout_of(DiffusersDenoiser.open(checkpoint, CheckpointConfig()), folder, stored)
 
 
-def write_diffusers_layout_of(parts: DiffusersDenoiser, folder: Path, stored: torch.dtype = torch.float32) -> Path:
-    """The parts of a checkpoint of Stable Diffusion 1's kind as a folder that diffusers reads."""
-    named = {"unet": parts.unet, "vae": parts.vae, "text_encoder": parts.text_encoders[0]}
-    parts.unet.register_to_config(sample_size=64)  # Stable Diffusion 1.5's; its pipeline wants one
+def write_diffusers_layout_of(denoiser: DiffusersDenoiser, folder: Path, stored: torch.dtype = torch.float32) -> Path:
+    """A checkpoint of Stable Diffusion 1's kind as a folder that diffusers reads."""
+    named: dict[str, Any] = {"unet": denoiser.unet, "vae": denoiser.vae, "text_encoder": denoiser.text_encoders[0]}
+    denoiser.unet.register_to_config(sample_size=64)  # Stable Diffusion 1.5's; its pipeline requires one
     for name, module in named.items():
         module.to(stored).save_pretrained(folder / name)
     schedule = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False)
-    named |= {"tokenizer": parts.checkpoint.tokenizer, "scheduler": schedule}
+    named |= {"tokenizer": denoiser.checkpoint.text_encoders[0].tokenizer, "scheduler": schedule}
     for name in ("tokenizer", "scheduler"):
         named[name].save_pretrained(folder / name)
     libraries = {"text_encoder": "transformers", "tokenizer": "transformers"}
@@ -209,14 +210,14 @@ def write_diffusers_layout_of(parts: DiffusersDenoiser, folder: Path, stored: to
 
 
 def _sample_memory(pid: int, result: Measured) -> None:
-    """Notes the largest RssAnon until the process is gone."""
+    """Records the largest RssAnon until the process has ended."""
     pattern = re.compile(r"RssAnon:\s+(\d+) kB")
     while True:
         try:
             found = pattern.search(Path(f"/proc/{pid}/status").read_text())
         except OSError:
             return
-        if found is None:  # it has ended and waits to be noticed
+        if found is None:  # a zombie: it has ended and was not waited for yet
             return
         result.peak_anonymous = max(result.peak_anonymous, int(found[1]) * 1024)
         time.sleep(SAMPLE_SECONDS)

@@ -1,4 +1,4 @@
-"""What a benchmark prints."""
+"""Prints a benchmark's table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def print_table(found: Iterable[str], output: Path | None) -> None:
-    """Prints each line as soon as it is found; in the end all of them go to `output`, where there is one."""
+    """Prints each line as soon as it is found, and in the end writes all of them to `output`, if given."""
     lines: list[str] = []
     for line in found:
         lines.append(line)

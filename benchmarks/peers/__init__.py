@@ -1,4 +1,5 @@
-"""Peers' training code, run from a clone on the embedded world: each module is a program for a process of its own.
+"""Peers' training code, run from a clone on the embedded checkpoint: each module is a program for its own process.
 
-Nothing of theirs is here. Each gets the checkpoint's parts from us, and runs without CUDA; all else is the peer's own.
+Their code is not included here. Each program gets the checkpoint's parts from us and runs without CUDA; everything else
+is the peer's own.
 """

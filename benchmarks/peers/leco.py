@@ -23,25 +23,28 @@ from lib_lora_train.embedded import CHECKPOINT
 from tools.checkpoints.generate import Texts
 from tools.checkpoints.loading import load_generator
 
-PROCESSOR = torch.device("cpu")
+CPU = torch.device("cpu")
 
 
 def main() -> None:
     folder, settings = sys.argv[1], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     sys.path.insert(0, folder)
-    sys.modules["wandb"] = types.ModuleType("wandb")  # imported, and never used
-    script, models, configs, prompts = map(
-        importlib.import_module, ("train_lora", "model_util", "config_util", "prompt_util")
-    )
+    sys.modules["wandb"] = types.ModuleType("wandb")  # imported, never used
+    script, models, configs, prompts = peer_modules("train_lora", "model_util", "config_util", "prompt_util")
     models.load_models = lambda *_, **__: checkpoint_parts(models)
-    script.DEVICE_CUDA = PROCESSOR
-    # diffusers gets this method from its base class; there is no xformers for a processor.
+    script.DEVICE_CUDA = CPU
+    # There is no xformers for the CPU.
     UNet2DConditionModel.enable_xformers_memory_efficient_attention = lambda self: None
     torch.manual_seed(settings["seed"])
-    conditioning = [prompts.PromptSettings(**{"attributes": "", **prompt}) for prompt in settings["prompts"]]
+    prompt_settings = [prompts.PromptSettings(**{"attributes": "", **prompt}) for prompt in settings["prompts"]]
     with_device = "device" in inspect.signature(script.train).parameters
-    script.train(configs.RootConfig(**config(settings)), conditioning, *([PROCESSOR] if with_device else []))
-    keep_as_safetensors(Path(settings["out"]))
+    script.train(configs.RootConfig(**config(settings)), prompt_settings, *([CPU] if with_device else []))
+    convert_to_safetensors(Path(settings["out"]))
+
+
+def peer_modules(*names: str) -> list[Any]:
+    """The peer's modules, which are patched here."""
+    return [importlib.import_module(name) for name in names]
 
 
 def checkpoint_parts(models: Any) -> tuple[Any, ...]:
@@ -57,7 +60,7 @@ def checkpoint_parts(models: Any) -> tuple[Any, ...]:
 
 
 def config(settings: dict[str, Any]) -> dict[str, Any]:
-    """The peer's config; alpha is the rank, as with us."""
+    """The peer's config; alpha is the rank, as in our runs."""
     out = Path(settings["out"])
     return {
         "prompts_file": "",
@@ -78,8 +81,8 @@ def config(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def keep_as_safetensors(out: Path) -> None:
-    """The file under the name that was asked for; the sliders write one of torch's own kind."""
+def convert_to_safetensors(out: Path) -> None:
+    """Puts the adapter at `out`; the text sliders save it with torch."""
     written = out.with_name(f"{out.stem}_last.safetensors")
     if written.exists():
         written.rename(out)

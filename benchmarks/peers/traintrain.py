@@ -2,8 +2,8 @@
 
     python -m benchmarks.peers.traintrain CLONE SETTINGS.json
 
-Settings: mode (iLECO or ADDifT), out, rank, conv (whether convolutions too), learning_rate, steps, batch_size, seed,
-min_timestep, max_timestep; changes ([from, to]) or pairs ([before, after] of image files).
+Settings: mode (iLECO or ADDifT), out, rank, conv (whether to adapt convolutions), learning_rate, steps, batch_size, seed,
+min_timestep, max_timestep; prompts ([from, to]) or pairs (a list of [before, after] image files).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tools.checkpoints.loading import load_generator
 from tools.checkpoints.train_autoencoder import AUTOENCODER_CONFIG
 from tools.checkpoints.train_text_encoder import encode
 
-PROCESSOR = torch.device("cpu")
-OF_A_WEBUI = (
+CPU = torch.device("cpu")
+WEBUI_MODULES = (
     "modules",
     "modules.scripts",
     "modules_forge",
@@ -41,12 +41,12 @@ OF_A_WEBUI = (
     "lycoris.modules.loha",
     "lycoris.modules.norms",
 )
-"""What its modules import at the top, and neither mode uses."""
+"""Imported at the top of its modules, and used in neither mode."""
 BLOCKS = [*(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12))]
 
 
 class Settings:
-    """Its Trainer's attributes; what is not set is off."""
+    """The attributes of its Trainer; one that is not set is None."""
 
     def __init__(self, **values: Any) -> None:
         self.__dict__.update(values)
@@ -64,18 +64,18 @@ class Settings:
 def main() -> None:
     clone, settings = sys.argv[1], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     sys.path.insert(0, clone)
-    for name in OF_A_WEBUI:
+    for name in WEBUI_MODULES:
         sys.modules[name] = MagicMock()
-    train, trainer, dataset = map(importlib.import_module, ("trainer.train", "trainer.trainer", "trainer.dataset"))
-    train.CUDA = PROCESSOR
+    train, trainer, dataset = peer_modules("trainer.train", "trainer.trainer", "trainer.dataset")
+    train.CUDA = CPU
     train.flush = lambda: None
-    # Which kinds of network there are is in its tab's settings.
+    # Its own function looks the kind of network up in its tab's settings.
     train.load_network = lambda t: train.LoRANetwork(t)
     set_seed(settings["seed"])
     scheduler = trainer.DDIMScheduler(1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     scheduler.all_snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
     t = peer_settings(settings, scheduler)
-    if settings["training_method"] == "iLECO":
+    if settings["mode"] == "iLECO":
         train.train_leco(t)
     else:
         pairs = latent_pairs(train, t, settings["pairs"])
@@ -84,14 +84,19 @@ def main() -> None:
         train.train_diff2(t)
 
 
+def peer_modules(*names: str) -> list[Any]:
+    """The peer's modules, which are patched here."""
+    return [importlib.import_module(name) for name in names]
+
+
 def peer_settings(settings: dict[str, Any], scheduler: Any) -> Settings:
-    """The defaults of its tab, and ours where both have the setting."""
+    """The defaults of its tab, with our values where both have the setting."""
     generator, out = load_generator(CHECKPOINT), Path(settings["out"])
     assert isinstance(generator.texts, Texts)
-    first, second = settings.get("changes", ["", ""])
+    first, second = settings.get("prompts", ["", ""])
     conds = encode(generator.texts.text_encoder, generator.texts.tokenizer, [first, second])
     return Settings(
-        mode="iLECO" if settings["training_method"] == "iLECO" else "Multi-ADDifT",
+        mode="iLECO" if settings["mode"] == "iLECO" else "Multi-ADDifT",
         a=Accelerator(cpu=True),
         unet=generator.unet,
         vae=generator.autoencoder,
@@ -135,7 +140,7 @@ def peer_settings(settings: dict[str, Any], scheduler: Any) -> Settings:
 
 
 def latent_pairs(train: Any, t: Settings, pairs: list[list[str]]) -> list[Any]:
-    """(before, after) as its dataset holds them: latents, mask and two conditions."""
+    """(before, after) in the form of its dataset: latents, mask and two conditions."""
     encoded = [[train.image2latent(t, path) for path in pair] for pair in pairs]
     return [([before, None, None, None], [after, None, None, None]) for before, after in encoded]
 

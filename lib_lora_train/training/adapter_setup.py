@@ -77,6 +77,8 @@ def make_embedding(denoiser: Denoiser, config: TrainConfig, start: AdapterFile |
     count, trigger_word = config.adapter.trigger_vectors, config.dataset.trigger_word.strip()
     if not count:
         return None
+    if not denoiser.word_embedders:
+        raise UserError(f"trigger_vectors: {denoiser.name} has no text encoder that can learn a word. Set it to 0.")
     text = config.dataset.class_word.strip() or trigger_word
     rows = [spread_rows(embedder.embedded(text), count) for embedder in denoiser.word_embedders]
     return _install_embedding(denoiser, trigger_word, rows)

@@ -13,7 +13,7 @@ from lib_lora_train.environment_config import SET_BY_ENVIRONMENT, SET_BY_WEBUI
 Kind = Literal["checkbox", "dropdown", "number", "lines", "text"]
 
 LARGEST_SHOWN = 100_000
-"""A higher maximum only catches typing errors and is not shown."""
+"""A maximum from here on only catches typing errors and is not shown."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,7 @@ def basic_settings(fields: Iterable[Field], method: str | None = None) -> list[F
 
 def control_of(field: Field, method: str) -> SettingControl:
     """The control of a setting for one training method."""
-    label = f"{field.info.label} ({field.info.unit})" if field.info.unit else field.info.label
-    return SettingControl(_kind(field), label, info_text(field, method), _titles(field), _step(field))
+    return SettingControl(_kind(field), field.info.label, info_text(field, method), _titles(field), _step(field))
 
 
 def info_text(field: Field, method: str) -> str:
@@ -142,7 +141,8 @@ def _range(field: Field) -> str:
     minimum, maximum = field.info.minimum, field.info.maximum
     if _kind(field) != "number" or minimum is None or maximum is None:
         return ""
-    return f"{minimum:g} to {maximum:.10g}." if maximum <= LARGEST_SHOWN else f"At least {minimum:g}."
+    unit = " px" if field.info.unit == "px" else ""  # label and help make other units clear
+    return f"{minimum:g} to {maximum:g}{unit}." if maximum < LARGEST_SHOWN else f"At least {minimum:g}{unit}."
 
 
 def _step(field: Field) -> float:

@@ -184,7 +184,8 @@ class TestFile:
 
 
 @pytest.mark.parametrize(
-    ("trigger_word", "fault"), [("", "is empty"), ("s.k", "cannot be learned as a word"), ("(sks)", "cannot")]
+    ("trigger_word", "fault"),
+    [("", "Enter the word"), ("s.k", "cannot be an embedding"), ("(sks)", "cannot be an embedding")],
 )
 def test_a_trigger_word_that_cannot_be_an_embedding_is_refused(trigger_word, fault):
     config = TrainConfig.from_flat({"name": "x", "trigger_word": trigger_word, "trigger_vectors": 1})

@@ -140,7 +140,7 @@ class TestName:
         arguments = flags()
         assert call("train", *arguments).code == 0
         before = adapter_files(tiny_config(tmp_path, Path("unused")))
-        one_plain_message(call("train", *arguments), "there is a run called tiny", "resume")
+        one_plain_message(call("train", *arguments), "already contains a run named tiny", "resume")
         assert adapter_files(tiny_config(tmp_path, Path("unused"))) == before
 
     def test_of_somebody_elses_adapter(self, call, flags, tmp_path):
@@ -252,9 +252,7 @@ class TestOtherCommands:
 
     def test_resume_of_a_complete_run(self, call, flags, tmp_path):
         call("train", *flags())
-        one_plain_message(
-            call("resume", "tiny", "--runs-dir", tmp_path / "runs"), "is complete", "Nothing is left to do"
-        )
+        one_plain_message(call("resume", "tiny", "--runs-dir", tmp_path / "runs"), "The run tiny is already complete")
 
     def test_resume_of_a_run_whose_settings_are_damaged(self, call, flags, tmp_path):
         call("train", *flags())

@@ -42,6 +42,7 @@ class ToyDenoiser:
     passes: list[tuple[str, object]] = field(default_factory=list)
     geometries: list[ImageGeometry | None] = field(default_factory=list)
     latent: LatentFormat = LatentFormat(channels=4, factor=8, scale=SCALE)
+    device: torch.device = torch.device("cpu")
 
     def network(self) -> AdaptedDenoiser:
         return AdaptedDenoiser(self, self.encode_text, self.set_strength)

@@ -1,4 +1,4 @@
-"""What the twins' UNets are taught: lessons, their schedule, their beginning."""
+"""Distilling the variants' UNets: targets, schedule and initial weights."""
 
 from types import SimpleNamespace
 
@@ -7,21 +7,21 @@ import pytest
 import torch
 
 from tools.checkpoints.distill_denoiser import (
-    begin_from,
-    distil,
-    distil_in_rounds,
-    eps_lesson,
-    equal_times,
-    v_lesson,
+    distill,
+    distill_in_rounds,
+    eps_batch,
+    equal_timesteps,
+    initialize_from,
+    v_batch,
     zero_terminal,
 )
 from tools.checkpoints.train_denoiser import alphas_cumprod
 
-TIMES = torch.tensor([0, 300, 700, 950, 999])
+TIMESTEPS = torch.tensor([0, 300, 700, 950, 999])
 
 
 @pytest.fixture
-def batch():
+def clean_and_noise():
     noise = torch.Generator().manual_seed(0)
     return torch.randn(5, 4, 8, 8, generator=noise), torch.randn(5, 4, 8, 8, generator=noise)
 
@@ -36,89 +36,94 @@ def test_the_zero_terminal_schedule_is_that_of_its_authors():
     assert found[0] == pytest.approx(1 - 0.00085)
 
 
-def test_equal_times_undo_the_schedule_and_end_with_it():
-    shares = alphas_cumprod()[TIMES]
-    np.testing.assert_allclose(equal_times(shares), TIMES, atol=1e-3)
-    assert equal_times(torch.tensor([0.0])).item() == 999
+def test_equal_timesteps_invert_the_schedule_and_end_with_it():
+    abar = alphas_cumprod()[TIMESTEPS]
+    np.testing.assert_allclose(equal_timesteps(abar), TIMESTEPS, atol=1e-3)
+    assert equal_timesteps(torch.tensor([0.0])).item() == 999
 
 
-def test_the_eps_lesson_is_the_teachers_answer_to_the_noisy_picture(batch):
-    clean, eps = batch
-    task = eps_lesson(lambda noisy, times, said: 2 * noisy, clean, eps, TIMES, ["a"] * 5)
-    share = alphas_cumprod().float()[TIMES].view(-1, 1, 1, 1)
-    torch.testing.assert_close(task.noisy, share**0.5 * clean + (1 - share) ** 0.5 * eps)
-    torch.testing.assert_close(task.answer, 2 * task.noisy)
+def test_the_eps_target_is_the_teachers_prediction_for_the_noisy_latents(clean_and_noise):
+    clean, eps = clean_and_noise
+    batch = eps_batch(lambda noisy, timesteps, captions: 2 * noisy, clean, eps, TIMESTEPS, ["a"] * 5)
+    abar = alphas_cumprod().float()[TIMESTEPS].view(-1, 1, 1, 1)
+    torch.testing.assert_close(batch.noisy, abar**0.5 * clean + (1 - abar) ** 0.5 * eps)
+    torch.testing.assert_close(batch.target, 2 * batch.noisy)
 
 
-def test_a_teacher_that_sees_the_noise_makes_every_v_lesson_exact(batch):
-    clean, eps = batch
-    asked = []
-    task = v_lesson(lambda noisy, times, said: asked.append(times) or eps, clean, eps, TIMES, ["a"] * 5)
-    share = zero_terminal(alphas_cumprod()).float()[TIMES].view(-1, 1, 1, 1)
-    torch.testing.assert_close(task.answer, share**0.5 * eps - (1 - share) ** 0.5 * clean, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(task.answer[-1], -clean[-1])
-    # The teacher knows another schedule: it is asked at times with the same share of noise.
-    np.testing.assert_allclose(np.interp(asked[0][:3], range(1000), alphas_cumprod()), share.flatten()[:3], rtol=1e-2)
+def test_the_v_target_is_exact_if_the_teacher_predicts_the_true_noise(clean_and_noise):
+    clean, eps = clean_and_noise
+    calls = []
+
+    def teacher(noisy, timesteps, captions):
+        calls.append(timesteps)
+        return eps
+
+    batch = v_batch(teacher, clean, eps, TIMESTEPS, ["a"] * 5)
+    abar = zero_terminal(alphas_cumprod()).float()[TIMESTEPS].view(-1, 1, 1, 1)
+    torch.testing.assert_close(batch.target, abar**0.5 * eps - (1 - abar) ** 0.5 * clean, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(batch.target[-1], -clean[-1])
+    # The teacher has another schedule: it is called at timesteps with the same noise level.
+    np.testing.assert_allclose(np.interp(calls[0][:3], range(1000), alphas_cumprod()), abar.flatten()[:3], rtol=1e-2)
 
 
-def test_a_smaller_net_begins_with_the_last_rows_and_columns_of_a_larger():
+def test_a_smaller_network_starts_with_the_last_rows_and_columns_of_a_larger_one():
     small = torch.nn.ModuleDict({"linear": torch.nn.Linear(2, 3), "new": torch.nn.Linear(1, 1)})
     new = small["new"].weight.clone()
     weight = torch.arange(20.0).view(4, 5, 1, 1)
-    begin_from(small, {"linear.weight": weight, "linear.bias": torch.arange(4.0), "other": torch.zeros(1)})
+    initialize_from(small, {"linear.weight": weight, "linear.bias": torch.arange(4.0), "other": torch.zeros(1)})
     assert small["linear"].weight.tolist() == [[8, 9], [13, 14], [18, 19]]
     assert small["linear"].bias.tolist() == [1, 2, 3]
     assert torch.equal(small["new"].weight, new)
 
 
-def test_a_larger_net_keeps_its_own_weights():
+def test_a_larger_network_keeps_its_own_weights():
     large = torch.nn.Linear(3, 3)
     own = large.weight.clone()
-    begin_from(large, {"weight": torch.zeros(2, 2)})
+    initialize_from(large, {"weight": torch.zeros(2, 2)})
     assert torch.equal(large.weight, own)
 
 
-class Doubling:
-    """Instead of an autoencoder: every eighth pixel, and one plane more."""
+class FakeAutoencoder:
+    """Encodes to every eighth pixel, with a fourth channel."""
 
     config = SimpleNamespace(scaling_factor=2.0)
 
-    def encode(self, pictures):
-        latents = torch.cat([pictures, pictures[:, :1]], dim=1)[..., ::8, ::8]
+    def encode(self, images):
+        latents = torch.cat([images, images[:, :1]], dim=1)[..., ::8, ::8]
         return SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: latents))
 
 
-def test_the_student_comes_to_answer_like_its_teacher():
-    def learned():
+def test_the_student_learns_to_predict_like_its_teacher():
+    def trained():
         student = torch.nn.Conv2d(4, 4, 1, bias=False)
         torch.nn.init.zeros_(student.weight)
-        return distil(
+        return distill(
             student,
-            lambda noisy, times, said: student(noisy),
-            eps_lesson,
-            lambda noisy, times, said: 0.05 * noisy,
-            Doubling(),
+            lambda noisy, timesteps, captions: student(noisy),
+            eps_batch,
+            lambda noisy, timesteps, captions: 0.05 * noisy,
+            FakeAutoencoder(),
             seed=3,
             steps=150,
-            batch=8,
-            pictures_each=1,
+            batch_size=8,
+            images_each=1,
         )
 
-    weight = learned().weight[:, :, 0, 0]
+    weight = trained().weight[:, :, 0, 0]
     torch.testing.assert_close(weight, 0.05 * torch.eye(4), atol=0.01, rtol=0)
-    assert torch.equal(weight, learned().weight[:, :, 0, 0]), "the same seed teaches the same"
+    assert torch.equal(weight, trained().weight[:, :, 0, 0]), "the same seed gives the same weights"
 
 
-def test_a_later_round_goes_on_from_the_averaged_weights_of_the_one_before():
-    def learned(*rounds):
+def test_a_later_round_continues_from_the_averaged_weights_of_the_round_before():
+    def trained(*rounds):
         student = torch.nn.Conv2d(4, 4, 1, bias=False)
         torch.nn.init.zeros_(student.weight)
-        return distil_in_rounds(
+        return distill_in_rounds(
             student,
-            lambda noisy, times, said: student(noisy),
-            eps_lesson,
-            lambda noisy, times, said: 0.05 * noisy,
-            Doubling(),
+            lambda noisy, timesteps, captions: student(noisy),
+            eps_batch,
+            lambda noisy, timesteps, captions: 0.05 * noisy,
+            FakeAutoencoder(),
             seed=3,
             rounds=rounds,
         )
@@ -126,5 +131,5 @@ def test_a_later_round_goes_on_from_the_averaged_weights_of_the_one_before():
     def error(student):
         return (student.weight[:, :, 0, 0] - 0.05 * torch.eye(4)).abs().max().item()
 
-    one, two = learned(10), learned(10, 30)
+    one, two = trained(10), trained(10, 30)
     assert error(two) < error(one)

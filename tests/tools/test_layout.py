@@ -1,4 +1,4 @@
-"""LDM's and OpenCLIP's names and forms for the embedded checkpoints' weights."""
+"""LDM's and OpenCLIP's names and formats of the weights of the embedded checkpoint and its variants."""
 
 import pytest
 import torch
@@ -34,8 +34,8 @@ def encoder():
 
 
 @torch.no_grad()
-def as_open_clip_does(weights, ids, layers, heads):
-    """OpenCLIP's text tower, written after its paper's description: (features before the last layer, pooled)."""
+def open_clip_forward(weights, ids, layers, heads):
+    """OpenCLIP's text encoder, written from its description: (features before the last layer, pooled)."""
     x = weights["token_embedding.weight"][ids] + weights["positional_embedding"]
     width, count = x.shape[-1], ids.shape[1]
     mask = torch.full((count, count), float("-inf")).triu(1)
@@ -55,30 +55,30 @@ def as_open_clip_does(weights, ids, layers, heads):
     return before, last[torch.arange(len(ids)), ids.argmax(dim=1)] @ weights["text_projection"]
 
 
-def test_an_open_clip_text_tower_computes_the_same(encoder):
+def test_an_open_clip_text_encoder_with_these_weights_computes_the_same(encoder):
     weights = {key: v.float() for key, v in without(SECOND_TEXT, open_clip_weights(encoder)).items()}
     ids = torch.randint(1, 498, (3, 77), generator=torch.Generator().manual_seed(1))
     ids[:, 9] = 499
     ids[:, 10:] = 0
-    features, pooled = as_open_clip_does(weights, ids, layers=3, heads=1)
+    features, pooled = open_clip_forward(weights, ids, layers=3, heads=1)
     ours = encoder(ids, output_hidden_states=True)
     torch.testing.assert_close(ours.hidden_states[-2], features, atol=2e-3, rtol=2e-2)
     torch.testing.assert_close(ours.text_embeds, pooled, atol=5e-3, rtol=2e-2)
 
 
-def test_open_clip_names_come_back_as_they_were(encoder, tmp_path):
+def test_open_clip_weights_can_be_read_back(encoder, tmp_path):
     encoder.config.save_pretrained(tmp_path)
     again = read_open_clip({key: v.float() for key, v in open_clip_weights(encoder).items()}, tmp_path).state_dict()
     for key, tensor in encoder.state_dict().items():
         torch.testing.assert_close(again[key], tensor, atol=1e-3, rtol=1e-3)
 
 
-def test_the_xl_unet_has_sdxls_names_and_comes_back():
+def test_the_xl_unet_has_sdxls_names_and_can_be_read_back():
     unet = UNet2DConditionModel(**XL_UNET_CONFIG)
     weights = unet_weights(unet)
     at = "model.diffusion_model."
     assert weights[f"{at}label_emb.0.0.weight"].shape == (256, 32 + 6 * 256)
-    # Without attention at the finest level, its blocks hold a resnet only; the first attention is input_blocks.4.1.
+    # Blocks at the highest resolution have only a resnet; the first attention is input_blocks.4.1.
     assert f"{at}input_blocks.1.1.norm.weight" not in weights
     assert weights[f"{at}input_blocks.4.1.proj_in.weight"].dim() == 2
     assert f"{at}input_blocks.7.1.transformer_blocks.1.attn2.to_k.weight" in weights
@@ -89,12 +89,12 @@ def test_the_xl_unet_has_sdxls_names_and_comes_back():
 
 
 @torch.no_grad()
-def test_a_rescaled_vae_stands_for_the_same_pictures():
+def test_a_rescaled_vae_decodes_its_latents_to_the_same_images():
     vae = AutoencoderKL(**AUTOENCODER_CONFIG).eval()
     weights = {key: v.float() for key, v in vae_weights(vae).items()}
     plain, larger = read_vae(weights, 1.0), read_vae(rescaled(weights, 1.5), 1.0)
-    picture = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    latents, scaled = plain.encode(picture).latent_dist, larger.encode(picture).latent_dist
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents, scaled = plain.encode(image).latent_dist, larger.encode(image).latent_dist
     torch.testing.assert_close(scaled.mean, 1.5 * latents.mean)
     torch.testing.assert_close(scaled.std, 1.5 * latents.std)
     torch.testing.assert_close(
@@ -105,7 +105,7 @@ def test_a_rescaled_vae_stands_for_the_same_pictures():
 
 
 @torch.no_grad()
-def test_both_texts_are_read_before_their_last_layer_and_stand_side_by_side(encoder, tmp_path):
+def test_the_features_of_both_encoders_are_those_before_their_last_layer_side_by_side(encoder, tmp_path):
     write_tokenizer(tmp_path / "first")
     write_second_tokenizer(tmp_path / "second")
     tokenizers = [CLIPTokenizer.from_pretrained(str(tmp_path / name)) for name in ("first", "second")]
@@ -116,7 +116,7 @@ def test_both_texts_are_read_before_their_last_layer_and_stand_side_by_side(enco
     assert context.shape == (3, 77, 64 + 32)
     assert torch.equal(context[0], context[2])
     ids = tokenizers[0](["a red star"], padding="max_length", return_tensors="pt").input_ids
-    # What the first checkpoint's encoder ends with, less its last norm, is what the added layer reads.
+    # The input of the added layer is the output of the original encoder without its last norm.
     torch.testing.assert_close(context[:1, :, :64], shallow(ids, output_hidden_states=True).hidden_states[2])
     ids = torch.zeros(1, 77, dtype=torch.long)
     ids[0, :5] = torch.tensor([49406, 320, 736, 1565, 49407])

@@ -1,4 +1,4 @@
-"""The second tokenizer: CLIP's own numbers for the world's words."""
+"""The second tokenizer: CLIP's own ids for the words of the vocabulary."""
 
 import json
 from itertools import pairwise
@@ -22,29 +22,29 @@ def tokenizer(tmp_path_factory):
     return CLIPTokenizer.from_pretrained(str(folder))
 
 
-def test_a_caption_has_the_numbers_that_clip_gives_it(tokenizer):
-    # As open_clip.tokenize has them.
+def test_a_caption_has_clips_token_ids(tokenizer):
+    # As open_clip.tokenize returns them.
     caption = [49406, 320, 736, 7117, 525, 320, 1579, 5994, 49407]
     assert tokenizer("a red circle on a white background").input_ids == caption
     assert tokenizer("an orange triangle").input_ids == [49406, 550, 4287, 14615, 49407]
 
 
-def test_the_end_is_followed_by_zeros(tokenizer):
+def test_padding_is_zeros(tokenizer):
     ids = tokenizer("a star", padding="max_length").input_ids
     assert ids == [49406, 320, 1565, 49407] + [0] * 73
 
 
-def test_every_word_is_known_though_clip_has_two_in_two_pieces(tokenizer):
-    pieces = {word: len(tokenizer(word, add_special_tokens=False).input_ids) for word in WORDS}
-    assert {word for word, count in pieces.items() if count != 1} == {"cyan", "outlined"}
-    assert {pieces["cyan"], pieces["outlined"]} == {2}
+def test_every_word_is_one_token_but_for_the_two_that_clip_splits(tokenizer):
+    tokens = {word: len(tokenizer(word, add_special_tokens=False).input_ids) for word in WORDS}
+    assert {word for word, count in tokens.items() if count != 1} == {"cyan", "outlined"}
+    assert {tokens["cyan"], tokens["outlined"]} == {2}
 
 
-def test_an_unknown_word_falls_apart_into_pieces_that_clip_has(tokenizer):
+def test_an_unknown_word_becomes_letters(tokenizer):
     assert tokenizer("sks", add_special_tokens=False).input_ids == [82, 74, 338]
 
 
-def test_merges_stand_in_the_order_of_their_numbers_which_is_clips(tokenizer):
+def test_merges_are_in_the_order_of_their_ids_as_in_clip(tokenizer):
     numbers = [number for _, _, number in known_merges()]
     assert all(first < second for first, second in pairwise(numbers))
     assert numbers[0] >= 512

@@ -1,4 +1,4 @@
-"""The shipped v-prediction twin: complete, small, named as Stable Diffusion 1 names its weights, and it draws."""
+"""The committed v-prediction variant: its weights, config and tokenizer, and the images it generates."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from tools.checkpoints.configs import sd1_config
 from tools.checkpoints.layout import TEXT, UNET, VAE
 from tools.checkpoints.loading import load_generator
 
-WISHES = [("circle", "red", "white"), ("triangle", "blue", "gray"), ("heart", "purple", "black")]
+PROMPTS = [("circle", "red", "white"), ("triangle", "blue", "gray"), ("heart", "purple", "black")]
 
 
 @pytest.fixture(scope="module")
@@ -22,26 +22,26 @@ def weights():
     return load_file(V_CHECKPOINT)
 
 
-def test_it_says_that_it_predicts_v_on_a_zero_terminal_schedule(weights):
+def test_it_is_marked_as_predicting_v_on_a_zero_terminal_schedule(weights):
     assert weights["v_pred"].numel() == weights["ztsnr"].numel() == 0
     roots = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2) ** 0.5
-    stretched = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
-    np.testing.assert_allclose(weights["alphas_cumprod"], stretched**2, rtol=1e-4, atol=1e-7)
-    assert 0 < weights["alphas_cumprod"][-1] < 1e-6, "WebUIs divide by it"
+    expected = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
+    np.testing.assert_allclose(weights["alphas_cumprod"], expected**2, rtol=1e-4, atol=1e-7)
+    assert 0 < weights["alphas_cumprod"][-1] < 1e-6, "the WebUIs divide by it"
 
 
-def test_all_else_than_its_unet_is_the_first_checkpoints(weights):
+def test_everything_but_its_unet_is_the_embedded_checkpoints(weights):
     first = load_file(CHECKPOINT)
     shared = {key for key in first if key.startswith((VAE, TEXT))}
     assert shared == {key for key in weights if key.startswith((VAE, TEXT))}
     assert all(torch.equal(weights[key], first[key]) for key in shared)
-    # A UNet of the same build, but narrower at its coarsest level, where it needs a skip connection more.
+    # The UNet is narrower at the lowest resolution, where it has one more skip connection.
     more = {key for key in weights if key.startswith(UNET)} - {key for key in first if key.startswith(UNET)}
     assert {key.removeprefix(UNET).rsplit(".", 1)[0] for key in more} == {"input_blocks.7.0.skip_connection"}
     assert {weights[key].dtype for key in weights if key.startswith(UNET)} == {torch.float16}
 
 
-def test_the_config_beside_it_is_the_first_ones_with_v(weights):
+def test_its_config_differs_from_the_embedded_checkpoints_in_parameterization_and_widths(weights):
     found = yaml.safe_load(V_CHECKPOINT.with_suffix(".yaml").read_text())["model"]["params"]
     first = yaml.safe_load(CHECKPOINT.with_suffix(".yaml").read_text())["model"]["params"]
     assert found.pop("parameterization") == "v"
@@ -55,19 +55,19 @@ def test_the_config_beside_it_is_the_first_ones_with_v(weights):
     assert found == first
 
 
-def test_both_configs_are_what_their_code_writes():
+def test_both_configs_are_those_that_the_code_writes():
     assert CHECKPOINT.with_suffix(".yaml").read_text() == sd1_config(CHECKPOINT.stem)
     assert V_CHECKPOINT.with_suffix(".yaml").read_text() == sd1_config(V_CHECKPOINT.stem, v=True)
 
 
-def test_its_tokenizer_is_the_first_ones():
+def test_its_tokenizer_is_the_embedded_checkpoints():
     names = sorted(file.name for file in TOKENIZER.iterdir())
     folder = V_CHECKPOINT.with_suffix("")
     assert sorted(file.name for file in folder.iterdir()) == names
     assert all((folder / name).read_bytes() == (TOKENIZER / name).read_bytes() for name in names)
 
 
-def test_it_draws_what_is_asked_for():
-    pictures = load_generator(V_CHECKPOINT, steps=10)([caption(*prompt) for prompt in WISHES], [0, 1, 2])
-    seen = [measure(picture) for picture in pictures]
-    assert [(m.shape, m.color, m.background) for m in seen] == WISHES
+def test_it_generates_what_is_prompted():
+    images = load_generator(V_CHECKPOINT, steps=10)([caption(*prompt) for prompt in PROMPTS], [0, 1, 2])
+    found = [measure(image) for image in images]
+    assert [(m.shape, m.color, m.background) for m in found] == PROMPTS

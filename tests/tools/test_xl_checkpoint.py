@@ -1,4 +1,4 @@
-"""The SDXL twin's files: they fit one another, and the checkpoint draws what is asked for."""
+"""The committed SDXL variant: its files agree with each other, and it generates what is prompted."""
 
 import json
 
@@ -18,7 +18,7 @@ from tools.checkpoints.loading import SECOND, load_generator
 from tools.checkpoints.second_vocabulary import open_clip_config, write_second_tokenizer
 
 FOLDER = XL_CHECKPOINT.with_suffix("")
-WISHES = [("circle", "red", "white"), ("triangle", "blue", "gray"), ("heart", "purple", "black")]
+PROMPTS = [("circle", "red", "white"), ("triangle", "blue", "gray"), ("heart", "purple", "black")]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def embedders(params):
     return [entry["params"] for entry in params["conditioner_config"]["params"]["emb_models"]]
 
 
-def test_its_text_files_are_what_their_code_writes(tmp_path):
+def test_its_text_files_are_those_that_the_code_writes(tmp_path):
     write_second_tokenizer(tmp_path)
     second = FOLDER / SECOND
     assert all(file.read_bytes() == (second / file.name).read_bytes() for file in tmp_path.iterdir())
@@ -43,14 +43,14 @@ def test_its_text_files_are_what_their_code_writes(tmp_path):
     assert XL_CHECKPOINT.with_suffix(".yaml").read_text() == xl_config(XL_CHECKPOINT.stem)
 
 
-def test_its_first_tokenizer_is_the_first_checkpoints():
+def test_its_first_tokenizer_is_the_embedded_checkpoints():
     names = [file.name for file in TOKENIZER.iterdir() if file.name != "config.json"]
     assert all((FOLDER / name).read_bytes() == (TOKENIZER / name).read_bytes() for name in names)
 
 
-def test_both_text_encoders_are_read_before_their_last_layer(params):
+def test_the_config_takes_the_features_before_the_last_layer_of_both_text_encoders(params):
     first, second, *sizes = embedders(params)
-    # Hidden state 0 is what the first layer reads, so the number of layers less 1 is what the last one reads.
+    # Hidden state 0 is the input of the first layer, so state (layers - 1) is the input of the last one.
     assert first["layer_idx"] == CLIPTextConfig.from_pretrained(str(FOLDER)).num_hidden_layers - 1
     assert (second["arch"], second["layer"]) == (OPEN_CLIP_NAME, "penultimate")
     assert second["always_return_pooled"]
@@ -71,13 +71,13 @@ def test_the_config_describes_the_weights(weights, params):
     assert all(v.isfinite().all() for v in weights.values())
 
 
-def test_the_first_text_encoder_is_the_first_checkpoints_with_a_layer_more(weights):
+def test_the_first_text_encoder_is_the_embedded_checkpoints_with_one_more_layer(weights):
     old, new = without(TEXT, load_file(CHECKPOINT)), without(FIRST_TEXT, weights)
     assert all(torch.equal(new[key], tensor) for key, tensor in old.items())
     assert {key.split(".")[2] for key in new if key not in old} == {"2"}
 
 
-def test_it_draws_what_is_asked_for():
-    pictures = load_generator(XL_CHECKPOINT, steps=10)([caption(*prompt) for prompt in WISHES], [0, 1, 2])
-    seen = [measure(picture) for picture in pictures]
-    assert [(m.shape, m.color, m.background) for m in seen] == WISHES
+def test_it_generates_what_is_prompted():
+    images = load_generator(XL_CHECKPOINT, steps=10)([caption(*prompt) for prompt in PROMPTS], [0, 1, 2])
+    found = [measure(image) for image in images]
+    assert [(m.shape, m.color, m.background) for m in found] == PROMPTS

@@ -24,7 +24,7 @@ class SharingHost:
     """Shares one checkpoint with every run, as a WebUI does, and counts GPU slots."""
 
     checkpoint: SharedCheckpoint
-    turns: int = field(default=0)
+    slots: int = field(default=0)
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[SharedCheckpoint]:
@@ -35,7 +35,7 @@ class SharingHost:
 
     @contextlib.contextmanager
     def gpu_slot(self, on_wait: OnWait = keep_waiting) -> Iterator[None]:
-        self.turns += 1
+        self.slots += 1
         yield
 
 

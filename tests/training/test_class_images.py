@@ -172,7 +172,5 @@ class TestARun:
         monkeypatch.setattr(host.checkpoint, "legacy_hash", lambda: "another")
         txt2img = RecordingTxt2Img()
         text = complaint(resume, Path(config.run.runs_dir) / "tiny", host, txt2img=txt2img)
-        assert text.endswith(
-            "is not the checkpoint that the run tiny began on. Put the old one back, or begin a new run."
-        )
+        assert text.endswith("is not the checkpoint the run tiny began on. Load that checkpoint, or start a new run.")
         assert txt2img.requests == []

@@ -1,4 +1,4 @@
-"""The peak of memory, on computations whose tensors can be counted by hand."""
+"""Peak memory, of computations whose tensors can be counted by hand."""
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -9,11 +9,11 @@ NUMBERS = 1000
 EACH = 4 * NUMBERS
 
 
-def test_counts_what_lives_at_once_and_not_what_came_and_went():
+def test_counts_tensors_that_exist_at_once_and_not_those_freed_before():
     with PeakBytes() as held:
         first = torch.zeros(NUMBERS)
         for _ in range(5):
-            first = first + 1  # the old and the new live together for a moment
+            first = first + 1  # the old and the new one exist together for a moment
         second = first * 2
         del first, second
     assert held.peak == 2 * EACH
@@ -27,7 +27,7 @@ def test_counts_a_storage_once_however_many_views_it_has():
     assert held.peak == EACH
 
 
-def test_does_not_count_what_was_there():
+def test_does_not_count_known_tensors():
     weight = torch.zeros(NUMBERS)
     with PeakBytes([weight]) as held:
         view = weight[1:]
@@ -36,7 +36,7 @@ def test_does_not_count_what_was_there():
     assert len(double) == NUMBERS - 1
 
 
-def test_counts_what_autograd_holds_on_to():
+def test_counts_what_autograd_keeps():
     leaf = torch.ones(NUMBERS, requires_grad=True)
     with PeakBytes([leaf]) as held:
         end = leaf

@@ -7,12 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib_lora_train.adapters.adapter import Adapter
 from lib_lora_train.dataset.images import Size
-from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
-from lib_lora_train.training.adapter_setup import make_adapter
 from lib_lora_train.training.events import Started
-from lib_lora_train.training.memory import estimate_memory
 from lib_lora_train.training.plan import make_plan
 from lib_lora_train.training.session import train
 from tests.training.runs import adapter_files, final_weights, of_kind, photos
@@ -72,62 +68,4 @@ def test_a_plan_says_at_once_what_would_keep_the_run_from_starting(tiny, host, c
     assert "dataset_folder: " in complaint(make_plan, tiny(dataset_folder="/nowhere"), host)
     config = tiny()
     train(config, host)
-    assert "there is a run called tiny" in complaint(make_plan, config, host)
-
-
-def kept_by_autograd(parts: DiffusersDenoiser, adapter: Adapter, batch: int, side: int) -> int:
-    """Bytes that a real forward pass keeps, without weights."""
-    weights = {p.untyped_storage().data_ptr() for p in parts.unet.parameters()}
-    kept: dict[int, int] = {}
-    alive = []
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        alive.append(tensor)
-        return tensor
-
-    context = torch.zeros(batch, 77, parts.unet.config["cross_attention_dim"])
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        parts.unet(torch.zeros(batch, 4, side // 8, side // 8), torch.zeros(batch, dtype=torch.long), context)
-    return sum(kept.values())
-
-
-@pytest.mark.parametrize(("batch", "side"), [(1, 64), (3, 128)])
-def test_the_estimate_of_activations_is_what_autograd_keeps_and_a_little_that_comes_and_goes(tiny, host, batch, side):
-    config = tiny(batch_size=batch, resolution=side)
-    estimate = estimate_memory(host.checkpoint, config, Size(side, side))
-    parts = DiffusersDenoiser.open(host.checkpoint, config.model)
-    adapter = make_adapter(parts, config)
-    kept = kept_by_autograd(parts, adapter, batch, side)
-    assert kept <= estimate.activations <= 1.1 * kept
-
-
-def test_checkpointing_needs_less_memory(tiny, host):
-    plain, saving = (
-        estimate_memory(host.checkpoint, tiny(gradient_checkpointing=on), Size(64, 64)).activations
-        for on in (False, True)
-    )
-    assert saving < plain
-
-
-def test_text_encoders_that_learn_count_with_their_weights_in_float32(tiny, host):
-    frozen, learning = (
-        estimate_memory(host.checkpoint, tiny(train_text_encoder=on), Size(64, 64)) for on in (False, True)
-    )
-    weights = 4 * sum(tensor.numel() for tensor in host.checkpoint.text_encoders[0].weights.values())
-    kept = 4 * 17 * 77 * 2 * 16 * 3  # bytes, numbers per token and unit of width, tokens, images, width, layers
-    assert frozen.text == 0
-    assert learning.text == weights + kept
-    assert learning.total - learning.text == learning.base + learning.adapter + learning.activations
-
-
-def test_the_other_parts_of_the_estimate_are_counts_of_numbers(tiny, host):
-    config = tiny()
-    estimate = estimate_memory(host.checkpoint, config, Size(64, 64))
-    adapter = make_adapter(DiffusersDenoiser.open(host.checkpoint, config.model), config)
-    weights = sum(p.numel() for p in adapter.parameters())
-    assert estimate.base == 4 * sum(t.numel() for t in host.checkpoint.unet.values())
-    assert estimate.adapter == weights * 4 * (1 + 1 + 2)  # weight, gradient, two moments, four bytes each
-    assert estimate.total == estimate.base + estimate.adapter + estimate.activations
+    assert "already contains a run named tiny" in complaint(make_plan, config, host)

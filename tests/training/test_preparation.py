@@ -71,7 +71,7 @@ def test_it_returns_the_result_and_reports_each_item(run, denoiser):
 
 def test_it_takes_a_slot_of_about_half_a_second_at_a_time(run, denoiser):
     Preparation(run, denoiser, clock=Clock()).encode("images", items(20, []), "autoencoder")
-    assert run.host.turns == denoiser.times == 6, "four items of 0.1 s, and the look at the clock that ends the slot"
+    assert run.host.slots == denoiser.times == 6, "four items of 0.1 s, and the look at the clock that ends the slot"
 
 
 def test_the_part_is_on_the_device_only_inside_a_slot(run, denoiser):

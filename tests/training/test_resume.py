@@ -15,8 +15,8 @@ from PIL import Image
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.standalone import StandaloneHost
-from lib_lora_train.training import session
 from lib_lora_train.training.control import Control
+from lib_lora_train.training.evaluator import Evaluator
 from lib_lora_train.training.events import EpochDone, Progress, Started, Stopped, Validated, Warned
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.session import resume, train
@@ -130,7 +130,7 @@ def test_a_complete_run_says_so(tiny, host, complaint):
     final = train(config, host)
     before = adapter_files(config)
     text = complaint(resume, Path(config.run.runs_dir) / "tiny", host)
-    assert text == f"The run tiny is complete: {final}. Nothing is left to do."
+    assert text == f"The run tiny is already complete: {final}."
     assert adapter_files(config) == before
 
 
@@ -150,7 +150,7 @@ def test_another_checkpoint_is_refused(stopped, complaint, tmp_path):
     other = write_checkpoint(tmp_path / "other", seed=7)
     before = (folder / "state.pt").read_bytes()
     text = complaint(resume, folder, StandaloneHost(CheckpointConfig(checkpoint=str(other)), torch.device("cpu")))
-    assert "miniature is not the checkpoint that the run tiny began on" in text
+    assert "miniature is not the checkpoint the run tiny began on" in text
     assert (folder / "state.pt").read_bytes() == before
 
 
@@ -166,7 +166,7 @@ def test_changed_images_give_a_warning_and_the_run_continues(stopped, host, chan
         Image.new("RGB", (64, 64), "red").save(images / "new.png")
     events = []
     assert resume(folder, host, events.append) is not None
-    assert "The images or captions have changed" in " ".join(e.message for e in of_kind(events, Warned))
+    assert "Images or captions changed since the run began" in " ".join(e.message for e in of_kind(events, Warned))
 
 
 def test_unchanged_images_give_no_warning(stopped, host):
@@ -191,19 +191,19 @@ def test_the_base_and_every_epoch_are_validated_once(stopped, host):
 def test_an_epoch_that_was_saved_but_not_validated_is_validated_first(tiny, host, monkeypatch):
     config = tiny(validate_every_n_epochs=1, validation_images=1, epochs=2, save_state_every_n_minutes=0.0)
     folder = Path(config.run.runs_dir) / "tiny"
-    measure = session.Session._measure
-    monkeypatch.setattr(session.Session, "_measure", lambda run, epoch: fail_in_epoch_one(run, epoch, measure))
+    evaluate = Evaluator.evaluate_epoch
+
+    def fail_in_epoch_one(evaluator: Evaluator, epoch: int, *, last: bool) -> None:
+        if epoch == 1:
+            raise UserError("power failure")
+        evaluate(evaluator, epoch, last=last)
+
+    monkeypatch.setattr(Evaluator, "evaluate_epoch", fail_in_epoch_one)
     with pytest.raises(UserError):
         train(config, host)
-    monkeypatch.setattr(session.Session, "_measure", measure)
+    monkeypatch.setattr(Evaluator, "evaluate_epoch", evaluate)
     resume(folder, host)
     assert [event.epoch for event in of_kind(list(RunFolder.open(folder).events()), EpochDone)] == [1, 2]
-
-
-def fail_in_epoch_one(run, epoch, measure):
-    if epoch == 1:
-        raise UserError("power failure")
-    measure(run, epoch)
 
 
 def test_a_run_is_found_in_a_folder_that_was_renamed(stopped, host, tmp_path):

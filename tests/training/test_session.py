@@ -1,4 +1,4 @@
-"""Whole runs on the miniature: what they write, say, and leave as it was."""
+"""Whole runs on a miniature checkpoint: what they write and report, and what they leave unchanged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lib_lora_train.config import TrainConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.model.open_denoiser import open_denoiser
 from lib_lora_train.model.sampling import generate
-from lib_lora_train.training import evaluator, session
+from lib_lora_train.training import checkpointer, evaluator, session
 from lib_lora_train.training.events import (
     Encoding,
     EpochDone,
@@ -50,9 +50,9 @@ def adapters(config: TrainConfig) -> Path:
 
 
 def everything_in(checkpoint) -> dict[str, torch.Tensor]:
-    return {
-        f"{part}.{name}": t for part in ("unet", "vae", "text_encoder") for name, t in getattr(checkpoint, part).items()
-    }
+    parts = {"unet": checkpoint.unet, "vae": checkpoint.vae}
+    parts |= {f"text_encoder_{number}": text.weights for number, text in enumerate(checkpoint.text_encoders)}
+    return {f"{part}.{name}": tensor for part, weights in parts.items() for name, tensor in weights.items()}
 
 
 class TestFiles:
@@ -89,7 +89,7 @@ class TestFiles:
         first = metadata(adapters(config) / "tiny-000001.safetensors")
         assert (first["ss_epoch"], first["ss_steps"]) == ("1", "2")
 
-    def test_a_step_limit_is_kept_to_the_step(self, tiny, host):
+    def test_max_steps_is_exact(self, tiny, host):
         config, events = tiny(epochs=5, max_steps=3), []
         train(config, host, events.append)
         assert events[-1] == Finished(str(adapters(config) / "tiny.safetensors"), 3)
@@ -117,7 +117,7 @@ class TestFiles:
         assert any(not torch.equal(mine[name], others[name]) for name in mine)
 
     @pytest.mark.parametrize(("precision", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
-    def test_are_in_the_precision_asked_for(self, tiny, host, precision, dtype):
+    def test_have_the_configured_precision(self, tiny, host, precision, dtype):
         config = tiny(save_precision=precision, max_steps=1)
         train(config, host)
         assert {tensor.dtype for tensor in final_weights(config).values()} == {dtype}
@@ -130,7 +130,7 @@ class TestMetadata:
         train(config, host)
         return config, metadata(adapters(config) / "tiny.safetensors")
 
-    def test_says_what_webuis_and_model_sites_read(self, written, host, miniature):
+    def test_has_what_webuis_and_model_sites_read(self, written, host, miniature):
         _, values = written
         expected = {
             "ss_output_name": "tiny",
@@ -173,7 +173,7 @@ class TestEvents:
         recorded = list(RunFolder.at(config).events())
         assert recorded == [event for event in events if not isinstance(event, Encoding)]
 
-    def test_tell_the_run_from_its_start_to_its_end(self, tiny, host):
+    def test_follow_the_run_from_start_to_end(self, tiny, host):
         config, events = (
             tiny(epochs=2, validation_images=1, validate_every_n_epochs=1, sample_every_n_epochs=2, sample_steps=1),
             [],
@@ -205,10 +205,11 @@ class TestEvents:
         assert [(e.step, e.epoch) for e in of_kind(events, Progress)] == [(i + 1, i // 2 + 1) for i in range(6)]
         assert all(0.1 < event.loss < 10 for event in of_kind(events, Progress))
 
-    def test_the_host_has_its_turn_between_slices(self, tiny, host, step_by_step):
-        before = host.turns
-        train(tiny(epochs=2), host)
-        assert host.turns - before == 1 + 4  # preparing, and a slice for each step
+    def test_the_host_gets_the_gpu_between_slices(self, tiny, host, step_by_step):
+        slots = []
+        train(tiny(epochs=2), host, lambda event: slots.append((type(event), host.slots)))
+        started = next(count for kind, count in slots if kind is Started)
+        assert [count - started for kind, count in slots if kind is Progress] == [1, 2, 3, 4]
 
 
 class TestTheHost:
@@ -322,7 +323,7 @@ class TestContinuing:
         assert added
         assert all(name.startswith("lora_te_") for name in added)
 
-    def test_does_not_tell_where_the_file_lay(self, tiny, host, earlier, tmp_path):
+    def test_does_not_save_the_path_of_the_file(self, tiny, host, earlier, tmp_path):
         path = train(tiny(continue_from=str(earlier)), host)
         assert str(tmp_path).encode() not in path.read_bytes()
 
@@ -377,7 +378,7 @@ class TestValidation:
         losses = self.losses(tiny(validation_images=1, validate_every_n_epochs=1, learning_rate=0.05), host)
         assert losses[0] != losses[1]
 
-    def test_is_left_out_where_nothing_is_held_out(self, tiny, host):
+    def test_is_left_out_without_validation_images(self, tiny, host):
         assert self.losses(tiny(validate_every_n_epochs=1), host) == []
 
 
@@ -387,7 +388,7 @@ def keep_the_same_image_out(monkeypatch):
     monkeypatch.setattr(examples, "_split", lambda found, wanted, seed: (found[1:], found[:1]))
 
 
-class TestPreviews:
+class TestSampleImages:
     def test_a_failure_is_a_warning_and_not_the_end(self, tiny, host, monkeypatch):
         def fail(*arguments, **named):
             raise RuntimeError("out of memory")
@@ -396,7 +397,7 @@ class TestPreviews:
         config, events = tiny(sample_every_n_epochs=1), []
         assert train(config, host, events.append) is not None
         assert [e.message for e in of_kind(events, Warned)] == [
-            "The previews of epoch 1 could not be made (out of memory). Training goes on."
+            "Sample images of epoch 1 failed (out of memory). Training continues."
         ]
 
     def test_a_prompt_for_each_picture(self, tiny, host):
@@ -428,19 +429,19 @@ class TestNumbersThatBreak:
         self.nan_after(monkeypatch, 3)
         config = tiny(epochs=3)
         text = complaint(train, config, host)
-        assert text.startswith("The loss is no longer a number (NaN) at step 4. What was saved before is still there.")
+        assert text.startswith("The loss became NaN at step 4. What was saved before is intact.")
         assert "learning_rate" in text
         assert list(adapter_files(config)) == ["tiny-000001.safetensors"]
         assert all(t.isfinite().all() for t in load_file(adapters(config) / "tiny-000001.safetensors").values())
 
-    def test_too_little_memory_for_a_step_is_said_in_words(self, tiny, host, complaint, monkeypatch):
+    def test_too_little_memory_for_a_step_is_explained(self, tiny, host, complaint, monkeypatch):
         def exhausted(loop, batch, i):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
         monkeypatch.setattr(session.Loop, "_accumulate", exhausted)
         assert "gradient_checkpointing" in complaint(train, tiny(), host)
 
-    def test_in_the_first_epoch_leave_nothing_and_say_so(self, tiny, host, complaint, monkeypatch):
+    def test_in_the_first_epoch_leave_no_run_behind(self, tiny, host, complaint, monkeypatch):
         self.nan_after(monkeypatch, 0)
         config = tiny()
         assert "Nothing was saved yet." in complaint(train, config, host)
@@ -462,7 +463,7 @@ class TestNumbersThatBreak:
         config = tiny(epochs=3, save_state_every_n_minutes=0.0)
         assert "NaN" in complaint(train, config, host)
         state = torch.load(RunFolder.at(config).state_file, weights_only=True)
-        assert all(t.isfinite().all() for pair in state["adapter"].values() for t in pair)
+        assert all(tensor.isfinite().all() for tensor in state["adapter"].values())
 
 
 class TestAFullDisk:
@@ -496,7 +497,9 @@ class TestAFullDisk:
         train(undisturbed, host)
         config = tiny(epochs=epochs)
         run = RunFolder.at(config)
-        monkeypatch.setattr(session, "save_adapter", lambda *a: (_ for _ in ()).throw(UserError("the disk is full")))
+        monkeypatch.setattr(
+            checkpointer, "save_adapter", lambda *a: (_ for _ in ()).throw(UserError("the disk is full"))
+        )
         assert complaint(train, config, host) == "the disk is full"
         done = max(event.step for event in of_kind(list(run.events()), Progress))
         monkeypatch.undo()
@@ -520,7 +523,7 @@ class TestAFullDisk:
         monkeypatch.undo()
         assert train(config, host) is not None
 
-    def test_in_the_diary_does_not_end_the_run(self, tiny, host, monkeypatch):
+    def test_under_the_event_record_does_not_end_the_run(self, tiny, host, monkeypatch):
         opened = Path.open
 
         def full(path, *arguments, **named):
@@ -542,17 +545,17 @@ class TestTheName:
         monkeypatch.undo()
         assert train(config, host) is not None
 
-    def test_of_a_run_is_not_taken_twice(self, tiny, host, complaint):
+    def test_of_a_run_cannot_be_used_again(self, tiny, host, complaint):
         config = tiny()
         train(config, host)
         before = adapter_files(config)
         text = complaint(train, config, host)
-        assert "there is a run called tiny" in text
+        assert "already contains a run named tiny" in text
         assert "resume" in text
         assert adapter_files(config) == before
 
     @pytest.mark.parametrize("place", ["tiny.safetensors", "people/tiny.safetensors", "people/TINY.safetensors"])
-    def test_of_an_adapter_anywhere_in_the_lora_folder_is_not_taken(self, tiny, host, complaint, place):
+    def test_of_an_adapter_anywhere_in_the_lora_folder_cannot_be_used(self, tiny, host, complaint, place):
         config = tiny()
         other = Path(config.run.lora_dir) / place
         other.parent.mkdir(parents=True)
@@ -561,14 +564,14 @@ class TestTheName:
         assert other.read_bytes() == b"somebody's"
         assert not RunFolder.at(config).path.exists()
 
-    def test_of_a_folder_with_something_in_it_is_not_taken(self, tiny, host, complaint):
+    def test_of_a_folder_that_is_not_empty_cannot_be_used(self, tiny, host, complaint):
         config = tiny()
         adapters(config).mkdir(parents=True)
         (adapters(config) / "notes.txt").write_text("mine")
         assert "is not empty" in complaint(train, config, host)
         assert (adapters(config) / "notes.txt").read_text() == "mine"
 
-    def test_nothing_starts_with_settings_that_make_no_sense(self, tiny, host, complaint, tmp_path):
+    def test_invalid_settings_start_nothing(self, tiny, host, complaint, tmp_path):
         config = tiny(rank=0, learning_rate=2.0)
         text = complaint(train, config, host)
         assert text.startswith("rank: ")
@@ -595,22 +598,22 @@ def test_strength_0_is_the_base_bit_for_bit(tiny, host):
     assert picture(adapted) != picture(base)
 
 
-def test_nothing_that_was_peeked_at_is_held_while_a_run_has_its_lease(checkpoint, tiny):
-    peeked, held = [], []
+def test_nothing_from_describe_is_kept_during_the_lease(checkpoint, tiny):
+    described, held = [], []
 
     class Watched(SharingHost):
         def describe(self):
             given = copy.copy(super().describe())
-            peeked.append(weakref.ref(given))
+            described.append(weakref.ref(given))
             return given
 
         @contextlib.contextmanager
         def lease(self):
             gc.collect()
-            held.extend(each() for each in peeked)
+            held.extend(each() for each in described)
             with super().lease() as given:
                 yield given
 
     train(tiny(), Watched(checkpoint))
-    assert peeked
-    assert held == [None] * len(peeked)
+    assert described
+    assert held == [None] * len(described)

@@ -20,12 +20,14 @@ from torch import nn
 from torch.nn import functional
 
 from lib_lora_train.config import CheckpointConfig, TrainConfig
+from lib_lora_train.evaluation.cells import Request, generate_cells
 from lib_lora_train.image_geometry import ImageGeometry
 from lib_lora_train.model.denoiser import LatentFormat, LayerSelection, TargetLayer
 from lib_lora_train.model.family import Family, Heads
 from lib_lora_train.model.processes.flow import FlowMatching
 from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
 from lib_lora_train.training.events import Sampled, Validated
+from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.session import resume, train
 from tests.training.runs import SharingHost, adapter_files, of_kind, stopping_after_a_slice, tiny_config
 
@@ -121,7 +123,8 @@ class ToyDenoiser:
         return self.network(noisy, timesteps / 1000, conditioning.text)
 
     def targets(self, selection: LayerSelection) -> list[TargetLayer]:
-        return [TargetLayer(self.network, name, f"lora_toy_{name}") for name in ("cells", "text", "out")]
+        layers = {"cells": self.network.cells, "text": self.network.text, "out": self.network.out}
+        return [TargetLayer(layer, f"lora_toy_{name}") for name, layer in layers.items()]
 
     def enable_gradient_checkpointing(self) -> None:
         pass
@@ -188,6 +191,17 @@ def test_a_resumed_run_equals_the_uninterrupted_one(host, config, tmp_path):
     assert train(cut, host, *stopping_after_a_slice([])) is None
     resume(tmp_path / "cut" / "runs" / "tiny", host)
     assert {name: adapter_files(cut)[name] for name in adapter_files(whole)} == adapter_files(whole)
+
+
+def test_its_epochs_are_compared_at_several_strengths(host, config):
+    settings = config(**EVALUATED)
+    train(settings, host)
+    points = RunFolder.at(settings).points()
+    cells = list(generate_cells(host, settings, points, Request(["a star"], [1], [0.0, 1.0])))
+    images = {(cell.point.epoch, cell.strength): cell.images[0].tobytes() for cell in cells}
+    assert images.keys() == {(epoch, strength) for epoch in (1, 2) for strength in (0.0, 1.0)}
+    assert images[1, 0.0] == images[2, 0.0]
+    assert len(set(images.values())) == 3
 
 
 def test_it_learns(host, config, tmp_path):

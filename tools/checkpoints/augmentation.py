@@ -1,7 +1,7 @@
-"""Pictures for the autoencoder: shapes of all kinds, so that it also draws what the denoiser has never seen.
+"""Images for the autoencoder: shapes of all kinds, so that it can decode shapes the denoiser was never trained on.
 
-Most have the world's colours: the autoencoder normalises each channel over the whole picture, which leaves little of a
-plain colour, and it learns a few colours far faster than all.
+Most use the colors of the synthetic data: the autoencoder normalizes each channel over the whole image, which leaves
+little of a plain color, and it learns a few colors far faster than all of them.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from lib_lora_train.embedded.synthetic import (
 
 
 def augmented_batch(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Random pictures: (count, 3, 64, 64) float32 in -1..1."""
-    pictures = np.stack([augmented_picture(rng) for _ in range(count)])
-    return pictures.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+    """Random images: (count, 3, 64, 64) float32 in -1..1."""
+    images = np.stack([augmented_image(rng) for _ in range(count)])
+    return images.transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
 
 
-def augmented_picture(rng: np.random.Generator) -> np.ndarray:
-    """One random picture, (64, 64, 3) in 0..255: a scene, one odd thing in the world's colours, or a clutter."""
+def augmented_image(rng: np.random.Generator) -> np.ndarray:
+    """One random image, (64, 64, 3) in 0..255: a scene, one random contour in named colors, or several in any colors."""
     kind = rng.random()
     if kind < 0.25:
         return np.asarray(render(random_scene(rng)), np.float32)
     if kind < 0.85:
-        below = np.array(BACKGROUNDS[str(rng.choice(list(BACKGROUNDS)))], float)
-        above = np.array(COLORS[str(rng.choice(list(COLORS)))]) + rng.uniform(-MAX_TINT, MAX_TINT, 3)
-        return np.clip(blend(below, above, _thing(rng, rng.uniform(*RADIUS_RANGE), 0.14)), 0, 255)
-    picture = _backdrop(rng)
+        background = np.array(BACKGROUNDS[str(rng.choice(list(BACKGROUNDS)))], float)
+        color = np.array(COLORS[str(rng.choice(list(COLORS)))]) + rng.uniform(-MAX_TINT, MAX_TINT, 3)
+        return np.clip(blend(background, color, _random_contour(rng, rng.uniform(*RADIUS_RANGE), 0.14)), 0, 255)
+    image = _random_background(rng)
     for _ in range(rng.integers(1, 4)):
-        picture = blend(picture, rng.uniform(0, 255, 3), _thing(rng, rng.uniform(0.06, 0.3), 0.35))
-    return picture
+        image = blend(image, rng.uniform(0, 255, 3), _random_contour(rng, rng.uniform(0.06, 0.3), 0.35))
+    return image
 
 
-def _backdrop(rng: np.random.Generator) -> np.ndarray:
-    """One colour, or a straight gradient between two."""
+def _random_background(rng: np.random.Generator) -> np.ndarray:
+    """One color, or a linear gradient between two."""
     first = rng.uniform(0, 255, 3)
     second = rng.uniform(0, 255, 3) if rng.random() < 0.3 else first
     y, x = np.mgrid[:SIDE, :SIDE] / SIDE
@@ -56,10 +56,10 @@ def _backdrop(rng: np.random.Generator) -> np.ndarray:
     return blend(first, second, along)
 
 
-def _thing(rng: np.random.Generator, radius: float, room: float) -> np.ndarray:
-    """Coverage of one random filled or outlined contour, at most `room` off the middle."""
+def _random_contour(rng: np.random.Generator, radius: float, offset: float) -> np.ndarray:
+    """Coverage of one random filled or outlined contour, at most `offset` from the center along each axis."""
     points = _contour(rng)
-    center = tuple(0.5 + rng.uniform(-room, room, 2))
+    center = tuple(0.5 + rng.uniform(-offset, offset, 2))
     stroke = rng.uniform(0.03, 0.09) if rng.random() < 0.12 else None
     return coverage(placed(points, center, radius, rng.uniform(0, 360)), SIDE, stroke)
 

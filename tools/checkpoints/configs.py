@@ -1,11 +1,11 @@
-"""The configs that stand beside the embedded checkpoints, in LDM's and sgm's words: WebUIs build the modules from them."""
+"""The configs beside the embedded checkpoint and its variants, in LDM's and sgm's format: WebUIs build the modules from them."""
 
 from __future__ import annotations
 
 from tools.checkpoints.second_vocabulary import WIDTH
 
 OPEN_CLIP_NAME = "lora-train-xl-v1"
-"""Under this name open_clip has to know the SDXL twin's second encoder before a WebUI can open the twin."""
+"""The name of the SDXL variant's second text encoder; open_clip must know it before a WebUI can open the file."""
 
 _AUTOENCODER = """\
         embed_dim: 4
@@ -99,7 +99,7 @@ model:
         num_head_channels: 64
         use_spatial_transformer: true
         use_linear_in_transformer: true
-        transformer_depth: [1, 1, 2]  # the first has no attention: attention_resolutions begin at 2
+        transformer_depth: [1, 1, 2]  # the first level has no attention: attention_resolutions begin at 2
         context_dim: CONTEXT
         spatial_transformer_attn_type: softmax-xformers
         legacy: false
@@ -146,14 +146,14 @@ AUTOENCODER"""
 
 
 def sd1_config(stem: str, v: bool = False) -> str:
-    """Of the first checkpoint, or of its v-prediction twin. stem: the file's name, which is its tokenizer's too."""
+    """For the embedded checkpoint, or its v-prediction variant. stem: the name of the file and of its tokenizer's folder."""
     filled = _SD1.replace("PARAMETERIZATION", "    parameterization: v\n" if v else "")
     filled = filled.replace("CHANNEL_MULT", "[1, 2, 1]" if v else "[1, 2, 2]")
     return _with_parts(filled, stem)
 
 
 def xl_config(stem: str) -> str:
-    """Of the SDXL twin."""
+    """For the SDXL variant."""
     filled = _XL.replace("ADM_IN", str(WIDTH + 6 * 256)).replace("CONTEXT", str(64 + WIDTH))
     return _with_parts(filled.replace("OPEN_CLIP_NAME", OPEN_CLIP_NAME), stem)
 

@@ -1,4 +1,7 @@
-"""Trains the twins' UNets on what the first checkpoint's UNet predicts: it is free of noise, so a small net learns fast."""
+"""Trains the variants' UNets on the predictions of the embedded checkpoint's UNet (knowledge distillation).
+
+The teacher's predictions contain no random noise, so a small network learns from them quickly.
+"""
 
 from __future__ import annotations
 
@@ -13,148 +16,156 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from tools.checkpoints.train_autoencoder import optimize
 from tools.checkpoints.train_denoiser import (
     EMA_DECAY,
-    LEAST_INTEREST,
-    SNR_LIMIT,
-    STEPS_OF_NOISE,
+    TIMESTEPS,
     all_captions,
     alphas_cumprod,
     latent_bank,
+    timestep_weights,
     training_caption,
 )
 
 FIRST_RATE, LATER_RATE = 1e-3, 7e-4
-NEW_LESSON_EVERY = 3
-"""Steps until the teacher is asked again; between, earlier lessons come once more, for they cost half a step."""
+NEW_BATCH_EVERY = 3
+"""Steps between two predictions by the teacher; the other steps reuse earlier batches, which takes half the time."""
 
 Predict = Callable[[torch.Tensor, torch.Tensor, list[str]], torch.Tensor]
-"""What a denoiser predicts for noisy latents, times and captions."""
+"""A denoiser's prediction for noisy latents, timesteps and captions."""
 
 
 @dataclass(frozen=True)
-class Task:
-    """One batch: what the student sees, and what it shall answer."""
+class DistillationBatch:
+    """One batch of the student's inputs, and the predictions it should make."""
 
     noisy: torch.Tensor
-    times: torch.Tensor
+    timesteps: torch.Tensor
     captions: list[str]
-    answer: torch.Tensor
+    target: torch.Tensor
+
+
+MakeBatch = Callable[[Predict, torch.Tensor, torch.Tensor, torch.Tensor, list[str]], DistillationBatch]
+"""From the teacher, clean latents, noise, timesteps and captions."""
 
 
 @torch.no_grad()
-def eps_lesson(teacher: Predict, clean: torch.Tensor, eps: torch.Tensor, times: torch.Tensor, said: list[str]) -> Task:
-    """The teacher's own prediction of the noise."""
-    share = alphas_cumprod().float()[times].view(-1, 1, 1, 1)
-    noisy = share.sqrt() * clean + (1 - share).sqrt() * eps
-    return Task(noisy, times, said, teacher(noisy, times, said))
+def eps_batch(
+    teacher: Predict, clean: torch.Tensor, eps: torch.Tensor, timesteps: torch.Tensor, captions: list[str]
+) -> DistillationBatch:
+    """The target is the teacher's prediction of the noise."""
+    abar = alphas_cumprod().float()[timesteps].view(-1, 1, 1, 1)
+    noisy = abar.sqrt() * clean + (1 - abar).sqrt() * eps
+    return DistillationBatch(noisy, timesteps, captions, teacher(noisy, timesteps, captions))
 
 
-LEAST_TRAINED = 0.02
-"""Below this share of signal a teacher of the noise knows little of the picture: there the picture itself is the answer."""
+MIN_TEACHER_ABAR = 0.02
+"""Below this abar a teacher that predicts noise says little about the image, so the true v is the target."""
 
 
 @torch.no_grad()
-def v_lesson(teacher: Predict, clean: torch.Tensor, eps: torch.Tensor, times: torch.Tensor, said: list[str]) -> Task:
-    """v = alpha eps - sigma x on the zero-terminal schedule, with the teacher's eps at the time of equal noise."""
-    share = zero_terminal(alphas_cumprod()).float()[times].view(-1, 1, 1, 1)
-    alpha, sigma = share.sqrt(), (1 - share).sqrt()
+def v_batch(
+    teacher: Predict, clean: torch.Tensor, eps: torch.Tensor, timesteps: torch.Tensor, captions: list[str]
+) -> DistillationBatch:
+    """The target is v = alpha eps - sigma x on the zero-terminal schedule, with the teacher's eps at an equal noise level."""
+    abar = zero_terminal(alphas_cumprod()).float()[timesteps].view(-1, 1, 1, 1)
+    alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
     noisy = alpha * clean + sigma * eps
-    trained = share > LEAST_TRAINED
-    guessed = teacher(noisy, equal_times(share.flatten()), said)
-    from_teacher = (guessed - sigma * noisy) / alpha.clamp(min=LEAST_TRAINED**0.5)
-    return Task(noisy, times, said, torch.where(trained, from_teacher, alpha * eps - sigma * clean))
+    predicted_eps = teacher(noisy, equal_timesteps(abar.flatten()), captions)
+    predicted_v = (predicted_eps - sigma * noisy) / alpha.clamp(min=MIN_TEACHER_ABAR**0.5)
+    target = torch.where(abar > MIN_TEACHER_ABAR, predicted_v, alpha * eps - sigma * clean)
+    return DistillationBatch(noisy, timesteps, captions, target)
 
 
-def zero_terminal(kept: torch.Tensor) -> torch.Tensor:
-    """The schedule with its square roots shifted and stretched so that the last is 0 and the first stays."""
-    roots = kept.sqrt()
+def zero_terminal(abar: torch.Tensor) -> torch.Tensor:
+    """The schedule rescaled to zero terminal SNR (Lin et al. 2023, algorithm 1): the last abar is 0, the first unchanged."""
+    roots = abar.sqrt()
     return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
 
 
-def equal_times(shares: torch.Tensor) -> torch.Tensor:
-    """The times, not whole, at which the plain schedule keeps these shares; the last where none does."""
+def equal_timesteps(abar: torch.Tensor) -> torch.Tensor:
+    """The fractional timesteps at which the plain schedule has these values of abar; the last one for smaller values."""
     known = alphas_cumprod().numpy()[::-1]
-    return torch.from_numpy(np.interp(shares.numpy(), known, np.arange(STEPS_OF_NOISE)[::-1])).float()
+    return torch.from_numpy(np.interp(abar.numpy(), known, np.arange(TIMESTEPS)[::-1])).float()
 
 
-def distil(
+def distill(
     student: UNet2DConditionModel,
-    answer: Predict,
-    task: Callable[..., Task],
+    predict: Predict,
+    make_batch: MakeBatch,
     teacher: Predict,
     autoencoder: AutoencoderKL,
     seed: int,
     steps: int,
     peak_rate: float = FIRST_RATE,
-    batch: int = 32,
-    pictures_each: int = 20,
+    batch_size: int = 32,
+    images_each: int = 20,
 ) -> UNet2DConditionModel:
-    """The student with averaged weights. answer: the student's prediction, with its own conditioning."""
+    """Trains the student; returns a copy with averaged weights. predict: the student's prediction, with its conditioning."""
     rng, noise = np.random.default_rng([seed, 6]), torch.Generator().manual_seed(seed + 4)
-    # Convolutions of this size are a quarter faster with the channels last.
+    # Convolutions of this size are 25 % faster with channels_last.
     student.to(memory_format=torch.channels_last)
     average = copy.deepcopy(student).requires_grad_(False)
-    scenes, latents = latent_bank(autoencoder, rng, pictures_each)
-    kept = alphas_cumprod().float()
-    interest = (SNR_LIMIT * (1 - kept) / kept).clamp(min=LEAST_INTEREST, max=1).cumsum(0)
-    lessons: list[Task] = []
+    scenes, latents = latent_bank(autoencoder, rng, images_each)
+    cumulative = timestep_weights().cumsum(0)
+    batches: list[DistillationBatch] = []
 
-    def new_lesson() -> Task:
-        picked = rng.integers(len(scenes), size=batch)
-        shares = (torch.rand(1, generator=noise) + torch.arange(batch)) / batch
-        times = torch.searchsorted(interest, shares * interest[-1]).clamp(max=STEPS_OF_NOISE - 1)
-        eps = torch.randn(batch, *latents.shape[1:], generator=noise)
-        return task(teacher, latents[picked], eps, times, [training_caption(rng, scenes[i]) for i in picked])
+    def new_batch() -> DistillationBatch:
+        chosen = rng.integers(len(scenes), size=batch_size)
+        quantiles = (torch.rand(1, generator=noise) + torch.arange(batch_size)) / batch_size
+        timesteps = torch.searchsorted(cumulative, quantiles * cumulative[-1]).clamp(max=TIMESTEPS - 1)
+        eps = torch.randn(batch_size, *latents.shape[1:], generator=noise)
+        captions = [training_caption(rng, scenes[i]) for i in chosen]
+        return make_batch(teacher, latents[chosen], eps, timesteps, captions)
 
     def loss(step: int) -> torch.Tensor:
-        if step % NEW_LESSON_EVERY == 0:
-            lessons.append(new_lesson())
-        given = lessons[-1] if step % NEW_LESSON_EVERY == 0 else lessons[rng.integers(len(lessons))]
-        return (answer(given.noisy, given.times, given.captions) - given.answer).square().mean()
+        if step % NEW_BATCH_EVERY == 0:
+            batches.append(new_batch())
+        batch = batches[-1] if step % NEW_BATCH_EVERY == 0 else batches[rng.integers(len(batches))]
+        return (predict(batch.noisy, batch.timesteps, batch.captions) - batch.target).square().mean()
 
-    def follow(step: int) -> None:
+    def update_average(step: int) -> None:
         rate = 1 - min(EMA_DECAY, (step + 1) / (step + 10))
         torch._foreach_lerp_(list(average.parameters()), [p.data for p in student.parameters()], rate)
 
-    optimize(student.parameters(), loss, steps, peak_rate, "twin's denoiser", follow)
+    optimize(student.parameters(), loss, steps, peak_rate, "variant's denoiser", update_average)
     return average.eval().to(memory_format=torch.contiguous_format)
 
 
-def distil_in_rounds(
+def distill_in_rounds(
     student: UNet2DConditionModel,
-    answer: Predict,
-    task: Callable[..., Task],
+    predict: Predict,
+    make_batch: MakeBatch,
     teacher: Predict,
     autoencoder: AutoencoderKL,
     seed: int,
     rounds: Sequence[int],
 ) -> UNet2DConditionModel:
-    """As `distil`, some steps a round; each goes on from the averaged weights of the one before, on lessons of its own."""
+    """As `distill`, in rounds of the given numbers of steps. Each starts from the averaged weights of the round before."""
     for number, steps in enumerate(rounds):
         rate = LATER_RATE if number else FIRST_RATE
-        average = distil(student, answer, task, teacher, autoencoder, seed + 10 * number, steps, rate)
+        average = distill(student, predict, make_batch, teacher, autoencoder, seed + 10 * number, steps, rate)
         student.load_state_dict(average.state_dict())
     return student.eval().to(memory_format=torch.contiguous_format)
 
 
 def with_text(unet: UNet2DConditionModel, encode: Callable[[list[str]], torch.Tensor]) -> Predict:
-    """A UNet that reads text features, as Stable Diffusion 1's does. encode: features of many captions at once."""
+    """The predictions of a UNet with Stable Diffusion 1's conditioning. encode: the features of many captions at once."""
     features = dict(zip(all_captions(), encode(all_captions()), strict=True))
-    return lambda noisy, times, said: unet(noisy, times, torch.stack([features[text] for text in said])).sample
+    return lambda noisy, timesteps, captions: (
+        unet(noisy, timesteps, torch.stack([features[text] for text in captions])).sample
+    )
 
 
-def begin_from(student: UNet2DConditionModel, weights: dict[str, torch.Tensor]) -> None:
-    """Starts from a larger net's weights: of every tensor as many of its last rows and columns as the student has.
+def initialize_from(student: UNet2DConditionModel, weights: dict[str, torch.Tensor]) -> None:
+    """Copies a larger network's weights: of every tensor as many of its last rows and columns as the student has.
 
-    The last, because a layer that reads two branches reads the skipped one last. What is larger or new in the student
-    stays as it is.
+    The last ones, because a layer with two inputs has the skip connection's channels last. Tensors that are larger in the
+    student, or only there, stay as they are.
     """
     own = student.state_dict()
     for key, tensor in weights.items():
         if key in own and own[key].dim() < tensor.dim():
             tensor = tensor.flatten(own[key].dim() - 1)  # a 1x1 convolution is a linear layer
-        if key in own and all(have <= there for have, there in zip(own[key].shape, tensor.shape, strict=True)):
-            own[key].copy_(
-                tensor[
-                    tuple(slice(there - have, None) for have, there in zip(own[key].shape, tensor.shape, strict=True))
-                ]
-            )
+        if key not in own:
+            continue
+        sizes = list(zip(own[key].shape, tensor.shape, strict=True))
+        if all(ours <= theirs for ours, theirs in sizes):
+            own[key].copy_(tensor[tuple(slice(theirs - ours, None) for ours, theirs in sizes)])

@@ -1,4 +1,4 @@
-"""Scores whatever draws pictures from prompts: the embedded checkpoint itself, or one with an adapter."""
+"""Scores a generator of images: the embedded checkpoint itself, or with an adapter."""
 
 from __future__ import annotations
 
@@ -12,15 +12,22 @@ from PIL import Image
 from lib_lora_train.embedded.evaluator import measure
 from lib_lora_train.embedded.synthetic import BACKGROUNDS, COLORS, NEW_SHAPE, SHAPES, caption
 
-Draw = Callable[[Sequence[str], Sequence[int]], Sequence[Image.Image]]
-"""Draws one picture for each prompt, from the seed at the same place."""
+Generate = Callable[[Sequence[str], Sequence[int]], Sequence[Image.Image]]
+"""(prompts, seeds) to one image for each."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How many of `pictures` were right, as shares 0..1. mistaken: (asked, seen) shapes and how often."""
+    """How many images are right, as shares 0..1.
 
-    pictures: int
+    Attributes:
+        images: their number.
+        jointly: shape, color and background are all right.
+        leaked: the new shape, though the prompt has another one.
+        mistaken: (prompted, shown) shapes that differ, with their numbers.
+    """
+
+    images: int
     shape: float
     color: float
     background: float
@@ -29,24 +36,20 @@ class Score:
     mistaken: Counter = field(default_factory=Counter)
 
     def __str__(self) -> str:
-        parts = (f"{name} {getattr(self, name):.1%}" for name in ("jointly", "shape", "colour", "background", "leaked"))
-        wrong = ", ".join(f"{asked} as {seen} {count}" for (asked, seen), count in self.mistaken.most_common())
-        return f"{self.pictures} pictures: " + ", ".join(parts) + (f" ({wrong})" if wrong else "")
+        parts = (f"{name} {getattr(self, name):.1%}" for name in ("jointly", "shape", "color", "background", "leaked"))
+        wrong = ", ".join(f"{shape} as {shown} {count}" for (shape, shown), count in self.mistaken.most_common())
+        return f"{self.images} images: " + ", ".join(parts) + (f" ({wrong})" if wrong else "")
 
 
-def evaluate(generate: Draw, shapes: Sequence[str] = SHAPES, seeds: Sequence[int] = range(4)) -> Score:
-    """Asks for every combination of these shapes, six colours and three backgrounds, once for each seed.
-
-    leaked: share of pictures that show the new shape though it was not asked for.
-    """
-    asked = [prompt for _, *prompt in itertools.product(seeds, shapes, COLORS, BACKGROUNDS)]
-    drawn_seeds = [seed for seed in seeds for _ in range(len(asked) // len(seeds))]
-    pictures = generate([caption(*prompt) for prompt in asked], drawn_seeds)
-    seen = [measure(picture) for picture in pictures]
-    pairs = list(zip(asked, seen, strict=True))
+def evaluate(generate: Generate, shapes: Sequence[str] = SHAPES, seeds: Sequence[int] = range(4)) -> Score:
+    """Generates every combination of these shapes, six colors and three backgrounds, once for each seed."""
+    prompts = [(shape, color, back) for _, shape, color, back in itertools.product(seeds, shapes, COLORS, BACKGROUNDS)]
+    prompt_seeds = [seed for seed in seeds for _ in range(len(prompts) // len(seeds))]
+    images = generate([caption(*prompt) for prompt in prompts], prompt_seeds)
+    pairs = list(zip(prompts, map(measure, images), strict=True))
     count = len(pairs)
     return Score(
-        pictures=count,
+        images=count,
         shape=sum(m.shape == shape for (shape, _, _), m in pairs) / count,
         color=sum(m.color == color for (_, color, _), m in pairs) / count,
         background=sum(m.background == background for (_, _, background), m in pairs) / count,
@@ -56,6 +59,6 @@ def evaluate(generate: Draw, shapes: Sequence[str] = SHAPES, seeds: Sequence[int
     )
 
 
-def evaluate_new_shape(generate: Draw, seeds: Sequence[int] = range(4)) -> tuple[Score, Score]:
-    """What an adapter for the new shape is worth: prompts that ask for it, and prompts for the known shapes."""
+def evaluate_new_shape(generate: Generate, seeds: Sequence[int] = range(4)) -> tuple[Score, Score]:
+    """How well an adapter learned the new shape: scores of prompts with it, and of prompts with the known shapes."""
     return evaluate(generate, (NEW_SHAPE,), seeds), evaluate(generate, SHAPES, seeds)

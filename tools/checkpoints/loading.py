@@ -1,4 +1,4 @@
-"""Opens the embedded checkpoints for drawing: the first one and its twins."""
+"""Loads the embedded checkpoint and its variants to generate images."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tools.checkpoints.xl_unet import XL_UNET_CONFIG
 V_UNET_CONFIG = {**UNET_CONFIG, "block_out_channels": (64, 128, 64)}
 
 SECOND = "tokenizer_2"
-"""In the SDXL twin's tokenizer folder: the folder of its second text encoder."""
+"""The folder of the second text encoder, in the SDXL variant's tokenizer folder."""
 
 
 def load_generator(file: Path, **settings: Any) -> Generator:
-    """The checkpoint's modules in float32, ready to draw. settings: `steps`, `guidance`, `batch` of `Painter`."""
+    """The checkpoint's modules in float32. settings: `steps`, `guidance`, `batch_size` of `Generator`."""
     weights = {key: tensor.float() for key, tensor in load_file(file).items()}
     load = _load_xl if any(key.startswith(FIRST_TEXT) for key in weights) else _load_sd1
     generator = load(weights, file.with_suffix(""), settings)
@@ -39,7 +39,7 @@ def _load_sd1(weights: dict[str, torch.Tensor], folder: Path, settings: dict[str
         Texts(read_text(weights, folder), CLIPTokenizer.from_pretrained(str(folder))),
         read_vae(weights, AUTOENCODER_CONFIG["scaling_factor"]),
         predicts="v" if is_v else "eps",
-        kept=weights["alphas_cumprod"],
+        abar=weights["alphas_cumprod"],
         **settings,
     )
 

@@ -1,9 +1,9 @@
 """Makes the embedded checkpoint from a seed: `python -m tools.checkpoints.make_checkpoint --seed 0 --out FILE`.
 
-Trains the autoencoder, the text encoder and then the denoiser on both, and writes one float16 file with Stable
-Diffusion 1's names, its config beside it and its tokenizer in a folder of the same name. About two hours on one
-CPU thread; every finished stage is kept in --work, so that a broken run goes on from there. With --twin it makes the
-checkpoint's v-prediction or SDXL twin from the committed one, in about ten minutes each.
+Trains the autoencoder, the text encoder and then the denoiser, and writes one float16 file with Stable Diffusion 1's
+names, its config beside it and its tokenizer in a folder of the same name. This takes about two hours on one CPU thread.
+Every finished stage is saved in --work, so that an interrupted run continues from there. --variant makes the
+v-prediction or SDXL variant from the committed checkpoint, in about ten minutes each.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from tools.checkpoints.vocabulary import write_tokenizer
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--twin", choices=("v", "xl"), help="make this twin of the committed checkpoint instead")
+    parser.add_argument("--variant", choices=("v", "xl"), help="make this variant of the committed checkpoint instead")
     parser.add_argument("--out", type=Path, help="the .safetensors to write; default: the committed one")
-    parser.add_argument("--work", type=Path, help="where finished stages are kept; default: beside --out")
-    parser.add_argument("--evaluate", type=Path, metavar="FILE", help="train nothing, score this checkpoint")
-    parser.add_argument("--demo", action="store_true", help="train nothing, write the demo pictures")
+    parser.add_argument("--work", type=Path, help="folder of finished stages; default: beside --out")
+    parser.add_argument("--evaluate", type=Path, metavar="FILE", help="only score this checkpoint")
+    parser.add_argument("--demo", action="store_true", help="only write the demo images")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     if chosen.demo:
@@ -53,8 +53,8 @@ def main() -> None:
         print(evaluate(load_generator(out)))
 
 
-def make_first(out: Path, seed: int, work: Path) -> None:
-    """Trains what is not yet in `work`, and writes the checkpoint, its config and its tokenizer."""
+def make_embedded(out: Path, seed: int, work: Path) -> None:
+    """Trains the stages that are not in `work` yet, and writes the checkpoint, its config and its tokenizer."""
     folder = out.with_suffix("")
     write_tokenizer(folder)
     tokenizer, text_config = CLIPTokenizer.from_pretrained(str(folder)), CLIPTextConfig.from_pretrained(str(folder))
@@ -69,8 +69,8 @@ def make_first(out: Path, seed: int, work: Path) -> None:
     out.with_suffix(".yaml").write_text(sd1_config(out.stem), encoding="utf-8", newline="\n")
 
 
-MAKERS = {None: (CHECKPOINT, make_first), "v": (V_CHECKPOINT, make_v), "xl": (XL_CHECKPOINT, make_xl)}
-"""Where each checkpoint belongs, and what makes it."""
+MAKERS = {None: (CHECKPOINT, make_embedded), "v": (V_CHECKPOINT, make_v), "xl": (XL_CHECKPOINT, make_xl)}
+"""By --variant: the committed file, and the function that makes it."""
 
 if __name__ == "__main__":
     main()

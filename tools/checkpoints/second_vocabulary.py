@@ -1,8 +1,7 @@
-"""The SDXL twin's second tokenizer: the world's words under the very numbers that CLIP's own gives them.
+"""The SDXL variant's second tokenizer: the vocabulary's words with the same token ids as in CLIP's own tokenizer.
 
-OpenCLIP's encoders are always fed by CLIP's tokenizer, so the twin's has to agree with it. Of its 48894 merges only
-those that make up the world's words are here, each with the number of the token that it makes; all other words fall
-apart into letters.
+WebUIs always use CLIP's tokenizer for OpenCLIP encoders, so this one must agree with it. Of CLIP's 48894 merges it has
+only those that make up the vocabulary's words, each with the id of its token. All other words become letters.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from pathlib import Path
 from tools.checkpoints.vocabulary import END, LENGTH, START, byte_letters, write_tokenizer_files
 
 VOCABULARY = 49408
-"""How many tokens CLIP knows: the last two are start and end."""
+"""Number of CLIP's tokens; the last two are start and end."""
 
 PAD = "!"
-"""Token 0, with which OpenCLIP fills up."""
+"""Token 0, OpenCLIP's padding."""
 
 WIDTH = 32
 
@@ -52,7 +51,7 @@ _MERGES = """
 
 
 def write_second_tokenizer(folder: Path) -> None:
-    """Writes what `CLIPTokenizer` and `CLIPTextConfig` read: five small files."""
+    """Writes the five small files that `CLIPTokenizer` and `CLIPTextConfig` read."""
     letters = byte_letters()
     tokens = {token: number for number, token in enumerate([*letters, *(letter + "</w>" for letter in letters)])}
     merges = known_merges()
@@ -62,13 +61,13 @@ def write_second_tokenizer(folder: Path) -> None:
 
 
 def known_merges() -> list[tuple[str, str, int]]:
-    """(left, right, number of the token they make), in CLIP's order."""
+    """(left, right, id of their token), in CLIP's order."""
     triples = (entry.split() for entry in _MERGES.split(","))
     return [(left, right, int(number)) for left, right, number in triples]
 
 
 def second_text_config() -> dict:
-    """A three-layer OpenCLIP text encoder in Hugging Face's words; its heads are as wide as it is, at most 64."""
+    """The config of a three-layer OpenCLIP text encoder in Hugging Face's format; one head, at most 64 wide."""
     return {
         "architectures": ["CLIPTextModelWithProjection"],
         "model_type": "clip_text_model",
@@ -91,7 +90,7 @@ def second_text_config() -> dict:
 
 
 def open_clip_config() -> dict:
-    """The same encoder in open_clip's words. Its picture half, which nobody uses, is as small as can be."""
+    """The same encoder in open_clip's format. The image encoder is not used, and as small as possible."""
     return {
         "embed_dim": WIDTH,
         "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "head_width": 32, "patch_size": 16},

@@ -1,4 +1,4 @@
-"""Keeps what is trained, so that a broken run of hours goes on from there."""
+"""Saves each trained stage, so that an interrupted run of hours continues from there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 def stage(file: Path, model: Module, train: Callable[[], torch.nn.Module]) -> Module:
-    """Brings trained weights into `model`: from the file, or from training, which then writes the file."""
+    """Loads trained weights into `model` from the file; without the file, trains and writes it first."""
     if not file.exists():
         torch.save(train().state_dict(), file)
     model.load_state_dict(torch.load(file, weights_only=True))

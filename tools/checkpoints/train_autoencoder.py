@@ -1,8 +1,9 @@
-"""Trains the checkpoint's autoencoder: first whole, then its decoder alone against blur and stray latents."""
+"""Trains the checkpoint's autoencoder: first all of it, then only the decoder, for sharpness and noisy latents."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -30,20 +31,20 @@ PEAK_RATE = 1e-3
 def train_autoencoder(seed: int, coarse_steps: int = 450, steps: int = 450) -> AutoencoderKL:
     """An autoencoder whose latents have mean 0 and variance 1 per channel once multiplied by 0.18215.
 
-    It begins on pictures of half the side, which are four times cheaper. A linear map from the latents to a tiny
-    picture is trained along: it makes the latents carry colour long before the decoder could ask for it.
+    Training begins at half the resolution, which is four times faster. A linear map from the latents to a downscaled
+    image is trained with it: it makes the latents represent color long before the decoder learns to use them.
     """
     rng, noise = np.random.default_rng([seed, 1]), torch.Generator().manual_seed(seed)
-    autoencoder = straight_through(fresh_weights(AutoencoderKL(**AUTOENCODER_CONFIG), noise))
-    preview = fresh_weights(torch.nn.Conv2d(4, 3, 1), noise)
+    autoencoder = initialize_as_identity(random_weights(AutoencoderKL(**AUTOENCODER_CONFIG), noise))
+    preview = random_weights(torch.nn.Conv2d(4, 3, 1), noise)
     parameters = [*autoencoder.parameters(), *preview.parameters()]
 
-    def loss(pictures: torch.Tensor) -> torch.Tensor:
-        posterior = autoencoder.encode(pictures).latent_dist
-        drawn = autoencoder.decode(posterior.sample(noise)).sample
-        foreseen = F.mse_loss(preview(posterior.mean), F.avg_pool2d(pictures, 8))
+    def loss(images: torch.Tensor) -> torch.Tensor:
+        posterior = autoencoder.encode(images).latent_dist
+        decoded = autoencoder.decode(posterior.sample(noise)).sample
+        preview_loss = F.mse_loss(preview(posterior.mean), F.avg_pool2d(images, 8))
         kl = posterior.kl().mean() / posterior.mean[0].numel()
-        return picture_loss(drawn, pictures) + PREVIEW_WEIGHT * foreseen + KL_WEIGHT * kl
+        return image_loss(decoded, images) + PREVIEW_WEIGHT * preview_loss + KL_WEIGHT * kl
 
     def half_size(step: int) -> torch.Tensor:
         return loss(F.avg_pool2d(torch.from_numpy(augmented_batch(rng, 16)), 2))
@@ -58,43 +59,43 @@ def train_autoencoder(seed: int, coarse_steps: int = 450, steps: int = 450) -> A
 
 
 def refine_decoder(
-    autoencoder: AutoencoderKL, seed: int, steps: int = 1200, rounds: int = 2, batch: int = 8
+    autoencoder: AutoencoderKL, seed: int, steps: int = 1200, rounds: int = 2, batch_size: int = 8
 ) -> AutoencoderKL:
-    """Trains the decoder further, in rounds of `steps`; the latents stay as they are.
+    """Trains the decoder further, in `rounds` of `steps`; the encoder is not changed.
 
-    Half of them get noise of up to 15 % of their spread, for a denoiser is never exact.
+    Half of the latents get noise of up to 15 % of their standard deviation, because a denoiser is never exact.
     """
     autoencoder.requires_grad_(False)
     trained = [*autoencoder.decoder.parameters(), *autoencoder.post_quant_conv.parameters()]
     for parameter in trained:
         parameter.requires_grad_(True)
-    for turn in range(rounds):
-        rng, noise = np.random.default_rng([seed, 2, turn]), torch.Generator().manual_seed(seed + 1 + 100 * turn)
+    for number in range(rounds):
+        rng, noise = np.random.default_rng([seed, 2, number]), torch.Generator().manual_seed(seed + 1 + 100 * number)
 
         def loss(step: int, rng=rng, noise=noise) -> torch.Tensor:
-            pictures = torch.from_numpy(augmented_batch(rng, batch))
+            images = torch.from_numpy(augmented_batch(rng, batch_size))
             with torch.no_grad():
-                latents = autoencoder.encode(pictures).latent_dist.mode()
-                strength = (torch.rand(batch, 1, 1, 1, generator=noise) - 0.5).clamp(min=0) * 0.3
+                latents = autoencoder.encode(images).latent_dist.mode()
+                strength = (torch.rand(batch_size, 1, 1, 1, generator=noise) - 0.5).clamp(min=0) * 0.3
                 strength /= autoencoder.config.scaling_factor
                 latents += torch.randn(latents.shape, generator=noise) * strength
-            return picture_loss(autoencoder.decode(latents).sample, pictures)
+            return image_loss(autoencoder.decode(latents).sample, images)
 
-        optimize(trained, loss, steps, PEAK_RATE, f"decoder, round {turn + 1}")
+        optimize(trained, loss, steps, PEAK_RATE, f"decoder, round {number + 1}")
     return autoencoder.requires_grad_(False)
 
 
-def picture_loss(drawn: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
-    """Error of the pixels, and of their differences to the neighbours: the latter keeps edges crisp."""
-    error = drawn - pictures
+def image_loss(decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Error of the pixels, and of the differences between neighboring pixels, which keeps edges sharp."""
+    error = decoded - images
     edges = error.diff(dim=3).abs().mean() + error.diff(dim=2).abs().mean()
     return 2 * error.square().mean() + error.abs().mean() + EDGE_WEIGHT * edges
 
 
-def straight_through(autoencoder: AutoencoderKL) -> AutoencoderKL:
-    """Lets the untrained network hand colours through: residual branches begin at 0, resampling as plain copies.
+def initialize_as_identity(autoencoder: AutoencoderKL) -> AutoencoderKL:
+    """Initializes the network so that colors pass through: residual branches at 0, resampling convolutions as copies.
 
-    The latents begin with little noise, else nothing comes through for long.
+    The posterior begins with little noise; otherwise it takes long until the decoder learns anything.
     """
     for name, module in autoencoder.named_modules():
         if name.endswith(("conv2", "to_out.0")):
@@ -107,24 +108,24 @@ def straight_through(autoencoder: AutoencoderKL) -> AutoencoderKL:
 
 
 @torch.no_grad()
-def normalize_latents(autoencoder: AutoencoderKL, pictures: torch.Tensor) -> None:
-    """Moves the latents' scale and shift into quant_conv and post_quant_conv, as 0.18215 expects them."""
-    latents = torch.cat([autoencoder.encode(part).latent_dist.mode() for part in pictures.split(32)])
+def normalize_latents(autoencoder: AutoencoderKL, images: torch.Tensor) -> None:
+    """Changes quant_conv and post_quant_conv so that the latents have the scale and shift that 0.18215 assumes."""
+    latents = torch.cat([autoencoder.encode(part).latent_dist.mode() for part in images.split(32)])
     shift = latents.mean(dim=(0, 2, 3))
     scale = latents.std(dim=(0, 2, 3)) * AUTOENCODER_CONFIG["scaling_factor"]
-    into, out = autoencoder.quant_conv, autoencoder.post_quant_conv
-    into.weight[:4] /= scale[:, None, None, None]
-    into.bias[:4] = (into.bias[:4] - shift) / scale
-    into.bias[4:] -= 2 * scale.log()
-    out.bias += out.weight[:, :, 0, 0] @ shift
-    out.weight *= scale[None, :, None, None]
+    quant, post_quant = autoencoder.quant_conv, autoencoder.post_quant_conv
+    quant.weight[:4] /= scale[:, None, None, None]
+    quant.bias[:4] = (quant.bias[:4] - shift) / scale
+    quant.bias[4:] -= 2 * scale.log()
+    post_quant.bias += post_quant.weight[:, :, 0, 0] @ shift
+    post_quant.weight *= scale[None, :, None, None]
 
 
-def fresh_weights(module: Any, noise: torch.Generator) -> Any:
-    """Draws the weights anew, as torch would by default but from `noise`, so that a seed decides everything."""
-    for parameter_owner in module.modules():
-        for name, parameter in parameter_owner.named_parameters(recurse=False):
-            if isinstance(parameter_owner, torch.nn.Embedding):
+def random_weights(module: Any, noise: torch.Generator) -> Any:
+    """Initializes the weights as torch does by default, but from `noise`, so that they depend on the seed alone."""
+    for child in module.modules():
+        for name, parameter in child.named_parameters(recurse=False):
+            if isinstance(child, torch.nn.Embedding):
                 parameter.data.normal_(0, 0.02, generator=noise)
             elif parameter.dim() > 1:
                 bound = parameter[0].numel() ** -0.5
@@ -134,8 +135,15 @@ def fresh_weights(module: Any, noise: torch.Generator) -> Any:
     return module
 
 
-def optimize(parameters, loss, steps: int, peak_rate: float, title: str, after_step=lambda step: None) -> None:
-    """AdamW over one rise and fall of the rate, gradients clipped to norm 1. `loss` takes the step's number."""
+def optimize(
+    parameters: Iterable[torch.nn.Parameter],
+    loss: Callable[[int], torch.Tensor],
+    steps: int,
+    peak_rate: float,
+    title: str,
+    after_step: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Trains with AdamW, one learning rate cycle and gradients clipped to norm 1. `loss` is called with the step's number."""
     parameters = list(parameters)
     optimizer = torch.optim.AdamW(parameters, lr=peak_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak_rate, total_steps=steps, pct_start=0.05)

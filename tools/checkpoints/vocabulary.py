@@ -1,4 +1,4 @@
-"""The checkpoint's own small tokenizer, in the format of CLIP's, and the matching text encoder config."""
+"""The checkpoint's own small tokenizer in CLIP's format, and the config of its text encoder."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _COMMON = """
 """
 
 WORDS = (*COLORS, *BACKGROUNDS, *ALL_SHAPES, *_COMMON.split())
-"""Words that are one token each. All others fall apart into letters, as rare words do in CLIP."""
+"""Words that are one token each. All others become letters, as rare words do in CLIP."""
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Writes what `CLIPTokenizer` and `CLIPTextConfig` read: five small files."""
+    """Writes the five small files that `CLIPTokenizer` and `CLIPTextConfig` read."""
     merges = learn_merges(WORDS)
     letters = byte_letters()
     tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), START, END]
@@ -35,7 +35,7 @@ def write_tokenizer(folder: Path) -> None:
 def write_tokenizer_files(
     folder: Path, numbers: dict[str, int], merges: list[tuple[str, str]], pad: str, config: dict
 ) -> None:
-    """Writes a tokenizer with these tokens and merges, and the config of the text encoder that it belongs to."""
+    """Writes a tokenizer with these token ids and merges, and the config of its text encoder."""
     folder.mkdir(parents=True, exist_ok=True)
     special = {"bos_token": START, "eos_token": END, "pad_token": pad, "unk_token": END}
     settings = {
@@ -55,7 +55,7 @@ def write_tokenizer_files(
 
 
 def text_config(vocabulary: int, layers: int = 2) -> dict:
-    """A small CLIP text encoder. The end token has the highest id: CLIP pools where the id is largest."""
+    """The config of a small CLIP text encoder. The end token has the highest id: CLIP pools where the id is largest."""
     return {
         "architectures": ["CLIPTextModel"],
         "model_type": "clip_text_model",
@@ -81,13 +81,13 @@ def byte_letters() -> list[str]:
     """CLIP's 256 letters: each byte as a printable character, printable bytes first."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in plain]
-    return [*map(chr, plain), *(chr(256 + place) for place in range(len(others)))]
+    return [*map(chr, plain), *(chr(256 + index) for index in range(len(others)))]
 
 
 def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
     """Merges that make each word one token.
 
-    A later merge is tried only where no earlier one applies, so a word that is whole stays whole.
+    A merge is applied only where no earlier one can be, so later merges do not split earlier words.
     """
     merges: list[tuple[str, str]] = []
     for word in dict.fromkeys(words):
@@ -113,5 +113,5 @@ def _merged(word: str, merges: list[tuple[str, str]]) -> list[str]:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Writes JSON the same on every system."""
+    """Writes JSON, with the same bytes on every system."""
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")

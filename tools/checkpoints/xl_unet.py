@@ -1,4 +1,4 @@
-"""The SDXL twin's UNet: SDXL's layout in small, fed with two texts, pooled text and six time ids."""
+"""The SDXL variant's UNet: a small SDXL with two text encoders, pooled text and six time ids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tools.checkpoints.train_denoiser import UNET_CONFIG, all_captions
 from tools.checkpoints.train_second_encoder import TextPair
 
 DEPTHS = (0, 1, 2)
-"""Transformer blocks of each attention, by level: none at the finest, as in SDXL."""
+"""Transformer blocks by level: none at the highest resolution, as in SDXL."""
 
 XL_UNET_CONFIG: dict[str, Any] = {
     "sample_size": 8,
@@ -34,11 +34,11 @@ XL_UNET_CONFIG: dict[str, Any] = {
     "projection_class_embeddings_input_dim": WIDTH + 6 * 256,
 }
 
-PLAIN_SIZE = 0.7
-"""How often training gives the picture's true size; else any, so that no size puzzles the net."""
+TRUE_SIZE = 0.7
+"""Share of training images with their true size; the others get a random one, so that the network copes with any."""
 
 ZERO_TEXT = 0.5
-"""How often an empty caption is given as zeros, as WebUIs do for an empty negative prompt; else it is encoded."""
+"""Share of empty captions that are zeros, the WebUIs' empty negative prompt; the others are encoded."""
 
 
 def plain_time_ids(count: int, side: int = SIDE) -> torch.Tensor:
@@ -47,26 +47,26 @@ def plain_time_ids(count: int, side: int = SIDE) -> torch.Tensor:
 
 
 def random_time_ids(rng: np.random.Generator, count: int) -> torch.Tensor:
-    """Mostly the plain ones."""
-    odd = np.concatenate(
+    """(count, 6); in a share of `TRUE_SIZE` the plain ones."""
+    sizes = np.concatenate(
         [rng.integers(32, 161, (count, 2)), rng.integers(0, 33, (count, 2)), rng.integers(48, 161, (count, 2))], axis=1
     )
-    plain = torch.from_numpy(rng.random((count, 1)) < PLAIN_SIZE)
-    return torch.where(plain, plain_time_ids(count), torch.from_numpy(odd).float())
+    plain = torch.from_numpy(rng.random((count, 1)) < TRUE_SIZE)
+    return torch.where(plain, plain_time_ids(count), torch.from_numpy(sizes).float())
 
 
-class Reader:
-    """The twin's UNet as `distil` asks it: noisy latents, times and captions in, prediction out."""
+class XLPredictions:
+    """The SDXL variant's UNet as a `distill_denoiser.Predict`."""
 
     def __init__(self, unet: UNet2DConditionModel, texts: TextPair, seed: int) -> None:
         self.unet = unet
         self.rng = np.random.default_rng([seed, 8])
-        self.places = {text: place for place, text in enumerate(all_captions())}
+        self.rows = {text: row for row, text in enumerate(all_captions())}
         self.context, self.pooled = texts.encode(all_captions())
 
-    def __call__(self, noisy: torch.Tensor, times: torch.Tensor, said: Sequence[str]) -> torch.Tensor:
-        places = [self.places[text] for text in said]
-        given = torch.tensor([bool(text) or self.rng.random() > ZERO_TEXT for text in said]).float()
-        context, pooled = self.context[places] * given[:, None, None], self.pooled[places] * given[:, None]
-        added = {"text_embeds": pooled, "time_ids": random_time_ids(self.rng, len(said))}
-        return self.unet(noisy, times, context, added_cond_kwargs=added).sample
+    def __call__(self, noisy: torch.Tensor, timesteps: torch.Tensor, captions: Sequence[str]) -> torch.Tensor:
+        rows = [self.rows[text] for text in captions]
+        encoded = torch.tensor([bool(text) or self.rng.random() > ZERO_TEXT for text in captions]).float()
+        context, pooled = self.context[rows] * encoded[:, None, None], self.pooled[rows] * encoded[:, None]
+        added = {"text_embeds": pooled, "time_ids": random_time_ids(self.rng, len(captions))}
+        return self.unet(noisy, timesteps, context, added_cond_kwargs=added).sample

@@ -6,8 +6,6 @@ embedding where there is one (embedding.py); and `ss_*` metadata (metadata.py).
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +19,10 @@ from lib_lora_train.adapters.algorithms import describe_unsupported, detect_algo
 from lib_lora_train.adapters.algorithms.base import AdapterLayer
 from lib_lora_train.adapters.embedding import PREFIX, BundledEmbedding, read_embedding
 from lib_lora_train.adapters.formats.safetensors_file import serialize, with_hashes
+from lib_lora_train.checkpoints.safetensors_header import read_header
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_bytes
 from lib_lora_train.model.shared_checkpoint import PRECISIONS
-
-LONGEST_HEADER = 100_000_000
-"""Bytes; safetensors itself does not read a longer one."""
 
 
 @dataclass
@@ -72,17 +68,17 @@ def load_adapter(path: Path) -> AdapterFile:
     """
     try:
         # From bytes, not from the path: a Forge process renames a file that safetensors cannot open.
-        content = Path(path).read_bytes()
-        tensors = safetensors.torch.load(content)
-        metadata = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]]).get("__metadata__", {})
+        tensors = safetensors.torch.load(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}). Check the path.") from None
-    except (safetensors.SafetensorError, ValueError, struct.error):
+    except (safetensors.SafetensorError, ValueError):
         raise UserError(f"{path} is damaged or not a safetensors file. Choose another adapter.") from None
     layers = tensors_by_layer({key: tensor for key, tensor in tensors.items() if not key.startswith(PREFIX)})
     if not layers:
         raise UserError(f"{path} contains no adapter layers. Choose another adapter.")
-    return AdapterFile({name: _layer(path, layers[name]) for name in sorted(layers)}, metadata, read_embedding(tensors))
+    return AdapterFile(
+        {name: _layer(path, layers[name]) for name in sorted(layers)}, read_metadata(path), read_embedding(tensors)
+    )
 
 
 def load_weights(adapter: Adapter, file: AdapterFile) -> None:
@@ -100,15 +96,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     Raises:
         UserError: when the file is missing or damaged.
     """
-    try:
-        with Path(path).open("rb") as file:
-            length = struct.unpack("<Q", file.read(8))[0]
-            header = json.loads(file.read(min(length, LONGEST_HEADER)))
-        return dict(header.get("__metadata__", {}))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}). Check the path.") from None
-    except (ValueError, AttributeError, TypeError, struct.error):
-        raise UserError(f"{path} is damaged or not a safetensors file. Choose another adapter.") from None
+    return dict(read_header(Path(path)).metadata)
 
 
 def _layer(path: Path, tensors: Mapping[str, torch.Tensor]) -> AdapterLayer:

@@ -46,8 +46,9 @@ class DiffusersDenoiser:
         """
         if checkpoint.zero_terminal_snr and checkpoint.prediction != "v":
             raise UserError(
-                f"zero_terminal_snr: {checkpoint.name} predicts noise, which cannot be learned where the input is pure "
-                "noise. Use auto, or set prediction to v if that is what the checkpoint predicts."
+                f"{checkpoint.name} predicts noise, which cannot be learned where the input is pure noise. Use auto, or set "
+                "prediction to v if that is what the checkpoint predicts.",
+                field="zero_terminal_snr",
             )
         encoders = [text_encoder_view(checkpoint, number) for number in range(len(checkpoint.family.text))]
         clips = [

@@ -9,7 +9,6 @@ from lib_lora_train.ui.page_state import PageState
 from lib_lora_train.ui.parts import Part
 from lib_lora_train.ui.run_view import poll_status_html
 
-HIDDEN = ["lora_train_hidden"]
 LIVE_REGION = '<div id="lora_train_live" role="status" aria-live="polite" class="lora_train_screen_reader"></div>'
 
 
@@ -18,10 +17,10 @@ def add_hidden_parts(components: Components) -> None:
     components.add(Part.PAGE_STATE, gr.State(PageState()))
     gr.HTML(LIVE_REGION)
     status = poll_status_html({"busy": 0, "over": 0, "announcement": ""})
-    components.add(Part.POLL_STATUS, gr.HTML(status, elem_classes=HIDDEN))
-    for part in (Part.POLL, Part.UPDATE_PLAN):
-        button = gr.Button(part.name, elem_id=f"lora_train_{part.name.lower()}", elem_classes=HIDDEN)
-        components.add(part, button, saved=False)
-    for part in (Part.ACK, Part.UPLOADED, Part.PLOT_VALUES):
-        text = gr.Textbox(label=part.name, elem_id=f"lora_train_{part.name.lower()}", elem_classes=HIDDEN)
-        components.add(part, text, saved=False)
+    with gr.Column(elem_classes=["lora_train_hidden"]):
+        components.add(Part.POLL_STATUS, gr.HTML(status))
+        for part in (Part.POLL, Part.UPDATE_PLAN):
+            components.add(part, gr.Button(part.name, elem_id=f"lora_train_{part.name.lower()}"), saved=False)
+        for part in (Part.ACK, Part.UPLOADED, Part.PLOT_VALUES):
+            text = gr.Textbox(label=part.name, elem_id=f"lora_train_{part.name.lower()}")
+            components.add(part, text, saved=False)

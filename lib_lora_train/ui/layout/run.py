@@ -36,7 +36,7 @@ def add_run(components: Components) -> None:
 
 
 def _add_buttons(components: Components) -> None:
-    with gr.Row(visible=False) as buttons:
+    with gr.Row(visible=False, elem_classes=["lora_train_buttons"]) as buttons:
         for part, text in ((Part.PAUSE, "Pause"), (Part.STOP, "Stop and save"), (Part.DISCARD, "Discard...")):
             elem_id = f"lora_train_{part.name.lower()}"
             components.add(part, gr.Button(text, interactive=False, elem_id=elem_id, min_width=100))

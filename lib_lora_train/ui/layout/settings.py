@@ -43,16 +43,17 @@ class SettingsSection:
         gr.HTML(hint_html("More settings"))
         for group, title in GROUP_TITLES.items():
             if further := self._panels.settings.further_settings(group):
-                with gr.Accordion(title, open=False, elem_classes=["lora_train_group"]) as box:
+                visible = any(field.info.used_by(self._method) for field in further)
+                with gr.Accordion(title, open=False, visible=visible, elem_classes=["lora_train_group"]) as box:
                     self._add_row(further, width=220)
                 self._components.add(group_box(group), box)
         self._add_preset_editor()
 
     def _add_head(self) -> None:
         self._add_setting(self._fields["training_method"], width=180)
-        with gr.Row():
+        with gr.Row(elem_classes=["lora_train_row"]):
             self._add_setting(self._fields["name"], width=180)
-            with gr.Column(min_width=180):
+            with gr.Column(min_width=180, elem_classes=["lora_train_setting"]):
                 info = "Recommended settings to start from."
                 preset = gr.Dropdown(self._panels.presets.names, value=None, label="Preset", info=info)
                 self._components.add(Part.PRESET, preset, saved=False)
@@ -66,7 +67,7 @@ class SettingsSection:
                 self._components.add(Part.DELETE_PRESET, gr.Button("Delete selected preset"))
 
     def _add_row(self, fields: Sequence[Field], width: int) -> None:
-        with gr.Row():
+        with gr.Row(elem_classes=["lora_train_row"]):
             for field in fields:
                 self._add_setting(field, width)
 
@@ -74,7 +75,8 @@ class SettingsSection:
         """A control with its problems below it; hidden if the training method does not use the setting."""
         shown = control_of(field, self._method)
         value = control_value(field, self._defaults.get(field.name, field.default))
-        with gr.Column(min_width=width, visible=field.info.used_by(self._method)) as box:
+        visible = field.info.used_by(self._method)
+        with gr.Column(min_width=width, visible=visible, elem_classes=["lora_train_setting"]) as box:
             component = _component(shown, value, f"lora_train_{field.name}", lines)
             # The rest of the page depends on the training method, so a WebUI must not restore another one.
             self._components.add(control(field.name), component, saved=field.name != "training_method")
@@ -85,7 +87,7 @@ class SettingsSection:
 def _component(shown: SettingControl, value: object, elem_id: str, lines: int) -> Any:
     arguments: dict[str, Any] = {"value": value, "label": shown.label, "info": shown.info or None, "elem_id": elem_id}
     if shown.kind == "checkbox":
-        return gr.Checkbox(**arguments)
+        return gr.Checkbox(elem_classes=["lora_train_checkbox"], **arguments)
     if shown.kind == "dropdown":
         return gr.Dropdown(list(shown.choices), **arguments)
     if shown.kind == "number":
