@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 HOST_PACKAGES = ("torch", "transformers", "numpy", "Pillow")
 """A WebUI cannot run without them, and in another version than its own it may not run either: never added."""
 
-ADDED_PACKAGES = ("diffusers", "peft", "accelerate", "safetensors", "PyYAML", "tqdm")
+ADDED_PACKAGES = ("diffusers", "accelerate", "safetensors", "PyYAML", "tqdm")
 TOML_READER = "tomli"
 """Added where Python itself cannot read TOML, before 3.11."""
 
@@ -24,8 +24,8 @@ OPTIONAL_PACKAGE = "bitsandbytes"
 """The 8-bit optimizer; of use on CUDA only."""
 
 PINS: tuple[tuple[str, tuple[int, int], Mapping[str, str]], ...] = (
-    # The newest that were tried with transformers 4.30 to 4.48; peft 0.14 asks for classes that 4.30 does not have.
-    ("transformers", (5, 0), {"diffusers": "0.31.0", "peft": "0.13.2"}),
+    # The newest that was tried with transformers 4.30 to 4.48.
+    ("transformers", (5, 0), {"diffusers": "0.31.0"}),
     # Releases after this one need a newer torch.
     ("torch", (2, 2), {OPTIONAL_PACKAGE: "0.45.5"}),
 )
@@ -34,7 +34,6 @@ PINS: tuple[tuple[str, tuple[int, int], Mapping[str, str]], ...] = (
 IMPORT_NAMES = {"Pillow": "PIL", "PyYAML": "yaml"}
 USED = {
     "diffusers": ("AutoencoderKL", "UNet2DConditionModel"),
-    "peft": ("LoraConfig", "inject_adapter_in_model"),
     "transformers": ("CLIPTextModel", "CLIPTokenizer"),
     "accelerate": ("Accelerator",),
 }
@@ -101,7 +100,7 @@ def pinned(packages: list[str]) -> list[str]:
 
 
 def in_words(names: list[str]) -> str:
-    """diffusers, peft and tomli."""
+    """A list as a sentence has it: diffusers, accelerate and tomli."""
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 

@@ -43,7 +43,7 @@ ENTRY_POINTS = {"cli", "__main__", "ui", "api", "webui", "__init__"}
 
 WEBUI_MODULES = {"modules", "modules_forge", "backend", "launch", "ldm_patched"}
 MAY_IMPORT_WEBUI = {"hosts", "ui", "api", "evaluation", "webui"}
-ONLY_IN = {"gradio": {"ui"}, "fastapi": {"api"}, "peft": {"adapters"}}
+ONLY_IN = {"gradio": {"ui"}, "fastapi": {"api"}, "peft": set()}
 WITHOUT_TORCH = {
     "embedded/synthetic.py": {"numpy", "PIL"},
     "embedded/evaluator.py": {"numpy", "PIL"},

@@ -21,7 +21,7 @@ A1111 = {"torch": "2.1.2", "transformers": "4.30.2", "numpy": "1.26.2", "Pillow"
     "PyYAML": "6.0.3",
     "tqdm": "4.70.1",
 }
-ADDED = {"diffusers": "0.31.0", "peft": "0.13.2", "tomli": "2.5.0"}
+ADDED = {"diffusers": "0.31.0", "tomli": "2.5.0"}
 
 
 class Launch:
@@ -83,28 +83,26 @@ class TestWhatIsAdded:
     def test_on_a1111_the_versions_that_fit_it(self, installed, start):
         launch = Launch(installed)
         start(launch)
-        assert launch.asked == ["diffusers==0.31.0", "peft==0.13.2", "tomli"]
+        assert launch.asked == ["diffusers==0.31.0", "tomli"]
         assert missing() == []
 
     def test_what_the_host_has_is_kept_whatever_its_version(self, installed, start):
         installed["diffusers"] = "0.29.2"
         launch = Launch(installed)
         start(launch)
-        assert launch.asked == ["peft==0.13.2", "tomli"]
+        assert launch.asked == ["tomli"]
         assert "diffusers==0.29.2" in launch.constraints
 
     def test_beside_a_newer_transformers_pip_chooses(self, installed):
         installed["transformers"] = "5.2.0"
-        assert pinned(["diffusers", "peft"]) == ["diffusers", "peft"]
+        assert pinned(["diffusers", "accelerate"]) == ["diffusers", "accelerate"]
 
     def test_no_tomli_where_python_reads_toml_itself(self, installed, monkeypatch):
         monkeypatch.setattr(requirements_check.sys, "version_info", (3, 11, 0))
-        assert missing() == ["diffusers", "peft"]
+        assert missing() == ["diffusers"]
 
     def test_a_package_without_metadata_counts_as_there(self, installed, monkeypatch):
-        monkeypatch.setattr(
-            requirements_check.importlib.util, "find_spec", lambda name: name in ("yaml", "peft") or None
-        )
+        monkeypatch.setattr(requirements_check.importlib.util, "find_spec", lambda name: name == "yaml" or None)
         del installed["PyYAML"]
         assert missing() == ["diffusers", "tomli"]
 
@@ -239,7 +237,7 @@ class TestFailuresAreOneSentence:
         printed = capsys.readouterr().out.strip().splitlines()
         assert len(printed) == 1
         assert words in printed[0]
-        assert "diffusers, peft and tomli" in printed[0]
+        assert "diffusers and tomli" in printed[0]
 
     def test_skip_install_is_respected(self, installed, start, capsys):
         launch = Launch(installed, skip_install=True)
@@ -284,8 +282,8 @@ class TestTheTabsMessage:
 
     def test_names_what_is_missing_and_the_command_that_adds_it(self, installed):
         message = missing_message()
-        assert "diffusers, peft and tomli" in message
-        assert f'"{sys.executable}" -m pip install diffusers==0.31.0 peft==0.13.2 tomli' in message
+        assert "diffusers and tomli" in message
+        assert f'"{sys.executable}" -m pip install diffusers==0.31.0 tomli' in message
 
     def test_a_host_that_is_broken_itself(self, installed):
         del installed["torch"]
@@ -293,18 +291,18 @@ class TestTheTabsMessage:
         assert "pip install" not in missing_message()
 
     def test_packages_that_do_not_work_together(self, installed, monkeypatch):
-        installed.update(ADDED, peft="0.14.0")
+        installed.update(ADDED, diffusers="0.36.0")
 
         def import_module(name):
-            if name == "peft":
+            if name == "diffusers":
                 raise ImportError("cannot import name 'Cache' from 'transformers'\nmore")
             return SimpleNamespace(**dict.fromkeys(requirements_check.USED[name]))
 
         monkeypatch.setattr(requirements_check.importlib, "import_module", import_module)
         message = requirements_check.import_problem()
-        assert "peft 0.14.0" in message
+        assert "diffusers 0.36.0" in message
         assert "(cannot import name 'Cache' from 'transformers')" in message
-        assert "peft==0.13.2" in message
+        assert "diffusers==0.31.0" in message
 
     def test_packages_that_do(self):
         assert requirements_check.import_problem() == ""
