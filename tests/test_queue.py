@@ -107,7 +107,7 @@ def test_others_wait_in_line_and_can_leave_it(queue, gate, config):
 
 def test_a_name_in_the_line_is_refused(queue, config, complaint):
     queue.add(PreparedRun.read(config()))
-    assert "already" in complaint(queue.add, config())
+    assert "already" in complaint(queue.add, PreparedRun.read(config()))
 
 
 def without_its_images(config, tmp_path, name):

@@ -39,9 +39,9 @@ def test_without_flags_there_are_the_defaults():
 
 def test_a_file_goes_over_the_defaults_and_a_flag_over_the_file(tmp_path):
     path = tmp_path / "my.toml"
-    path.write_text('name = "fromfile"\nrank = 4\n[dataset]\nflip = true\n')
+    path.write_text('name = "fromfile"\nrank = 4\n[dataset]\nflip_horizontally = true\n')
     config = run_config(parse(["train", "--config", str(path), "--rank", "8", "--no-flip-horizontally"]))
-    assert (config.run.name, config.adapter.rank, config.dataset.flip) == ("fromfile", 8, False)
+    assert (config.run.name, config.adapter.rank, config.dataset.flip_horizontally) == ("fromfile", 8, False)
     assert config.adapter.alpha == TrainConfig().adapter.alpha
 
 

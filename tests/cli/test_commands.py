@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lib_lora_train.config import TrainConfig
-from lib_lora_train.training import session
+from lib_lora_train.training import prepared_run, session
 from tests.training.runs import adapter_files, photos, tiny_config
 
 
@@ -55,7 +55,7 @@ BAD = {
 class TestImages:
     def test_missing(self, call, flags, tmp_path):
         one_plain_message(
-            call("train", *flags(dataset_folder=str(tmp_path / "nowhere"))), "there is no folder", "nowhere"
+            call("train", *flags(dataset_folder=str(tmp_path / "nowhere"))), "does not exist", "nowhere"
         )
 
     def test_a_file_instead_of_a_folder(self, call, flags, tmp_path):
@@ -70,19 +70,19 @@ class TestImages:
         arguments, listdir = flags(), os.listdir
 
         def refuse(path="."):
-            if Path(path) == tmp_path / "dataset_folder":
+            if Path(path) == tmp_path / "images":
                 raise PermissionError(errno.EACCES, "Permission denied")
             return listdir(path)
 
         monkeypatch.setattr(os, "listdir", refuse)
-        one_plain_message(call("train", *arguments), "may not be read", "Permission denied")
+        one_plain_message(call("train", *arguments), "cannot be read", "Permission denied")
 
     @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
     def test_only_a_bad_one(self, call, flags, tmp_path, bad):
         (tmp_path / "bad").mkdir()
         bad(tmp_path / "bad" / "cat.png")
         one_plain_message(
-            call("train", *flags(dataset_folder=str(tmp_path / "bad"))), "no image can be used", "cat.png"
+            call("train", *flags(dataset_folder=str(tmp_path / "bad"))), "No image can be used", "cat.png"
         )
         assert not (tmp_path / "runs" / "tiny").exists()
 
@@ -93,10 +93,10 @@ class TestImages:
         (tmp_path / "images" / "broken.txt").write_text("a cat")
         result = call("train", *arguments)
         assert result.code == 0
-        notes = [line for line in (result.out + result.err).splitlines() if line.startswith("note: ")]
+        notes = [line for line in (result.out + result.err).splitlines() if line.startswith("warning: ")]
         assert len(notes) == 1
         assert "broken.png" in notes[0]
-        assert "left out" in notes[0]
+        assert "It is left out" in notes[0]
 
     def test_a_caption_in_a_wrong_encoding(self, call, flags, tmp_path):
         images = photos(tmp_path / "one", 1)
@@ -106,7 +106,7 @@ class TestImages:
         (images / "0.txt").write_bytes("größe".encode("latin-1"))
         result = call("train", *flags(dataset_folder=str(images)))
         assert result.code == 0
-        assert "note: " in result.out
+        assert "warning: " in result.out
         assert "0.txt is not text in UTF-8" in result.out
 
 
@@ -166,7 +166,7 @@ class TestNumbers:
             ("resolution", "100"),
             ("epochs", "0"),
             ("batch-size", "0"),
-            ("timestep-min", "999999"),
+            ("min-timestep", "999999"),
             ("optimizer", "sgd"),
         ],
     )
@@ -182,7 +182,7 @@ class TestNumbers:
             return accumulate(loop, batch, index) * (float("nan") if index >= 2 else 1.0)
 
         monkeypatch.setattr(session.Loop, "_accumulate", broken)
-        one_plain_message(call("train", *flags(max_steps=0, epochs=2)), "NaN", "Begin again with a lower learning_rate")
+        one_plain_message(call("train", *flags(max_steps=0, epochs=2)), "NaN", "Start again with a lower learning_rate")
         assert list(adapter_files(tiny_config(tmp_path, Path("unused")))) == ["tiny-000001.safetensors"]
 
 
@@ -271,7 +271,7 @@ class TestOtherCommands:
             raise KeyboardInterrupt
 
         arguments = flags()
-        monkeypatch.setattr(session, "read_task_data", interrupted)
+        monkeypatch.setattr(prepared_run, "read_task_data", interrupted)
         result = call("train", *arguments)
         assert result.code == 130
         assert "Traceback" not in result.err

@@ -14,5 +14,5 @@ def test_the_place_of_the_class_images_is_told_when_they_are_drawn(capsys):
         terminal(Started(0, 10, 1, 4, 100))
     said = capsys.readouterr()
     assert said.out.count("class images are in /runs/cache/class-images/dog") == 1
-    assert "drawing class images" in said.err
+    assert "generating class images" in said.err
     assert "encoding images" in said.err

@@ -27,11 +27,10 @@ def weights():
 
 def test_everything_is_under_20_megabytes_and_the_twins_under_30_more():
     files = [file for file in CHECKPOINT.parent.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
-    variants = [V_CHECKPOINT.with_suffix(""), XL_CHECKPOINT.with_suffix("")]
-    theirs = [file for file in files if any(variant in (file.with_suffix(""), *file.parents) for variant in variants)]
-    assert theirs
-    assert sum(file.stat().st_size for file in theirs) < 30 * MEGABYTE
-    assert sum(file.stat().st_size for file in files if file not in theirs) < 20 * MEGABYTE
+    variants = [file for file in XL_CHECKPOINT.parent.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    assert {V_CHECKPOINT, XL_CHECKPOINT} <= set(variants)
+    assert sum(file.stat().st_size for file in variants) < 30 * MEGABYTE
+    assert sum(file.stat().st_size for file in files) < 20 * MEGABYTE
 
 
 def test_the_weights_are_those_of_the_three_parts_in_float16(weights):

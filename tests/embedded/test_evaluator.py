@@ -22,7 +22,7 @@ from lib_lora_train.embedded.synthetic import (
     star_outline,
     to_image,
 )
-from tools.checkpoints.augmentation import augmented_picture
+from tools.checkpoints.augmentation import augmented_image
 
 
 def scenes(seed: int, each: int = 2) -> list[Scene]:
@@ -118,7 +118,7 @@ def test_colours_between_the_named_ones_have_no_name():
 
 def test_a_clutter_is_seldom_taken_for_a_shape_it_does_not_hold():
     rng = np.random.default_rng(10)
-    clutter = [augmented_picture(rng) for _ in range(150)]
+    clutter = [augmented_image(rng) for _ in range(150)]
     stars = [measure(to_image(picture)).shape == "star" for picture in clutter]
     assert np.mean(stars) < 0.08
 

@@ -172,7 +172,7 @@ class TestTokenizer:
 
     def test_is_refused_where_the_folder_holds_none(self, miniature, tmp_path, complaint):
         text = complaint(shared_from, miniature, tokenizer=str(tmp_path))
-        assert text == f"tokenizer: {tmp_path} has no vocab.json and merges.txt. Choose the folder that holds them."
+        assert text == f"tokenizer: {tmp_path} has no vocab.json and merges.txt. Choose the folder that contains them."
 
     def test_that_is_damaged_is_refused(self, own_copy, complaint):
         (own_copy.with_suffix("") / "vocab.json").write_text("{")

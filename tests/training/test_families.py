@@ -156,7 +156,7 @@ def test_a_vae_that_gives_nan_is_refused_before_a_step(files, tmp_path, complain
     (tmp_path / "kept").rename(files["sdxl"].with_suffix(""))
     for extra in ({}, {"random_crop": True}):
         config = tiny_config(tmp_path, broken, tokenizer=str(files["sdxl"].with_suffix("")), **extra)
-        assert "not finite (NaN)" in complaint(train, config, StandaloneHost(config.model, CPU))
+        assert "NaN" in complaint(train, config, StandaloneHost(config.model, CPU))
 
 
 def test_a_plan_on_sdxl_times_a_step_and_knows_the_family(files, tmp_path):

@@ -46,9 +46,9 @@ def test_the_training_method_comes_first_and_is_offered_by_its_titles():
     ("name", "kind", "label"),
     [
         ("name", "text", "Name"),
-        ("resolution", "number", "Resolution (px)"),
+        ("resolution", "number", "Resolution"),
         ("enable_bucket", "checkbox", "Enable bucketing"),
-        ("max_tokens", "dropdown", "Max token length (tokens)"),
+        ("max_tokens", "dropdown", "Max token length"),
         ("sample_prompts", "lines", "Sample prompts"),
     ],
 )

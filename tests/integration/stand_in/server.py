@@ -51,7 +51,7 @@ def make_app():
             image = draw(request)
         file = io.BytesIO()
         image.save(file, format="PNG")
-        return {"dataset_folder": [base64.b64encode(file.getvalue()).decode()]}
+        return {"images": [base64.b64encode(file.getvalue()).decode()]}
 
     @app.post("/sdapi/v1/options")
     def options(values: dict = Body()):

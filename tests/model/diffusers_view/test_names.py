@@ -1,4 +1,4 @@
-"""Our map of names, held to diffusers' own converter."""
+"""The maps of names equal diffusers' own converter."""
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
-"""A small, fast version of benchmarks/bench_lessons.py: what a few steps teach the embedded checkpoint.
+"""What the embedded checkpoint learns in a few steps: a small, fast version of benchmarks/bench_tasks.py.
 
-Read off the network's own predictions, on noise and prompts that were not trained on; the benchmark reads pictures.
+Measured on the network's predictions, for noise and prompts it was not trained on; the benchmark measures images.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STEPS = 24
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Iterator[Callable[..., AdaptedDenoiser]]:
-    """taught(**settings): the embedded checkpoint with what a short run taught it, at any strength."""
+    """trained(**settings): the embedded checkpoint with the adapter of a short run, at any strength."""
 
     def make(**settings: object) -> AdaptedDenoiser:
         config = TrainConfig.from_flat(
@@ -73,7 +73,7 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return (a - b).square().mean().item()
 
 
-def test_ileco_makes_of_one_word_what_the_base_makes_of_another(trained):
+def test_ileco_predicts_for_one_prompt_what_the_base_predicts_for_another(trained):
     changes = ["a red square -> a blue square", "a green square -> a green square"]
     network = trained(training_method="ileco", prompt_pairs=changes, min_timestep=400)
     red, blue, green = (predictions(network, f"a {color} square", 0) for color in ("red", "blue", "green"))
@@ -82,7 +82,7 @@ def test_ileco_makes_of_one_word_what_the_base_makes_of_another(trained):
     assert distance(predictions(network, "a green square", 1), green) < 0.2 * distance(green, blue)
 
 
-def test_leco_goes_away_from_what_it_erases(trained):
+def test_leco_moves_away_from_what_it_erases(trained):
     network = trained(
         training_method="leco", prompt_pairs=["a circle -> a shape"], denoising_steps=3, max_steps=12, min_timestep=400
     )
@@ -91,7 +91,7 @@ def test_leco_goes_away_from_what_it_erases(trained):
     assert torch.cosine_similarity(moved.flatten(), away.flatten(), dim=0) > 0.5
 
 
-def test_a_slider_from_words_goes_both_ways(trained):
+def test_a_text_slider_moves_in_both_directions(trained):
     ends = "a shape on a black background -> a shape on a white background"
     network = trained(
         training_method="text_slider",
@@ -109,8 +109,8 @@ def test_a_slider_from_words_goes_both_ways(trained):
 
 
 @pytest.mark.parametrize("method", ["addift", "image_slider"])
-def test_pictures_at_two_levels_teach_the_way_between_them(trained, tmp_path, method):
-    """Small shapes at -1, large ones at 1: seen in how much of the picture the network takes for background."""
+def test_image_sets_move_the_prediction_in_both_directions(trained, tmp_path, method):
+    """Small shapes at -1 and large ones at 1: the two strengths change the prediction in opposite directions."""
     write_levels(tmp_path / "images", {"-1": {"radius": 0.13}, "1": {"radius": 0.28}}, 8)
     pairs = {"dataset_folder": tmp_path / "images" / "-1", "after_folder": tmp_path / "images" / "1"}
     network = trained(
