@@ -54,9 +54,7 @@ BAD = {
 
 class TestImages:
     def test_missing(self, call, flags, tmp_path):
-        one_plain_message(
-            call("train", *flags(dataset_folder=str(tmp_path / "nowhere"))), "does not exist", "nowhere"
-        )
+        one_plain_message(call("train", *flags(dataset_folder=str(tmp_path / "nowhere"))), "does not exist", "nowhere")
 
     def test_a_file_instead_of_a_folder(self, call, flags, tmp_path):
         (tmp_path / "cat.png").write_bytes(b"")

@@ -71,7 +71,9 @@ def test_other_cells_differ_from_the_base_and_from_each_other(cells):
 def test_a_cell_does_not_depend_on_what_was_drawn_before(cells, run, host):
     request = Request(PROMPTS[1:], [2], [0.5])
     last = next(generate_cells(host, run.config, run.points()[1:], request))
-    again, first = (np.frombuffer(pixels, np.uint8).astype(int) for pixels in (last.images[0].tobytes(), cells[2, 0.5][1]))
+    again, first = (
+        np.frombuffer(pixels, np.uint8).astype(int) for pixels in (last.images[0].tobytes(), cells[2, 0.5][1])
+    )
     # One image instead of a batch of two: some kernels round the last bit differently.
     assert np.abs(again - first).max() <= 4
 

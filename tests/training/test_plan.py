@@ -59,7 +59,12 @@ def test_a_plan_names_what_it_counts(tiny, host, tmp_path):
     assert plan.buckets == {Size(64, 64): 12}
     assert plan.steps == 6
     text = str(plan)
-    for words in ("tiny on miniature", "3 for training, 1 for validation, 3 for regularization", "64x64 (12)", "6 in 1 epochs"):
+    for words in (
+        "tiny on miniature",
+        "3 for training, 1 for validation, 3 for regularization",
+        "64x64 (12)",
+        "6 in 1 epochs",
+    ):
         assert words in text
 
 
