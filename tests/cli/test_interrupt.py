@@ -76,5 +76,5 @@ def test_a_killed_run_goes_on_where_it_was_saved(started, call):
     shorten(config, step + 1)
     result = call("resume", "tiny", "--runs-dir", config.run.runs_dir)
     assert result.code == 0
-    assert f"going on from step {step}" in result.out
+    assert f"resumed at step {step}" in result.out
     assert before.items() <= adapter_files(config).items()
