@@ -1,4 +1,4 @@
-"""Batches of image sets: the same picture at several adapter strengths, such as before and after."""
+"""Batches of image sets: the same image at several adapter strengths, such as before and after."""
 
 from __future__ import annotations
 

@@ -17,11 +17,11 @@ from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.standalone import StandaloneHost
 from lib_lora_train.training.control import Control
 from lib_lora_train.training.evaluator import Evaluator
-from lib_lora_train.training.events import EpochDone, Progress, Started, Stopped, Validated, Warned
+from lib_lora_train.training.events import Encoding, EpochDone, Progress, Started, Stopped, Validated, Warned
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.session import resume, train
 from tests.miniature import write_checkpoint
-from tests.training.runs import adapter_files, of_kind, photos, stopping_after_a_slice
+from tests.training.runs import adapter_files, final_weights, of_kind, photos, stopping_after_a_slice
 
 ALL_AT_ONCE = {
     "shuffle_caption": True,
@@ -152,6 +152,35 @@ def test_another_checkpoint_is_refused(stopped, complaint, tmp_path):
     text = complaint(resume, folder, StandaloneHost(CheckpointConfig(checkpoint=str(other)), torch.device("cpu")))
     assert "miniature is not the checkpoint the run tiny began on" in text
     assert (folder / "state.pt").read_bytes() == before
+
+
+def test_another_checkpoint_is_refused_before_anything_is_encoded(stopped, complaint, tmp_path):
+    _, folder = stopped()
+    (tmp_path / "other").mkdir()
+    other = write_checkpoint(tmp_path / "other", seed=7)
+    host, events = StandaloneHost(CheckpointConfig(checkpoint=str(other)), torch.device("cpu")), []
+    complaint(resume, folder, host, events.append)
+    assert events == []
+
+
+def test_stopped_again_while_it_encodes_it_can_be_resumed_where_it_was(stopped, host, tmp_path):
+    whole = stopped(name="whole")[0]
+    resume(Path(whole.run.runs_dir) / "whole", host)
+    config, folder = stopped()
+    control, events = Control(), []
+
+    def report(event):
+        events.append(event)
+        if isinstance(event, Encoding) and event.done == 1:
+            control.stop()
+
+    before = adapter_files(config)
+    assert resume(folder, host, report, control) is None
+    assert events[-1] == Stopped(1)
+    assert adapter_files(config) == before, "nothing new was trained"
+    assert resume(folder, host) is not None
+    mine, others = final_weights(config), final_weights(whole)
+    assert all(torch.equal(mine[name], others[name]) for name in others)
 
 
 @pytest.mark.parametrize("change", ["caption", "image", "new image"])

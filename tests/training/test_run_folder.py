@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-from lib_lora_train.training.run_folder import RunFolder
+import pytest
+
+from lib_lora_train.errors import UserError
+from lib_lora_train.training.run_folder import RunFolder, name_problems, new_run_folder
 from lib_lora_train.training.session import train
 
 
@@ -27,3 +31,41 @@ def test_epochs_are_found_without_the_recorded_events(tiny, host):
         (2, "tiny-000002.safetensors"),
         (3, "tiny.safetensors"),
     ]
+
+
+class TestTheNameOfANewRun:
+    def test_is_free_when_nothing_has_it(self, tiny):
+        assert name_problems(tiny()) == []
+
+    @pytest.mark.parametrize("taken", ["runs/tiny/config.toml", "Lora/a/TINY.safetensors", "Lora/tiny/notes.txt"])
+    def test_is_a_problem_of_its_setting_when_something_has_it(self, tiny, tmp_path, taken):
+        (tmp_path / taken).parent.mkdir(parents=True)
+        (tmp_path / taken).touch()
+        assert [problem.field for problem in name_problems(tiny())] == ["name"]
+
+
+def failed_start(config, *saved: str) -> RunFolder:
+    """The folder of a run that writes the files `saved` and then fails."""
+    barriers = []
+    folder = RunFolder.at(config)
+    with contextlib.suppress(UserError), new_run_folder(config, is_main=True, barrier=lambda: barriers.append(1)):
+        assert folder.path.is_dir()
+        for name in saved:
+            (folder.path / name).touch()
+        raise UserError("no memory")
+    assert barriers == [1]
+    return folder
+
+
+class TestANewRunFolder:
+    def test_is_removed_when_the_run_fails_before_it_saved_anything(self, tiny):
+        config = tiny()
+        assert not failed_start(config).path.exists()
+        assert name_problems(config) == []
+
+    def test_is_kept_when_something_was_saved(self, tiny):
+        assert failed_start(tiny(), "state.pt").state_file.exists()
+
+    def test_is_created_by_the_main_process_alone(self, tiny):
+        with new_run_folder(tiny(), is_main=False, barrier=lambda: None) as folder:
+            assert not folder.path.exists()

@@ -407,10 +407,10 @@ class TestSampleImages:
         assert sorted(path.name for path in samples.iterdir()) == ["epoch-000001-1.png", "epoch-000001-2.png"]
 
     def test_do_not_change_what_is_learned(self, tiny, host):
-        without, drawn = tiny(epochs=2), tiny(name="drawn", epochs=2, sample_every_n_epochs=1, sample_steps=1)
+        without, sampled = tiny(epochs=2), tiny(name="sampled", epochs=2, sample_every_n_epochs=1, sample_steps=1)
         train(without, host)
-        train(drawn, host)
-        mine, others = final_weights(without), final_weights(drawn)
+        train(sampled, host)
+        mine, others = final_weights(without), final_weights(sampled)
         assert all(torch.equal(mine[name], others[name]) for name in mine)
 
 
@@ -590,12 +590,12 @@ def test_strength_0_is_the_base_bit_for_bit(tiny, host):
     adapter, options = make_adapter(adapted, config), sampling_options(config)
     assert load_adapter(path).layers.keys() == {layer.name for layer in adapter.layers}
 
-    def picture(denoiser) -> bytes:
+    def image(denoiser) -> bytes:
         return generate(denoiser, ["a red star"], "", [1], options)[0].tobytes()
 
     with adapter.strength(0):
-        assert picture(adapted) == picture(base)
-    assert picture(adapted) != picture(base)
+        assert image(adapted) == image(base)
+    assert image(adapted) != image(base)
 
 
 def test_nothing_from_describe_is_kept_during_the_lease(checkpoint, tiny):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -121,7 +121,7 @@ class CaptionedTask:
         empty = [""] if self._config.dataset.caption_dropout_rate else []
         return [example.caption for example in self.dataset.examples] + empty
 
-    def loss(self, batch: Any, index: int) -> torch.Tensor:
+    def loss(self, batch: Batch, index: int) -> torch.Tensor:
         return self.objective.loss(batch, index)
 
     def batches(self, index: int) -> Iterator[Batch]:
