@@ -1,4 +1,4 @@
-"""Run by the WebUI in a process of its own at every start: adds what training needs and changes nothing that is there."""
+"""The WebUI runs this in a separate process at every start. Adds missing packages and changes none that is installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lib_lora_train.installer import add_missing
 
 
 def webui_launch() -> ModuleType | None:
-    """The WebUI's `launch`; None where this file is run outside of one."""
+    """The WebUI's `launch` module; None outside a WebUI."""
     return importlib.import_module("launch") if importlib.util.find_spec("launch") else None
 
 

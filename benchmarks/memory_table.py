@@ -18,10 +18,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.dataset.images import Size
-from lib_lora_train.hosts.standalone import PRECISIONS, default_device
+from lib_lora_train.hosts.standalone import default_device
 from lib_lora_train.model.diffusers_view.names import UNetShape, inverted, renamed, unet_modules
 from lib_lora_train.model.family import SD1, SDXL, Family
-from lib_lora_train.model.shared_checkpoint import SharedCheckpoint, SharedTextEncoder
+from lib_lora_train.model.shared_checkpoint import PRECISIONS, SharedCheckpoint, SharedTextEncoder
 from lib_lora_train.training.memory import MemoryEstimate, estimate_memory
 from lib_lora_train.training.plan import megabytes
 

@@ -1,4 +1,4 @@
-"""Writing files so that what was there before is never lost."""
+"""Writes files atomically: the old file stays until the new one is complete."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from lib_lora_train.errors import UserError
 
 @contextlib.contextmanager
 def written_whole(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
-    """A binary file that appears at `path` only when it is complete; until then the old one stays.
+    """A binary file to write, which replaces `path` when the block ends. An error in the block leaves the old file.
 
-    `durable` files are on the disk when they appear. Others may be lost or empty after a power failure, but are written much
-    faster: for caches.
+    Args:
+        durable: waits until the file is on the disk. Without it, a cache is written much faster, but a file may be empty
+            after a power failure.
 
     Raises:
-        UserError: when the disk is full or the folder cannot be written; says which and what to do.
+        UserError: when the disk is full or the folder cannot be written; says why and what to do.
     """
     temporary: Path | None = None
     try:
@@ -43,13 +44,13 @@ def written_whole(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Writes `content` as the whole file `path`; raises as `written_whole`."""
+    """Replaces `path` by a file of `content`. Raises as `written_whole`."""
     with written_whole(path, durable=durable) as file:
         file.write(content)
 
 
 def write_text(path: Path, content: str) -> None:
-    """`content` in UTF-8 as the whole file `path`; raises as `written_whole`."""
+    """Replaces `path` by `content` in UTF-8. Raises as `written_whole`."""
     write_bytes(path, content.encode())
 
 
@@ -62,7 +63,7 @@ def _cannot_write(path: Path, error: OSError) -> str:
 
 
 def _umask() -> int:
-    # mkstemp makes files for the owner alone; an adapter is as public as the user's other files.
+    # mkstemp makes files that only the owner can read; an adapter gets the permissions of any other new file.
     mask = os.umask(0)
     os.umask(mask)
     return mask

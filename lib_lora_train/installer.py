@@ -1,7 +1,7 @@
-"""Adds the packages that are missing, and changes none that is there.
+"""Adds missing packages, and changes none that is installed.
 
-pip runs under a constraints file that pins everything installed to its present version, so it can add and nothing
-else. Where nothing is missing, a start costs a few look-ups: neither pip nor torch is touched.
+pip runs with a constraints file that pins every installed package to its present version, so it can only add. When
+nothing is missing, a start costs a few look-ups: pip is not run and torch is not imported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lib_lora_train.requirements_check import (
 )
 
 PIP_OPTIONS = "--disable-pip-version-check --no-input --timeout 10 --retries 1"
-"""A start without network must not wait for minutes."""
+"""Short enough that a start without network does not wait for minutes."""
 
 VERSION = re.compile(r"(\d+!)?\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[A-Za-z0-9]+([._-][A-Za-z0-9]+)*)?")
 """The versions that pip accepts in a constraint (PEP 440, as metadata writes them)."""
@@ -45,25 +45,25 @@ REASONS = (
     ("name resolution", "the package index cannot be reached"),
     ("No matching distribution", "the package index does not have them for this Python"),
 )
-"""What pip writes -> what it means. The first that fits counts."""
+"""Part of pip's output -> what it means. The first that is found counts."""
 
 
 def add_missing(launcher: Callable[[], ModuleType | None], memory: Path) -> None:
-    """What install.py does at each start of the WebUI. Never raises: a failure becomes one printed sentence.
+    """Run by install.py at each start of the WebUI. Never raises: a failure is printed in one sentence.
 
     Args:
-        launcher: gives the WebUI's `launch`, or None outside of one; called only when there is something to install.
-        memory: a file that remembers for which torch the optional package could not be added, so that it is not
+        launcher: returns the WebUI's `launch` module, or None outside a WebUI. Called only if something is to be installed.
+        memory: a file with the version of torch for which the optional package could not be added, so that this is not
             tried again at every start.
     """
     try:
         lacking = [package for package in needed() if installed_version(package) is None]
-        wanted = [OPTIONAL_PACKAGE] if _optional_is_worth_trying(memory) else []
+        wanted = [OPTIONAL_PACKAGE] if _should_try_optional(memory) else []
         if lacking or wanted:
             with _constraints() as file:
                 _install_all(launcher(), lacking, wanted, file, memory)
-    except (Exception, SystemExit) as error:  # the WebUI must start whatever happens here
-        print(f"LoRA Train: the packages that training needs could not be looked after ({_one_line(str(error))}).")
+    except (Exception, SystemExit) as error:  # the WebUI must start in any case
+        print(f"LoRA Train: checking the packages that training needs failed ({_one_line(str(error))}).")
 
 
 def _install_all(
@@ -71,23 +71,25 @@ def _install_all(
 ) -> None:
     if launch is not None and getattr(launch.args, "skip_install", False):
         if lacking:
-            print(f"LoRA Train: {in_words(lacking)} not installed, because the WebUI was started with --skip-install.")
+            print(
+                f"LoRA Train: {in_words(lacking)} not installed because of --skip-install. Training is not available."
+            )
         return
     if lacking:
         reason = _install(launch, lacking, constraints)
         if reason:
             print(
-                f"LoRA Train: {in_words(lacking)} could not be added ({reason}); the WebUI starts without training and "
+                f"LoRA Train: {in_words(lacking)} could not be installed ({reason}). The WebUI starts without training and "
                 "tries again next time."
             )
-            return  # what hinders these hinders the optional one as well
+            return  # the optional package would fail for the same reason
     for package in wanted:
         reason = _install(launch, [package], constraints)
         if reason:
             memory.write_text(_torch(), encoding="utf-8")
             print(
-                f"LoRA Train: {package} could not be added ({reason}); only the 8-bit optimizer needs it, and it is tried "
-                f"again once {memory} is deleted."
+                f"LoRA Train: {package} could not be installed ({reason}). Only the 8-bit optimizer needs it. "
+                f"Delete {memory} to try again."
             )
 
 
@@ -103,11 +105,11 @@ def _install(launch: ModuleType | None, packages: list[str], constraints: Path) 
     except RuntimeError as error:
         return _reason(str(error))
     importlib.invalidate_caches()
-    return "pip reported success, but they are not there" if set(packages) & set(missing()) else ""
+    return "pip reported success, but they are still missing" if set(packages) & set(missing()) else ""
 
 
 def _run_pip(command: str) -> None:
-    """As the WebUI's `launch.run_pip`, for a start outside of one."""
+    """Like the WebUI's `launch.run_pip`, for use outside a WebUI."""
     result = subprocess.run(
         f'"{sys.executable}" -m pip {command} --prefer-binary',
         shell=True,
@@ -121,7 +123,7 @@ def _run_pip(command: str) -> None:
 
 @contextlib.contextmanager
 def _constraints() -> Iterator[Path]:
-    """A file that pins every installed package to its version."""
+    """A constraints file that pins every installed package to its version."""
     with tempfile.TemporaryDirectory(prefix="lora-train-") as folder:
         path = Path(folder, "constraints.txt")
         path.write_text("".join(f"{line}\n" for line in _installed()), encoding="utf-8")
@@ -129,17 +131,17 @@ def _constraints() -> Iterator[Path]:
 
 
 def _installed() -> list[str]:
-    """Everything installed as name==version. The first of a name counts, as it does for an import."""
+    """All installed packages as name==version. The first of a name counts, as for an import."""
     versions: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
-        # Left-overs of a broken uninstallation have no name; a version that pip cannot read would stop it altogether.
+        # The remains of a broken uninstallation have no name, and pip fails on a version that it cannot parse.
         name, version = distribution.metadata["Name"], distribution.metadata["Version"]
         if name and version and VERSION.fullmatch(version):
             versions.setdefault(re.sub(r"[-_.]+", "-", name).lower(), version)
     return [f"{name}=={version}" for name, version in sorted(versions.items())]
 
 
-def _optional_is_worth_trying(memory: Path) -> bool:
+def _should_try_optional(memory: Path) -> bool:
     if installed_version(OPTIONAL_PACKAGE) is not None:
         return False
     if memory.is_file() and memory.read_text(encoding="utf-8") == _torch():
@@ -152,7 +154,7 @@ def _torch() -> str:
 
 
 def _torch_has_cuda() -> bool:
-    """Whether the installed torch was built for CUDA, from the file that says so; importing it would take seconds."""
+    """Whether the installed torch was built for CUDA, by its version.py: importing torch would take seconds."""
     try:
         file = Path(str(importlib.metadata.distribution("torch").locate_file("torch/version.py")))
         return re.search(r"^cuda\b.*= *['\"]\d", file.read_text(encoding="utf-8"), re.MULTILINE) is not None
@@ -161,7 +163,7 @@ def _torch_has_cuda() -> bool:
 
 
 def _gpu_count() -> int:
-    """How many GPUs the NVIDIA driver shows to this process; 0 without a driver."""
+    """The number of GPUs that the NVIDIA driver shows to this process; 0 without a driver."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -172,13 +174,13 @@ def _gpu_count() -> int:
 
 
 def _reason(output: str) -> str:
-    """What pip's output says in few words; pip's own last error where none is known."""
-    for sign, meaning in REASONS:
-        if sign.lower() in output.lower():
+    """The reason for a failure in a few words, from pip's output; pip's own last error when the reason is not known."""
+    for text, meaning in REASONS:
+        if text.lower() in output.lower():
             return meaning
     errors = re.findall(r"^(?:stdout: |stderr: )?(error: .+)$", output, re.MULTILINE | re.IGNORECASE)
     return _one_line(errors[-1] if errors else output.strip().rpartition("\n")[2])
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300] or "without a message"
+    return " ".join(text.split())[:300] or "no message"

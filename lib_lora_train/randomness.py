@@ -1,8 +1,8 @@
-"""All randomness of a run, from one seed and a path of names and numbers.
+"""All random numbers of a run, from one seed and a path of names and numbers.
 
-A draw depends on what it is for and nothing else: not on what was drawn before, not on the global generators
-(which belong to the host). So step 500 of a resumed run draws what step 500 of the uninterrupted run drew, and no
-generator state has to be saved.
+A random number depends on its purpose only, not on the numbers before it and not on the global generators, which belong to
+the host. So step 500 of a resumed run gets the same numbers as step 500 of an uninterrupted run, and no generator state has
+to be saved.
 
     noise = torch.randn(shape, generator=randomness.torch("noise", step))
 """
@@ -18,12 +18,12 @@ import torch
 
 @dataclass(frozen=True)
 class Randomness:
-    """Generators derived from `seed`; each is fresh and independent of the others."""
+    """Makes generators from `seed` and a path. Each is new and independent of the others."""
 
     seed: int
 
     def torch(self, *path: str | float) -> torch.Generator:
-        """A CPU generator for `path`, such as ("noise", step). CPU, so that every device trains on the same draws."""
+        """A CPU generator for `path`, such as ("noise", step). CPU, so that every device trains on the same numbers."""
         return torch.Generator().manual_seed(self._derived(path))
 
     def numpy(self, *path: str | float) -> np.random.Generator:

@@ -1,7 +1,7 @@
-"""Which packages training needs, which of them are missing, and which versions fit what the host has.
+"""Which packages training needs, which of them are missing, and which versions fit the WebUI's own packages.
 
-The tab asks before it imports anything else of ours, so this module needs the standard library alone and imports none
-of the packages that it speaks of: looking them up takes milliseconds.
+The tab calls this before it imports any other module of the extension. So this module uses the standard library only, and
+looks packages up without importing them, which takes milliseconds.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ import sys
 from collections.abc import Iterator, Mapping
 
 HOST_PACKAGES = ("torch", "transformers", "numpy", "Pillow")
-"""A WebUI cannot run without them, and in another version than its own it may not run either: never added."""
+"""Every WebUI has them in the versions that it needs. They are never added."""
 
 ADDED_PACKAGES = ("diffusers", "accelerate", "safetensors", "PyYAML", "tqdm")
 TOML_READER = "tomli"
-"""Added where Python itself cannot read TOML, before 3.11."""
+"""Added before Python 3.11, which reads TOML itself."""
 
 OPTIONAL_PACKAGE = "bitsandbytes"
-"""The 8-bit optimizer; of use on CUDA only."""
+"""For the 8-bit optimizer, on CUDA only."""
 
 PINS: tuple[tuple[str, tuple[int, int], Mapping[str, str]], ...] = (
-    # The newest that was tried with transformers 4.30 to 4.48.
+    # The newest that was tested with transformers 4.30 to 4.48.
     ("transformers", (5, 0), {"diffusers": "0.31.0"}),
     # Releases after this one need a newer torch.
     ("torch", (2, 2), {OPTIONAL_PACKAGE: "0.45.5"}),
 )
-"""A package of the host, the release before which the versions hold, and the versions. Elsewhere pip takes the newest."""
+"""(package of the WebUI, release, versions): before this release of the package, these versions are installed.
+
+Otherwise pip takes the newest. The only place in the project that decides versions; tests compare the files with it."""
 
 IMPORT_NAMES = {"Pillow": "PIL", "PyYAML": "yaml"}
 USED = {
@@ -37,11 +39,11 @@ USED = {
     "transformers": ("CLIPTextModel", "CLIPTokenizer"),
     "accelerate": ("Accelerator",),
 }
-"""What importing a package must yield for training to work with it."""
+"""Names that must be importable from a package for training to work."""
 
 
 def installed_version(package: str) -> str | None:
-    """The version as its metadata says; "" for a package that has none but can be imported; None when it is not there."""
+    """The version by the package's metadata; "" if it has none but can be imported; None if it is not installed."""
     try:
         return importlib.metadata.version(package) or ""
     except importlib.metadata.PackageNotFoundError:
@@ -49,26 +51,26 @@ def installed_version(package: str) -> str | None:
 
 
 def needed() -> list[str]:
-    """The packages that training cannot do without, and that may be added to a host."""
+    """The packages that training needs and that may be added to a WebUI."""
     return [*ADDED_PACKAGES, TOML_READER] if sys.version_info < (3, 11) else list(ADDED_PACKAGES)
 
 
 def missing() -> list[str]:
-    """The packages that training cannot do without and that are not there, the host's own first."""
+    """The packages that training needs and that are not installed, the WebUI's own first."""
     return [package for package in (*HOST_PACKAGES, *needed()) if installed_version(package) is None]
 
 
 def missing_message() -> str:
-    """What is missing and how to add it, for the tab; "" when nothing is."""
+    """What is missing and how to add it, for the tab; "" when nothing is missing."""
     names = missing()
     if not names:
         return ""
     own = [name for name in names if name in HOST_PACKAGES]
     if own:
-        return f"Training needs {in_words(own)}, which every WebUI has but this Python has not. Repair the WebUI's installation."
+        return f"Training needs {in_words(own)}, which every WebUI has but this Python does not. Repair the WebUI's installation."
     command = f'"{sys.executable}" -m pip install {" ".join(pinned(names))}'
     return (
-        f"Training needs {in_words(names)}, not installed yet. Start the WebUI again with a network connection and without "
+        f"Training needs {in_words(names)}, not installed yet. Restart the WebUI with a network connection and without "
         f"--skip-install, or run: {command}"
     )
 
@@ -83,30 +85,30 @@ def import_problem() -> str:
             module = importlib.import_module(package)
             for name in names:
                 getattr(module, name)
-        except Exception as error:  # a package that does not fit its neighbours fails in any way while it is imported
+        except Exception as error:  # importing a package that does not fit the others may raise anything
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             fitting = " ".join(pinned([package]))
             return (
-                f"The {package} {installed_version(package) or ''} of this WebUI does not work here ({reason}). "
-                f"Whatever brought it may need it; where nothing does, replace it by {fitting}."
+                f"The installed {package} {installed_version(package) or ''} does not work in this WebUI ({reason}). "
+                f"If no other extension needs this version, install {fitting} instead."
             )
     return ""
 
 
 def pinned(packages: list[str]) -> list[str]:
-    """The packages as pip reads them, in versions that fit the host's torch and transformers."""
+    """The packages as requirements for pip, in versions that fit the WebUI's torch and transformers."""
     pins = dict(_pins())
     return [f"{package}=={pins[package]}" if package in pins else package for package in packages]
 
 
 def in_words(names: list[str]) -> str:
-    """A list as a sentence has it: diffusers, accelerate and tomli."""
+    """The names joined for a sentence: diffusers, accelerate and tomli."""
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def _pins() -> Iterator[tuple[str, str]]:
-    for host, limit, pins in PINS:
-        version = installed_version(host)
+    for package, limit, pins in PINS:
+        version = installed_version(package)
         if version and _release(version) < limit:
             yield from pins.items()
 

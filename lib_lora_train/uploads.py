@@ -1,4 +1,4 @@
-"""Files that were dropped into the browser, stored as a dataset on the server."""
+"""Stores files that were dropped into the browser as a dataset on the server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lib_lora_train.dataset.images import is_image
 from lib_lora_train.errors import UserError
 from lib_lora_train.safe_paths import safe_name, shown
 
-CAPTION_ENDING = ".txt"
+CAPTION_EXTENSION = ".txt"
 MAX_FILES = 20_000
 MAX_FILE_BYTES = 200 * 2**20
 MAX_TOTAL_BYTES = 20 * 2**30
@@ -22,28 +22,28 @@ MAX_TOTAL_BYTES = 20 * 2**30
 
 @dataclass(frozen=True)
 class Upload:
-    """A dropped file: where the server put it, and what the user's computer called it."""
+    """A dropped file: where the server stored it, and its name on the user's computer."""
 
     path: Path
     name: str
 
     @property
-    def ending(self) -> str:
+    def extension(self) -> str:
         return os.path.splitext(self.name)[1].lower()
 
     @property
     def is_caption(self) -> bool:
-        return self.ending == CAPTION_ENDING
+        return self.extension == CAPTION_EXTENSION
 
 
 def uploads_of(values: Iterable[Any], upload_folder: Path) -> list[Upload]:
-    """What Gradio's file component gives, checked: paths in version 4, objects with a name and an orig_name in 3.
+    """The values of Gradio's file component: paths in version 4, objects with `name` and `orig_name` in version 3.
 
-    Gradio 3 copies any file of the server that a forged request claims to have uploaded. So the path that was claimed
-    must lie in `upload_folder`, where Gradio puts what really was uploaded.
+    Gradio 3 copies any file of the server that a forged request names. So an absolute path must be in `upload_folder`,
+    where Gradio stores uploads.
 
     Raises:
-        UserError: when it does not.
+        UserError: for a file that is not in `upload_folder`.
     """
     uploads = []
     for value in values:
@@ -58,58 +58,62 @@ def uploads_of(values: Iterable[Any], upload_folder: Path) -> list[Upload]:
 def store_uploads(uploads: Iterable[Upload], dataset_root: Path, name: str) -> Path:
     """Copies dropped images and .txt captions to `dataset_root`/`name` and returns that folder.
 
-    The files get names that are harmless everywhere. None is ever written over: where an image of that name is there
-    already, the new one and its caption get -2, and so on; the very same file dropped again is kept once.
+    The files get safe names, and none is overwritten: if another image has the name already, the new one and its caption
+    get the suffix -2, and so on. A file with the same name and content is not stored again.
 
     Raises:
-        UserError: when one is neither, they are too many or too large, or cannot be written. What was copied before
-            stays.
+        UserError: when a file is neither an image nor a caption, when there are too many or too large ones, or when they
+            cannot be written. Files that were copied before the error stay.
     """
     uploads = list(uploads)
-    _require_fair(uploads)
+    _check_limits(uploads)
     folder = dataset_root / safe_name(name, fallback="dataset")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not folder.resolve().is_relative_to(dataset_root.resolve()):
             raise UserError(
-                f"{shown(name)} is a link that leaves the dataset folder. Choose another name.", field="name"
+                f"{shown(name)} is a link to a folder outside the dataset folder. Choose another name.", field="name"
             )
-        shelf = _Shelf(folder)
+        files = _FilesByStem(folder)
         for stem, group in _groups(uploads):
-            shelf.add(stem, group)
+            files.add(stem, group)
     except OSError as error:
         raise UserError(
-            f"{folder} could not take the files ({error.strerror}). Free some space or check the rights."
+            f"The files could not be stored in {folder} ({error.strerror}). Free some space, or check its permissions."
         ) from None
     return folder
 
 
-def _require_fair(uploads: list[Upload]) -> None:
+def _check_limits(uploads: list[Upload]) -> None:
     if len(uploads) > MAX_FILES:
-        raise UserError(f"{len(uploads)} files are more than {MAX_FILES}. Put them into a folder on the server.")
+        raise UserError(
+            f"{len(uploads)} files are too many (at most {MAX_FILES}). Copy them to a folder on the server."
+        )
     for upload in uploads:
-        if not (upload.is_caption or is_image(Path(f"x{upload.ending}"))):
-            raise UserError(f"{shown(upload.name)} is neither an image nor a .txt caption. Leave it out.")
+        if not (upload.is_caption or is_image(Path(f"x{upload.extension}"))):
+            raise UserError(f"{shown(upload.name)} is neither an image nor a .txt caption. Remove it.")
     sizes = list(map(_size, uploads))
     for upload, size in zip(uploads, sizes, strict=True):
         if size > MAX_FILE_BYTES:
-            raise UserError(f"{shown(upload.name)} is larger than {MAX_FILE_BYTES >> 20} MB. Scale it down.")
+            raise UserError(f"{shown(upload.name)} is larger than {MAX_FILE_BYTES >> 20} MB. Make the image smaller.")
     if sum(sizes) > MAX_TOTAL_BYTES:
-        raise UserError(f"The files are more than {MAX_TOTAL_BYTES >> 30} GB. Put them into a folder on the server.")
+        raise UserError(
+            f"The files are larger than {MAX_TOTAL_BYTES >> 30} GB together. Copy them to a folder on the server."
+        )
 
 
 def _size(upload: Upload) -> int:
     try:
         status = upload.path.stat()
     except OSError:
-        raise UserError(f"{shown(upload.name)} did not arrive. Drop it again.") from None
+        raise UserError(f"{shown(upload.name)} was not uploaded completely. Drop it again.") from None
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{shown(upload.name)} is not a file. Leave it out.")
+        raise UserError(f"{shown(upload.name)} is not a regular file. Remove it.")
     return status.st_size
 
 
 def _groups(uploads: list[Upload]) -> list[tuple[str, list[Upload]]]:
-    """An image and its caption together, by their common safe stem; two images never share one."""
+    """(safe stem, an image and its caption) for all uploads. Two images never are in one group."""
     groups: dict[str, list[list[Upload]]] = {}
     for upload in uploads:
         of_stem = groups.setdefault(safe_name(os.path.splitext(upload.name)[0]), [])
@@ -122,8 +126,8 @@ def _groups(uploads: list[Upload]) -> list[tuple[str, list[Upload]]]:
     return [(stem, group) for stem, of_stem in groups.items() for group in of_stem]
 
 
-class _Shelf:
-    """The files of a folder by stem, whatever their capitals, as not every file system tells these apart."""
+class _FilesByStem:
+    """The files of a folder by stem, ignoring case as some file systems do."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -132,36 +136,40 @@ class _Shelf:
             self._files.setdefault(path.stem.casefold(), []).append(path)
 
     def add(self, stem: str, group: list[Upload]) -> None:
-        """Puts an image and its caption, or one of them, under `stem` or the first `stem`-N that is free for them."""
-        place, number = stem, 1
-        while not self._fits(place, group):
+        """Stores an image and its caption, or one of them, under `stem` or the first free `stem`-N."""
+        free, number = stem, 1
+        while not self._is_free(free, group):
             number += 1
-            place = f"{stem}-{number}"
-        there = self._files.setdefault(place.casefold(), [])
+            free = f"{stem}-{number}"
+        stored = self._files.setdefault(free.casefold(), [])
         for upload in group:
-            if not any(_same(path, upload) for path in there):
-                target = self.folder / f"{place}{upload.ending}"
+            if not any(_same(path, upload) for path in stored):
+                target = self.folder / f"{free}{upload.extension}"
                 _copy_new(upload.path, target)
-                there.append(target)
+                stored.append(target)
 
-    def _fits(self, stem: str, group: list[Upload]) -> bool:
-        """Whether no other image or caption than the group's own stands under `stem`."""
+    def _is_free(self, stem: str, group: list[Upload]) -> bool:
+        """Whether there is no image or caption under `stem` that differs from the group's."""
         return all(
             _same(path, upload)
             for path in self._files.get(stem.casefold(), [])
             for upload in group
-            if (path.suffix.lower() == CAPTION_ENDING) == upload.is_caption
+            if (path.suffix.lower() == CAPTION_EXTENSION) == upload.is_caption
         )
 
 
 def _same(path: Path, upload: Upload) -> bool:
-    if path.suffix.lower() != upload.ending or not path.is_file() or path.stat().st_size != upload.path.stat().st_size:
+    if (
+        path.suffix.lower() != upload.extension
+        or not path.is_file()
+        or path.stat().st_size != upload.path.stat().st_size
+    ):
         return False
     return path.read_bytes() == upload.path.read_bytes()
 
 
 def _copy_new(source: Path, target: Path) -> None:
-    """Copies under a name that nobody has; of a copy that fails nothing stays."""
+    """Copies to a file that does not exist yet. Leaves nothing behind when it fails."""
     with source.open("rb") as reader, target.open("xb") as writer:
         try:
             shutil.copyfileobj(reader, writer)

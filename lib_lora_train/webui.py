@@ -1,7 +1,7 @@
-"""The extension inside a WebUI (AUTOMATIC1111's, Forge, reForge): builds what the doors need of it, once for the process.
+"""The extension inside a WebUI: makes the tab, the API and the X/Y/Z axes from one service per process.
 
-scripts/lora_train.py calls the functions here; the WebUI runs that file again whenever its interface is reloaded, while
-this module and the runs in it stay. Nothing that install.py adds is imported before it is known to be there.
+scripts/lora_train.py calls the functions here. The WebUI runs that script again whenever its interface is reloaded; this
+module stays, and so do its runs. No package that install.py adds is imported before it is known to be installed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TAB = "lora_train"
 
 
 def tabs() -> list[tuple[Any, str, str]]:
-    """The tab, for on_ui_tabs; where packages are missing, a tab that says so."""
+    """The tab, for on_ui_tabs; a tab with a message when packages are missing."""
     from lib_lora_train.ui.message import message_page
 
     if problem := missing_message():
@@ -46,7 +46,7 @@ def add_axes() -> None:
 
 
 def add_api(app: Any) -> None:
-    """The HTTP API, for on_app_started; there is one when the WebUI has one."""
+    """The HTTP API, for on_app_started, if the WebUI itself has one."""
     from modules import shared
 
     if missing_message() or not (shared.cmd_opts.api or shared.cmd_opts.nowebui):
@@ -58,32 +58,32 @@ def add_api(app: Any) -> None:
 
 @functools.cache
 def service(api: bool = False) -> TrainingService:
-    """The one of this process. The API's is the same but for what its callers may read."""
+    """The service of this process. The API's differs only in the folders that its callers may read; the queue is the same."""
     from lib_lora_train.service import TrainingService
 
     if api:
         return TrainingService(_environment(api=True), service().queue)
-    made = TrainingService(_environment(api=False))
-    atexit.register(made.queue.close)
-    before_a_signal_ends_it(made.queue.close)
-    return made
+    tab_service = TrainingService(_environment(api=False))
+    atexit.register(tab_service.queue.close)
+    close_on_signal(tab_service.queue.close)
+    return tab_service
 
 
-def before_a_signal_ends_it(close: Callable[[], None]) -> None:
-    """Has `close` called when the process is asked to end, and then whatever happened upon that before.
+def close_on_signal(close: Callable[[], None]) -> None:
+    """Calls `close` on SIGINT and SIGTERM, and then the previous handler.
 
-    The WebUI ends at once on Ctrl-C, with os._exit (initialize_util.py), and Python itself on SIGTERM: atexit is not
-    reached in either case. A second signal does not wait.
+    On Ctrl-C the WebUI ends with os._exit (initialize_util.py), and on SIGTERM Python ends at once: neither reaches
+    atexit. A second signal ends the process without waiting for `close`.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(ValueError):  # only the main thread may say what a signal does
-            signal.signal(number, _closing(close, signal.getsignal(number)))
+        with contextlib.suppress(ValueError):  # only the main thread may set handlers
+            signal.signal(number, _handler(close, signal.getsignal(number)))
 
 
-def _closing(close: Callable[[], None], former: Any) -> Callable[[int, Any], None]:
+def _handler(close: Callable[[], None], previous: Any) -> Callable[[int, Any], None]:
     def handle(number: int, frame: Any) -> None:
-        signal.signal(number, former if former is not None else signal.SIG_DFL)
-        print("LoRA Train: a run that trains is saved first.", flush=True)
+        signal.signal(number, previous if previous is not None else signal.SIG_DFL)
+        print("LoRA Train: saving the current run before exit.", flush=True)
         close()
         signal.raise_signal(number)
 

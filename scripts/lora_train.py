@@ -1,4 +1,4 @@
-"""The only file that the WebUI executes: hands the extension's parts to its callbacks."""
+"""The only script that the WebUI runs: registers the extension's parts with its callbacks."""
 
 from modules import script_callbacks
 

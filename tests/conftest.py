@@ -1,4 +1,4 @@
-"""Fixtures for all rooms: one random miniature checkpoint for the whole session, and no network."""
+"""Fixtures for all tests: one random miniature checkpoint for the whole session, and no network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,13 +31,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random float32 SD 1.x checkpoint with its tokenizer folder beside it; nobody writes to it."""
+    """A random float32 SD 1.x checkpoint with its tokenizer folder beside it. Tests must not write to it."""
     return write_checkpoint(tmp_path_factory.mktemp("miniature"))
 
 
 @pytest.fixture
+def own_copy(miniature: Path, tmp_path: Path) -> Path:
+    """A copy of the miniature and its tokenizer folder that the test may change."""
+    shutil.copytree(miniature.with_suffix(""), tmp_path / "miniature")
+    return Path(shutil.copy(miniature, tmp_path))
+
+
+@pytest.fixture
 def checkpoint(miniature: Path) -> Iterator[SharedCheckpoint]:
-    """The miniature, lent by the standalone host."""
+    """The miniature, shared by the standalone host."""
     with StandaloneHost(CheckpointConfig(checkpoint=str(miniature)), torch.device("cpu")).lease() as checkpoint:
         yield checkpoint
 

@@ -1,4 +1,4 @@
-"""A file is there whole, or as it was before."""
+"""A file is written completely, or stays as it was."""
 
 import errno
 import os
@@ -17,19 +17,19 @@ def failing(number: int):
     return fail
 
 
-def test_writes_what_it_was_given(tmp_path):
+def test_writes_bytes_and_text(tmp_path):
     write_bytes(tmp_path / "a", b"\x00\xff")
     write_text(tmp_path / "b", "кошка\n")
     assert (tmp_path / "a").read_bytes() == b"\x00\xff"
     assert (tmp_path / "b").read_bytes() == "кошка\n".encode()
 
 
-def test_makes_the_folders_above(tmp_path):
+def test_makes_missing_folders(tmp_path):
     write_text(tmp_path / "deep" / "deeper" / "a", "x")
     assert (tmp_path / "deep" / "deeper" / "a").read_text() == "x"
 
 
-def test_shows_nothing_under_its_name_before_it_is_whole(tmp_path):
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "a"
     write_text(path, "old")
     with written_whole(path) as file:
@@ -39,7 +39,7 @@ def test_shows_nothing_under_its_name_before_it_is_whole(tmp_path):
     assert path.read_text() == "half"
 
 
-def test_leaves_the_old_file_and_no_litter_when_the_writer_fails(tmp_path):
+def test_leaves_the_old_file_and_no_other_when_the_writer_fails(tmp_path):
     path = tmp_path / "a"
     write_text(path, "old")
     with pytest.raises(TypeError), written_whole(path) as file:
@@ -68,33 +68,33 @@ def test_leaves_the_old_file_when_the_disk_is_full(tmp_path, monkeypatch, call):
         (errno.EIO, "another folder"),
     ],
 )
-def test_says_why_it_could_not_write(tmp_path, monkeypatch, number, words):
+def test_an_error_says_why_the_file_could_not_be_written(tmp_path, monkeypatch, number, words):
     monkeypatch.setattr(os, "replace", failing(number))
     with pytest.raises(UserError, match=words):
         write_text(tmp_path / "a", "x")
 
 
-def test_a_file_where_a_folder_should_be_is_the_users_to_mend(tmp_path):
+def test_a_file_where_a_folder_should_be_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="could not be written"):
         write_text(tmp_path / "file" / "a", "x")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
-def test_is_as_public_as_the_users_other_files(tmp_path):
+def test_has_the_permissions_of_the_users_other_files(tmp_path):
     (tmp_path / "usual").write_text("x")
     write_text(tmp_path / "ours", "x")
-    methods = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("usual", "ours")]
-    assert methods[0] == methods[1]
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("usual", "ours")]
+    assert modes[0] == modes[1]
 
 
-def test_a_very_long_name_is_written_too(tmp_path):
+def test_writes_a_file_with_a_very_long_name(tmp_path):
     path = tmp_path / ("x" * 100 + "-000001.safetensors")
     write_text(path, "x")
     assert path.read_text() == "x"
 
 
-def test_a_very_long_name_in_three_byte_letters_is_written_too(tmp_path):
+def test_writes_a_file_with_a_very_long_name_in_three_byte_letters(tmp_path):
     path = tmp_path / ("猫" * 70 + "-000001.safetensors")
     write_text(path, "x")
     assert path.read_text() == "x"

@@ -1,4 +1,4 @@
-"""install.py and its two modules, against a pip that writes down what it was asked and does as it is told."""
+"""install.py and its two modules, with a stand-in for pip that records its command and fails on demand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ADDED = {"diffusers": "0.31.0", "tomli": "2.5.0"}
 
 
 class Launch:
-    """The WebUI's `launch`. `brings` is what a pip run adds to `installed`; a text in `fails` is pip's complaint."""
+    """The WebUI's `launch`. `brings` is what a pip run adds to `installed`; a text in `fails` is pip's output when it fails."""
 
     def __init__(self, installed: dict[str, str], skip_install: bool = False, fails: str = "") -> None:
         self.args = SimpleNamespace(skip_install=skip_install)
@@ -41,14 +41,14 @@ class Launch:
         self.installed.update((name, version) for name, version in ADDED.items() if f'"{name}' in command)
 
     @property
-    def asked(self) -> list[str]:
+    def requested(self) -> list[str]:
         lines = map(shlex.split, self.commands)
         return [package for words in lines for package in words[words.index("--constraint") + 2 :]]
 
 
 @pytest.fixture
 def installed(monkeypatch):
-    """What importlib.metadata finds: A1111's own packages, on Python 3.10 without a GPU."""
+    """The packages that importlib.metadata finds: A1111's own, on Python 3.10 without a GPU."""
     packages = dict(A1111)
 
     def version(name):
@@ -79,47 +79,47 @@ def start(tmp_path):
     return lambda launch: installer.add_missing(lambda: launch, tmp_path / "memory")
 
 
-class TestWhatIsAdded:
-    def test_on_a1111_the_versions_that_fit_it(self, installed, start):
+class TestAddedPackages:
+    def test_are_in_versions_that_fit_a1111(self, installed, start):
         launch = Launch(installed)
         start(launch)
-        assert launch.asked == ["diffusers==0.31.0", "tomli"]
+        assert launch.requested == ["diffusers==0.31.0", "tomli"]
         assert missing() == []
 
-    def test_what_the_host_has_is_kept_whatever_its_version(self, installed, start):
+    def test_leave_out_those_that_are_installed_in_any_version(self, installed, start):
         installed["diffusers"] = "0.29.2"
         launch = Launch(installed)
         start(launch)
-        assert launch.asked == ["tomli"]
+        assert launch.requested == ["tomli"]
         assert "diffusers==0.29.2" in launch.constraints
 
-    def test_beside_a_newer_transformers_pip_chooses(self, installed):
+    def test_are_in_versions_that_pip_chooses_beside_a_newer_transformers(self, installed):
         installed["transformers"] = "5.2.0"
         assert pinned(["diffusers", "accelerate"]) == ["diffusers", "accelerate"]
 
-    def test_no_tomli_where_python_reads_toml_itself(self, installed, monkeypatch):
+    def test_leave_out_tomli_if_python_reads_toml(self, installed, monkeypatch):
         monkeypatch.setattr(requirements_check.sys, "version_info", (3, 11, 0))
         assert missing() == ["diffusers"]
 
-    def test_a_package_without_metadata_counts_as_there(self, installed, monkeypatch):
+    def test_leave_out_one_that_is_installed_without_metadata(self, installed, monkeypatch):
         monkeypatch.setattr(requirements_check.importlib.util, "find_spec", lambda name: name == "yaml" or None)
         del installed["PyYAML"]
         assert missing() == ["diffusers", "tomli"]
 
-    def test_nothing_of_the_host_itself(self, installed, start):
+    def test_never_include_the_hosts_own(self, installed, start):
         del installed["torch"], installed["numpy"]
         launch = Launch(installed)
         start(launch)
-        assert {"torch", "numpy"}.isdisjoint(launch.asked)
+        assert {"torch", "numpy"}.isdisjoint(launch.requested)
 
 
-class TestNothingElseChanges:
-    def test_everything_installed_is_pinned(self, installed, start):
+class TestConstraints:
+    def test_pin_everything_that_is_installed(self, installed, start):
         launch = Launch(installed)
         start(launch)
         assert sorted(launch.constraints) == sorted(f"{name.lower()}=={version}" for name, version in A1111.items())
 
-    def test_a_local_version_is_pinned_as_it_is(self, installed, start):
+    def test_pin_a_local_version_unchanged(self, installed, start):
         installed["torch"] = "2.1.2+cu121"
         launch = Launch(installed)
         start(launch)
@@ -128,7 +128,7 @@ class TestNothingElseChanges:
     @pytest.mark.parametrize(
         ("name", "version"), [(None, "1.0"), ("odd", None), ("odd", "dev-abc"), ("odd", "1.0\n-r evil")]
     )
-    def test_what_pip_could_not_read_is_left_out(self, installed, start, monkeypatch, name, version):
+    def test_leave_out_what_pip_cannot_parse(self, installed, start, monkeypatch, name, version):
         odd = [SimpleNamespace(metadata={"Name": name, "Version": version})]
         known = importlib.metadata.distributions()
         monkeypatch.setattr(importlib.metadata, "distributions", lambda: odd + known)
@@ -136,7 +136,7 @@ class TestNothingElseChanges:
         start(launch)
         assert len(launch.constraints) == len(A1111)
 
-    def test_of_two_installations_of_a_package_the_imported_one_counts(self, installed, start, monkeypatch):
+    def test_pin_the_installation_that_is_imported_if_there_are_two(self, installed, start, monkeypatch):
         shadowed = [SimpleNamespace(metadata={"Name": "TQDM", "Version": "1.0"})]
         known = importlib.metadata.distributions()
         monkeypatch.setattr(importlib.metadata, "distributions", lambda: known + shadowed)
@@ -148,12 +148,12 @@ class TestNothingElseChanges:
         "version",
         ["1.0", "2023.11.5", "1!2.0", "1.0a1", "1.0rc2", "1.0.post3", "1.0.dev4", "0.0.1+git.abc", "2.1.2+cu121"],
     )
-    def test_every_form_of_version_that_metadata_has(self, version):
+    def test_accept_every_form_of_version(self, version):
         assert installer.VERSION.fullmatch(version)
 
 
-class TestTheSecondStart:
-    def test_neither_pip_nor_launch_nor_torch(self, installed, tmp_path, capsys):
+class TestSecondStart:
+    def test_uses_neither_pip_nor_launch_nor_torch(self, installed, tmp_path, capsys):
         installed.update(ADDED)
 
         def launcher():
@@ -162,7 +162,7 @@ class TestTheSecondStart:
         installer.add_missing(launcher, tmp_path / "memory")
         assert capsys.readouterr().out == ""
 
-    def test_in_a_process_of_its_own_it_imports_nothing_heavy(self, tmp_path):
+    def test_imports_nothing_large(self, tmp_path):
         code = (
             "import runpy, sys\n"
             f"runpy.run_path({str(ROOT / 'install.py')!r})\n"
@@ -175,32 +175,32 @@ class TestTheSecondStart:
 
 
 class TestBitsandbytes:
-    def test_where_cuda_is(self, installed, start, cuda):
+    def test_is_added_with_cuda(self, installed, start, cuda):
         launch = Launch(installed)
         start(launch)
-        assert launch.asked[-1] == "bitsandbytes==0.45.5"
+        assert launch.requested[-1] == "bitsandbytes==0.45.5"
         assert len(launch.commands) == 2
 
-    def test_only_there(self, installed, start):
+    def test_is_not_added_without_cuda(self, installed, start):
         launch = Launch(installed)
         start(launch)
-        assert "bitsandbytes" not in " ".join(launch.asked)
+        assert "bitsandbytes" not in " ".join(launch.requested)
 
-    def test_its_failure_leaves_the_others_and_is_not_tried_again(self, installed, start, cuda, capsys):
+    def test_that_failed_is_not_tried_again_and_the_others_stay(self, installed, start, cuda, capsys):
         installed.update(ADDED)
         start(Launch(installed, fails="ERROR: No matching distribution found for bitsandbytes"))
-        assert "only the 8-bit optimizer needs it" in capsys.readouterr().out
+        assert "Only the 8-bit optimizer needs it" in capsys.readouterr().out
         again = Launch(installed)
         start(again)
         assert again.commands == []
 
-    def test_but_with_another_torch_it_is(self, installed, start, cuda):
+    def test_that_failed_is_tried_again_with_another_torch(self, installed, start, cuda):
         installed.update(ADDED)
         start(Launch(installed, fails="ERROR: no"))
         installed["torch"] = "2.7.0"
         again = Launch(installed)
         start(again)
-        assert again.asked == ["bitsandbytes"]
+        assert again.requested == ["bitsandbytes"]
 
     @pytest.mark.parametrize(
         ("text", "built_for_cuda"),
@@ -211,14 +211,14 @@ class TestBitsandbytes:
             ("__version__ = '2.1.2+cu121'\ncuda = None", False),
         ],
     )
-    def test_torch_itself_says_whether_it_was_built_for_cuda(self, tmp_path, monkeypatch, text, built_for_cuda):
+    def test_cuda_is_detected_by_torchs_version_file(self, tmp_path, monkeypatch, text, built_for_cuda):
         (tmp_path / "version.py").write_text(text)
         place = SimpleNamespace(locate_file=lambda name: tmp_path / "version.py")
         monkeypatch.setattr(importlib.metadata, "distribution", lambda name: place)
         assert installer._torch_has_cuda() == built_for_cuda
 
 
-class TestFailuresAreOneSentence:
+class TestFailures:
     @pytest.mark.parametrize(
         ("output", "words"),
         [
@@ -232,7 +232,7 @@ class TestFailuresAreOneSentence:
             ("noise\nERROR: something new\n", "ERROR: something new"),
         ],
     )
-    def test_with_the_reason_in_words(self, installed, start, capsys, output, words):
+    def test_are_printed_in_one_line_with_the_reason(self, installed, start, capsys, output, words):
         start(Launch(installed, fails=output))
         printed = capsys.readouterr().out.strip().splitlines()
         assert len(printed) == 1
@@ -245,27 +245,27 @@ class TestFailuresAreOneSentence:
         assert launch.commands == []
         assert "--skip-install" in capsys.readouterr().out
 
-    def test_pip_that_says_yes_and_does_nothing(self, installed, start, capsys, monkeypatch):
+    def test_of_a_pip_that_reports_success_but_installs_nothing(self, installed, start, capsys, monkeypatch):
         launch = Launch(installed)
         monkeypatch.setattr(launch, "run_pip", lambda command, desc: None)
         start(launch)
-        assert "they are not there" in capsys.readouterr().out
+        assert "they are still missing" in capsys.readouterr().out
 
-    def test_even_what_nobody_expects(self, installed, tmp_path, capsys):
+    def test_that_are_unexpected_do_not_stop_the_webui(self, installed, tmp_path, capsys):
         def launcher():
             raise ImportError("half a WebUI")
 
         installer.add_missing(launcher, tmp_path / "memory")
         assert "half a WebUI" in capsys.readouterr().out
 
-    def test_a_webui_whose_launch_ends_the_process(self, installed, tmp_path, capsys):
+    def test_of_a_launch_that_exits_do_not_stop_the_webui(self, installed, tmp_path, capsys):
         def launcher():
             raise SystemExit(2)
 
         installer.add_missing(launcher, tmp_path / "memory")
-        assert "could not be looked after" in capsys.readouterr().out
+        assert "checking the packages that training needs failed" in capsys.readouterr().out
 
-    def test_outside_of_a_webui_pip_is_run_directly(self, installed, tmp_path, capsys, monkeypatch):
+    def test_outside_a_webui_are_those_of_pip_itself(self, installed, tmp_path, capsys, monkeypatch):
         def run(command, **_):
             assert command.startswith(f'"{sys.executable}" -m pip install ')
             return SimpleNamespace(returncode=1, stdout="", stderr="ERROR: ResolutionImpossible")
@@ -275,22 +275,22 @@ class TestFailuresAreOneSentence:
         assert "no version fits" in capsys.readouterr().out
 
 
-class TestTheTabsMessage:
-    def test_nothing_missing(self, installed):
+class TestMessageOfTheTab:
+    def test_is_empty_when_nothing_is_missing(self, installed):
         installed.update(ADDED)
         assert missing_message() == ""
 
-    def test_names_what_is_missing_and_the_command_that_adds_it(self, installed):
+    def test_names_missing_packages_and_the_command_that_adds_them(self, installed):
         message = missing_message()
         assert "diffusers and tomli" in message
         assert f'"{sys.executable}" -m pip install diffusers==0.31.0 tomli' in message
 
-    def test_a_host_that_is_broken_itself(self, installed):
+    def test_says_when_the_webuis_own_packages_are_missing(self, installed):
         del installed["torch"]
         assert "torch" in missing_message()
         assert "pip install" not in missing_message()
 
-    def test_packages_that_do_not_work_together(self, installed, monkeypatch):
+    def test_explains_packages_that_do_not_work_together(self, installed, monkeypatch):
         installed.update(ADDED, diffusers="0.36.0")
 
         def import_module(name):
@@ -304,5 +304,5 @@ class TestTheTabsMessage:
         assert "(cannot import name 'Cache' from 'transformers')" in message
         assert "diffusers==0.31.0" in message
 
-    def test_packages_that_do(self):
+    def test_is_empty_for_packages_that_work_together(self):
         assert requirements_check.import_problem() == ""

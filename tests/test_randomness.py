@@ -1,4 +1,4 @@
-"""Draws depend on the seed and on what they are for, and on nothing else."""
+"""Random numbers depend on the seed and their path only."""
 
 import random
 
@@ -8,23 +8,23 @@ import torch
 from lib_lora_train.randomness import Randomness
 
 
-def drawn(seed: int, *path: str | int) -> list[float]:
+def numbers(seed: int, *path: str | int) -> list[float]:
     return torch.randn(4, generator=Randomness(seed).torch(*path)).tolist()
 
 
-def test_the_same_path_draws_the_same():
-    assert drawn(1, "noise", 5) == drawn(1, "noise", 5)
+def test_the_same_path_gives_the_same_numbers():
+    assert numbers(1, "noise", 5) == numbers(1, "noise", 5)
     first, second = (Randomness(1).numpy("order", 2).random(4).tolist() for _ in range(2))
     assert first == second
 
 
-def test_what_was_drawn_before_does_not_matter():
+def test_numbers_before_do_not_matter():
     randomness = Randomness(1)
     torch.randn(100, generator=randomness.torch("noise", 4))
-    assert torch.randn(4, generator=randomness.torch("noise", 5)).tolist() == drawn(1, "noise", 5)
+    assert torch.randn(4, generator=randomness.torch("noise", 5)).tolist() == numbers(1, "noise", 5)
 
 
-def test_every_other_path_and_seed_draws_something_else():
+def test_other_paths_and_seeds_give_other_numbers():
     paths = [
         ("noise", 5),
         ("noise", 6),
@@ -35,24 +35,24 @@ def test_every_other_path_and_seed_draws_something_else():
         ("noise5",),
         ("no", "ise", 5),
     ]
-    noise_sampler = [drawn(1, *path) for path in paths] + [drawn(2, "noise", 5)]
-    assert len({tuple(draw) for draw in noise_sampler}) == len(noise_sampler)
+    all_numbers = [numbers(1, *path) for path in paths] + [numbers(2, "noise", 5)]
+    assert len({tuple(row) for row in all_numbers}) == len(all_numbers)
 
 
-def test_neighbouring_paths_are_uncorrelated():
+def test_neighboring_paths_are_uncorrelated():
     rows = np.stack([Randomness(0).numpy("noise", i).standard_normal(2000) for i in range(20)])
     off_diagonal = np.corrcoef(rows)[~np.eye(20, dtype=bool)]
     assert np.abs(off_diagonal).max() < 5 / 2000**0.5
 
 
-def test_the_hosts_own_generators_are_not_touched():
+def test_the_global_generators_are_not_used():
     before = (torch.random.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate())
-    drawn(1, "noise", 5)
+    numbers(1, "noise", 5)
     Randomness(1).numpy("order").random()
     assert torch.equal(before[0], torch.random.get_rng_state())
     assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())
 
 
-def test_draws_are_the_same_on_every_machine():
-    """Written down once: a change here would make old runs impossible to resume."""
+def test_numbers_are_the_same_on_every_machine():
+    """Fixed values: after a change of them, old runs could not be resumed."""
     assert Randomness(0).numpy("noise", 1).integers(0, 1_000_000, 3).tolist() == [855026, 134936, 527990]

@@ -1,3 +1,5 @@
+"""Files dropped into the browser become a dataset, under safe names."""
+
 from __future__ import annotations
 
 import errno
@@ -12,7 +14,7 @@ from lib_lora_train.uploads import Upload, store_uploads, uploads_of
 
 @pytest.fixture
 def drop(tmp_path):
-    """drop({"cat.png": b"..."}): files as the server receives them, under names of its own."""
+    """drop({"cat.png": b"..."}): files as the server receives them, under its own names."""
 
     def write(*files: tuple[str, bytes]) -> list[Upload]:
         received = []
@@ -37,18 +39,18 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 class TestStoring:
-    def test_images_and_captions_of_every_language(self, root, drop):
+    def test_keeps_names_in_every_script(self, root, drop):
         folder = store_uploads(drop(("кот.PNG", b"1"), ("кот.txt", b"2"), ("猫.webp", b"3")), root, "my cat")
         assert folder == root / "my cat"
         assert content(folder) == {"кот.png": b"1", "кот.txt": b"2", "猫.webp": b"3"}
 
     @pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "..\\evil", "C:\\evil"])
-    def test_neither_the_dataset_nor_a_file_leads_out(self, root, drop, tmp_path, name):
+    def test_names_cannot_leave_the_dataset_folder(self, root, drop, tmp_path, name):
         folder = store_uploads(drop((f"{name}.png", b"1")), root, name)
         assert content(folder) == {"evil.png": b"1"}
         assert folder == root / "evil"
 
-    def test_nothing_is_written_over(self, root, drop):
+    def test_overwrites_nothing(self, root, drop):
         for number in (b"1", b"2", b"3"):
             folder = store_uploads(drop(("cat.png", number), ("cat.txt", b"text " + number)), root, "x")
         assert content(folder) == {
@@ -60,26 +62,26 @@ class TestStoring:
             "cat-3.txt": b"text 3",
         }
 
-    def test_capitals_make_no_other_name(self, root, drop):
+    def test_ignores_case(self, root, drop):
         store_uploads(drop(("cat.png", b"1")), root, "x")
         assert set(content(store_uploads(drop(("CAT.png", b"2")), root, "x"))) == {"cat.png", "CAT-2.png"}
 
-    def test_the_same_file_again_is_kept_once(self, root, drop):
+    def test_stores_the_same_file_once(self, root, drop):
         for _ in range(2):
             folder = store_uploads(drop(("cat.png", b"1"), ("cat.png", b"2"), ("cat.txt", b"3")), root, "x")
         assert content(folder) == {"cat.png": b"1", "cat-2.png": b"2", "cat.txt": b"3"}
 
-    def test_a_caption_may_follow_its_image_and_the_other_way_round(self, root, drop):
+    def test_adds_a_caption_to_its_image_and_the_other_way_round(self, root, drop):
         store_uploads(drop(("cat.png", b"1"), ("dog.txt", b"2")), root, "x")
         folder = store_uploads(drop(("cat.txt", b"3"), ("dog.png", b"4")), root, "x")
         assert content(folder) == {"cat.png": b"1", "cat.txt": b"3", "dog.png": b"4", "dog.txt": b"2"}
 
-    def test_two_images_do_not_come_to_share_a_caption(self, root, drop):
+    def test_two_images_never_share_a_caption(self, root, drop):
         store_uploads(drop(("cat.png", b"1"), ("cat.txt", b"of the first")), root, "x")
         folder = store_uploads(drop(("cat.jpg", b"2")), root, "x")
         assert set(content(folder)) == {"cat.png", "cat.txt", "cat-2.jpg"}
 
-    def test_files_of_one_name_from_two_folders_keep_their_own_captions(self, root, drop):
+    def test_files_of_one_name_from_two_folders_keep_their_captions(self, root, drop):
         files = drop(("a/1.png", b"a"), ("b/1.png", b"b"), ("a/1.txt", b"of a"), ("b/1.txt", b"of b"))
         assert content(store_uploads(files, root, "x")) == {
             "1.png": b"a",
@@ -88,7 +90,7 @@ class TestStoring:
             "1-2.txt": b"of b",
         }
 
-    def test_different_names_that_become_one(self, root, drop):
+    def test_different_names_with_one_safe_name_stay_apart(self, root, drop):
         folder = store_uploads(drop(("a<b.png", b"1"), ("a>b.png", b"2")), root, "x")
         assert content(folder) == {"a_b.png": b"1", "a_b-2.png": b"2"}
 
@@ -97,7 +99,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "name", ["evil.py", "evil.png.exe", "metadata.jsonl", "x.svg", ".txt", "png", "a.tx\u202et"]
     )
-    def test_what_is_no_image_and_no_caption(self, root, drop, complaint, name):
+    def test_a_file_that_is_neither_image_nor_caption(self, root, drop, complaint, name):
         assert "neither an image nor" in complaint(store_uploads, drop(("good.png", b"1"), (name, b"2")), root, "x")
         assert not root.exists()
 
@@ -105,17 +107,17 @@ class TestRefusals:
         monkeypatch.setattr(uploads, "MAX_FILE_BYTES", 3)
         assert "cat.png is larger" in complaint(store_uploads, drop(("cat.png", b"1234")), root, "x")
         monkeypatch.setattr(uploads, "MAX_TOTAL_BYTES", 5)
-        assert "The files are more" in complaint(store_uploads, drop(("a.png", b"123"), ("b.png", b"123")), root, "x")
+        assert "The files are larger" in complaint(store_uploads, drop(("a.png", b"123"), ("b.png", b"123")), root, "x")
 
     def test_too_many(self, root, drop, complaint, monkeypatch):
         monkeypatch.setattr(uploads, "MAX_FILES", 1)
         assert "2 files" in complaint(store_uploads, drop(("a.png", b"1"), ("b.png", b"1")), root, "x")
 
-    def test_what_did_not_arrive(self, root, tmp_path, complaint):
+    def test_a_file_that_is_missing_or_a_folder(self, root, tmp_path, complaint):
         assert "Drop it again" in complaint(store_uploads, [Upload(tmp_path / "gone", "cat.png")], root, "x")
-        assert "is not a file" in complaint(store_uploads, [Upload(tmp_path, "cat.png")], root, "x")
+        assert "is not a regular file" in complaint(store_uploads, [Upload(tmp_path, "cat.png")], root, "x")
 
-    def test_a_dataset_that_is_a_link_out(self, root, drop, tmp_path, complaint):
+    def test_a_dataset_that_is_a_link_to_a_folder_outside(self, root, drop, tmp_path, complaint):
         root.mkdir()
         (tmp_path / "elsewhere").mkdir()
         (root / "x").symlink_to(tmp_path / "elsewhere")
@@ -132,10 +134,10 @@ class TestRefusals:
         assert content(root / "x") == {}
 
 
-class TestWhatGradioGives:
-    """Version 3: an object whose orig_name is the path that the browser claimed; version 4: a path it has checked."""
+class TestValuesOfGradio:
+    """Version 3 gives an object whose orig_name is the path in the request, version 4 a path that it has checked."""
 
-    def test_real_uploads(self, tmp_path):
+    def test_uploads_are_accepted(self, tmp_path):
         path = str(tmp_path / "abc" / "cat.png")
         three = SimpleNamespace(name=str(tmp_path / "copy.png"), orig_name=path)
         assert uploads_of([three, path], tmp_path) == [
@@ -143,12 +145,12 @@ class TestWhatGradioGives:
             Upload(Path(path), "cat.png"),
         ]
 
-    def test_content_sent_within_the_request_has_only_a_name(self, tmp_path):
+    def test_content_in_the_request_has_a_name_only(self, tmp_path):
         value = SimpleNamespace(name=str(tmp_path / "x"), orig_name="cat.png")
         assert uploads_of([value], tmp_path) == [Upload(tmp_path / "x", "cat.png")]
 
     @pytest.mark.parametrize("claimed", ["/home/me/diary.txt", "{}/../diary.txt"])
-    def test_a_claimed_upload_from_elsewhere(self, tmp_path, complaint, claimed):
+    def test_a_path_outside_the_upload_folder_is_refused(self, tmp_path, complaint, claimed):
         folder = tmp_path / "gradio"
         folder.mkdir()
         value = SimpleNamespace(name=str(folder / "copy.txt"), orig_name=claimed.format(folder))

@@ -1,4 +1,4 @@
-"""What the extension does for the WebUI's process as a whole."""
+"""What the extension does when the WebUI's process ends."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pytest
 
 PROGRAM = """
 import os, signal
-from lib_lora_train.webui import before_a_signal_ends_it
+from lib_lora_train.webui import close_on_signal
 
 signal.signal(signal.SIGINT, lambda number, frame: os._exit(7))  # as the WebUI does
-before_a_signal_ends_it(lambda: print("saved", flush=True))
+close_on_signal(lambda: print("saved", flush=True))
 signal.raise_signal({number})
-print("still there")
+print("still running")
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no such signals")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize(("number", "end"), [(signal.SIGINT, 7), (signal.SIGTERM, -signal.SIGTERM)])
-def test_a_run_is_saved_before_a_signal_ends_the_program_as_it_would_have(number, end):
+def test_a_signal_closes_the_queue_and_then_ends_the_process_as_before(number, end):
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(number=int(number))], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""What a checkpoint is, by the names and shapes of its tensors, so that a wrong file gets a helpful message."""
+"""Detects what a checkpoint is by the names and shapes of its tensors, so that a wrong file gets a helpful message."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHOOSE = "Choose a Stable Diffusion 1.x, 2.x or XL base checkpoint, or a fine-tu
 
 
 def family_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Family:
-    """The family of the checkpoint `name` that has these tensors.
+    """The family of the checkpoint called `name`, whose tensors have these names and shapes.
 
     Raises:
         UserError: when it cannot be trained; says what it looks like.
@@ -31,15 +31,16 @@ def family_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Family:
 
 def detect_kind(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """A phrase for what a file with these tensors is, such as "an SDXL checkpoint"."""
-    return next((phrase for phrase, found in _signs(shapes) if found), "an unknown model")
+    return next((phrase for phrase, found in _kinds(shapes) if found), "an unknown model")
 
 
 def prediction_markers(names: Container[str]) -> tuple[bool, bool]:
-    """(v prediction, zero terminal SNR), which a checkpoint declares by empty tensors of these names."""
+    """(v prediction, zero terminal SNR), which a checkpoint declares by tensors named v_pred and ztsnr."""
     return "v_pred" in names, "ztsnr" in names
 
 
-def _signs(shapes: Mapping[str, tuple[int, ...]]) -> Iterable[tuple[str, bool]]:
+def _kinds(shapes: Mapping[str, tuple[int, ...]]) -> Iterable[tuple[str, bool]]:
+    """(phrase, whether the tensors look like it). The first that fits counts, so the order matters."""
     names = list(shapes)
 
     def some(*parts: str) -> bool:
@@ -79,7 +80,7 @@ def _signs(shapes: Mapping[str, tuple[int, ...]]) -> Iterable[tuple[str, bool]]:
 
 
 def _whole(found: bool, kind: str, names: list[str], texts: Mapping[str, str]) -> Iterable[tuple[str, bool]]:
-    """The phrase for a checkpoint of this kind, with what is missing in it."""
+    """The phrase for a checkpoint of this kind, with the parts that are missing."""
     prefixes = {"UNet": UNET, "VAE": VAE, **texts}
     missing = [part for part, prefix in prefixes.items() if not any(name.startswith(prefix) for name in names)]
     yield f"{kind} without its {' and '.join(missing)}" if missing else kind, found

@@ -1,10 +1,10 @@
-"""The header of a safetensors file: what it contains, without reading a tensor.
+"""Reads the header of a safetensors file: names and shapes of its tensors, and its metadata.
 
     8 bytes      length n of the header, little-endian
     n bytes      JSON: {"NAME": {"dtype": ..., "shape": [...], "data_offsets": [...]}, "__metadata__": {...}}
     the rest     the tensors
 
-Files are always opened here and never passed to safetensors by path: a Forge process renames files that it cannot open.
+The file is opened here and not passed to safetensors by path: in a Forge process that renames files that cannot be read.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from typing import BinaryIO
 from lib_lora_train.errors import UserError
 
 LONGEST_HEADER = 100_000_000
-"""Bytes; safetensors itself reads no longer one."""
+"""Bytes. The limit of safetensors itself."""
 OTHER_FILES = {
     b"GGUF": "a GGUF file",
     b"PK\x03\x04": "a .ckpt or zip file, renamed",
     b"version ": "a Git LFS pointer, not the file",
 }
-"""How other files begin that people take for safetensors."""
+"""First bytes -> what the file is instead."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file contains."""
+    """The content of a header."""
 
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
 
 
 def read_header(path: Path) -> Header:
-    """The header of the file at `path`, which is checked to be as long as its header says.
+    """The header of the file at `path`. Checks that the file is as long as the header says.
 
     Raises:
         UserError: for a file that is missing, unreadable, not safetensors, or cut short.
@@ -51,7 +51,7 @@ def read_header(path: Path) -> Header:
 
 
 def split(content: bytes) -> tuple[dict[str, object], bytes]:
-    """(header as JSON, tensors' bytes) of a safetensors file that safetensors itself has written."""
+    """(header as JSON, the tensors' bytes) of a file that was just made by safetensors; nothing is checked."""
     length = struct.unpack("<Q", content[:8])[0]
     return json.loads(content[8 : 8 + length]), content[8 + length :]
 
@@ -75,7 +75,7 @@ def _read(file: BinaryIO, size: int, name: str) -> Header:
 
 
 def _cut_short(name: str) -> str:
-    return f"{name} is shorter than its header says: the download was cut off. Download it again."
+    return f"{name} is incomplete: the download was cut off. Download it again."
 
 
 def _not_safetensors(name: str, start: bytes, size: int) -> str:

@@ -1,8 +1,8 @@
-"""Tensors that are out on loan, and the means to see that they are still what they were.
+"""Attaches a host's tensors to a shared checkpoint, and detects what the host does to them meanwhile.
 
-A WebUI goes on living while its checkpoint is lent: it merges LoRAs into the weights, loads other weights into the same
-tensors, moves them between devices, or throws the model away. Looking at addresses and version counters tells within
-a millisecond that nothing of the kind happened; only when something did are values compared, by sample.
+A WebUI stays in use while its checkpoint is shared: it merges LoRAs into the weights, loads other weights into the same
+tensors, moves them between devices, or drops the model. Comparing addresses and version counters shows within a
+millisecond that nothing of the kind happened. Values are compared, by sample, only if something did.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import torch
 from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
 
 SAMPLES = 64
-"""Values looked at in each tensor."""
+"""Values compared in each tensor."""
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """A host's own tensors, under the names in which a checkpoint is lent."""
+    """A host's own tensors, under the names of `SharedCheckpoint`."""
 
     unet: Mapping[str, torch.Tensor]
     vae: Mapping[str, torch.Tensor]
     text_encoders: Sequence[Mapping[str, torch.Tensor]]
-    """Empty where nothing is attached."""
+    """Empty when nothing is attached."""
 
     def attach_to(self, checkpoint: SharedCheckpoint) -> None:
-        """Puts the tensors into `lent`; detached, so that no flag of the host's own parameters can be changed there."""
+        """Puts the tensors into `checkpoint`, detached: `requires_grad` of the host's parameters cannot be changed there."""
         checkpoint.unet = {name: tensor.detach() for name, tensor in self.unet.items()}
         checkpoint.vae = {name: tensor.detach() for name, tensor in self.vae.items()}
         weights = self.text_encoders or [{}] * len(checkpoint.text_encoders)
@@ -46,30 +46,31 @@ class Tensors:
 
 @dataclass
 class Attachment:
-    """What was lent, and how it was then."""
+    """Tensors attached to a checkpoint, and how they were when they were attached."""
 
     checkpoint: SharedCheckpoint
     tensors: Tensors
     fingerprint: tuple[str, ...] = field(init=False)
+    """Of the tensors that were attached first."""
     attached: bool = field(init=False)
-    """Whether the tensors are in `lent` and its views now."""
+    """Whether the checkpoint and its views have the tensors now."""
 
     def __post_init__(self) -> None:
         self.fingerprint = fingerprint(self.tensors)
         self.attach(self.tensors)
 
     def attach(self, tensors: Tensors) -> None:
-        """Hands out `tensors`, of equal values, and notes how they are."""
+        """Attaches `tensors`, whose values should equal those attached first, to the checkpoint and its views."""
         self.tensors = tensors
         self.attached = True
         tensors.attach_to(self.checkpoint)
         for view in self.checkpoint.views:
             view.attach()
-        self._places = places(tensors)
+        self._locations = locations(tensors)
         self.mark_unmodified()
 
     def detach(self) -> None:
-        """Holds nothing of the host's any longer, until `lend`."""
+        """Drops all references to the host's tensors, until the next `attach`."""
         self.tensors = Tensors({}, {}, ())
         self.attached = False
         self.tensors.attach_to(self.checkpoint)
@@ -77,29 +78,30 @@ class Attachment:
             view.detach()
 
     def moved(self) -> bool:
-        """Whether a tensor stands elsewhere, or is of another kind, than when it was lent."""
-        return places(self.tensors) != self._places
-
-    def differs(self, tensors: Tensors) -> bool:
-        """Whether `tensors` stand elsewhere, are of another kind, or were written to, since some were lent last."""
-        return places(tensors) != self._places or versions(tensors) != self._versions
+        """Whether the address, device, dtype or flag of a tensor changed since it was attached."""
+        return locations(self.tensors) != self._locations
 
     def modified(self) -> bool:
-        """Whether something was written into a tensor since `note_untouched`."""
+        """Whether something was written into a tensor since `attach` or `mark_unmodified`."""
         return versions(self.tensors) != self._versions
 
+    def differs(self, tensors: Tensors) -> bool:
+        """Whether `tensors` are not those attached last, or were written to since."""
+        return locations(tensors) != self._locations or versions(tensors) != self._versions
+
     def mark_unmodified(self) -> None:
+        """Makes `modified` count from now."""
         self._versions = versions(self.tensors)
 
     def changed(self) -> list[str]:
-        """The parts whose values are not those that were lent, as people call them."""
+        """The parts whose values differ from those attached first, by the names people use."""
         now = fingerprint(self.tensors)
         names = ("UNet", "VAE", "text encoder", "second text encoder")
         return [name for name, old, new in zip(names, self.fingerprint, now, strict=False) if old != new]
 
 
-def places(tensors: Tensors) -> list[tuple[int, torch.device, torch.dtype, bool]]:
-    """Address, device, dtype and flag of every tensor."""
+def locations(tensors: Tensors) -> list[tuple[int, torch.device, torch.dtype, bool]]:
+    """Address, device, dtype and `requires_grad` of every tensor."""
     return [(t.data_ptr(), t.device, t.dtype, t.requires_grad) for t in tensors.all()]
 
 
@@ -109,9 +111,9 @@ def versions(tensors: Tensors) -> list[int]:
 
 
 def fingerprint(tensors: Tensors) -> tuple[str, ...]:
-    """Of UNet, VAE and text encoders: a hash of names, shapes and a few values of each tensor.
+    """A hash for each of UNet, VAE and text encoders, of the names, the shapes and `SAMPLES` values of each tensor.
 
-    Not of the dtype: Forge widens embeddings to float32 when it first draws, and they are the same numbers still.
+    The dtype is left out: Forge converts embeddings to float32 at its first image, and the values stay the same.
     """
     return tuple(_digest(part) for part in tensors.parts())
 
@@ -129,7 +131,7 @@ def _digest(part: Mapping[str, torch.Tensor]) -> str:
 
 
 def _sample(tensor: torch.Tensor) -> torch.Tensor:
-    """Evenly spaced values in the order of the memory, which no layout makes a copy of."""
+    """Evenly spaced values in the order of the memory, so that no layout is copied."""
     count = min(SAMPLES, tensor.numel())
     step = max(1, tensor.numel() // SAMPLES)
     return torch.as_strided(tensor, (count,), (step,), tensor.storage_offset()).float()

@@ -1,4 +1,4 @@
-"""Where the doors are: what the tab and the API need to know of the program that they are part of."""
+"""What the tab, the API and the queue need from the program they run in: its folders, its hosts and its functions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.hosts.base import Host
 
 CaptionImage = Callable[[Image.Image], str]
+"""Captions one image."""
 
 
 @dataclass(frozen=True)
 class Txt2ImgRequest:
-    """One picture to be drawn by the WebUI's own txt2img; the prompt carries its LoRA tags."""
+    """One image for the WebUI's own txt2img to generate."""
 
     prompt: str
+    """With its LoRA tags."""
     negative: str
     seed: int
     width: int
@@ -35,24 +37,24 @@ Txt2Img = Callable[[Txt2ImgRequest], Image.Image]
 
 @dataclass(frozen=True)
 class Environment:
-    """A WebUI, or the command line's own page."""
+    """A WebUI, or the standalone page of the command line."""
 
     title: str
     make_host: Callable[[CheckpointConfig], Host]
     lora_dir: Path
-    """Where adapters go so that they are found."""
+    """Where the program looks for adapters."""
     data_dir: Path
-    """The extension's own: runs, presets, datasets."""
+    """The extension's own folder: runs, presets, datasets."""
     shares_checkpoint: bool
-    """Whether the checkpoint is the one that is loaded, and nothing to choose."""
+    """Whether runs train on the loaded checkpoint, so that there is none to choose."""
     readable: Callable[[str], Path]
-    """The folder that a user's text means; raises UserError for one that this user may not read."""
+    """The folder that a user's text means. Raises UserError for a folder that this user may not read."""
     adapters_changed: Callable[[], None] = lambda: None
-    """Tells the program that files in `lora_dir` are new."""
+    """Called when there are new files in `lora_dir`."""
     txt2img: Txt2Img | None = None
-    """The WebUI's own; None where our sampler draws."""
+    """The WebUI's own; None where images are generated with our sampler."""
     captioners: dict[str, Callable[[], AbstractContextManager[CaptionImage]]] = field(default_factory=dict)
-    """Ways to caption an image, by name."""
+    """Name -> loads a captioner on entering, and unloads it on leaving."""
 
     @property
     def runs_dir(self) -> Path:

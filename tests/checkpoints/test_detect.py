@@ -1,4 +1,4 @@
-"""A checkpoint's kind is detected by names and shapes; the message for others says what they look like."""
+"""The kind of a file is detected by its tensors' names and shapes."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The one reader of safetensors headers: what it finds, and what it says of files that are not what they seem."""
+"""The reader of safetensors headers: what it finds, and how it refuses other files."""
 
 import json
 import struct
@@ -16,7 +16,7 @@ def header_file(path, entries: dict, missing_bytes: int = 0):
     return path
 
 
-def test_it_gives_names_shapes_and_metadata(tmp_path):
+def test_it_reads_names_shapes_and_metadata(tmp_path):
     entry = {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]}
     file = header_file(tmp_path / "a.safetensors", {"__metadata__": {"format": "pt"}, "w": entry})
     header = read_header(file)
@@ -50,7 +50,7 @@ def test_it_refuses_a_download_that_was_cut_off_inside_its_header(tmp_path, comp
         (struct.pack("<Q", 2**63) + b"{}", "not a safetensors file"),
     ],
 )
-def test_it_says_what_other_files_are(tmp_path, complaint, content, words):
+def test_it_refuses_other_files_by_what_they_are(tmp_path, complaint, content, words):
     file = tmp_path / "a.safetensors"
     file.write_bytes(content)
     assert words in complaint(read_header, file)

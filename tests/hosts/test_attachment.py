@@ -1,4 +1,4 @@
-"""What tells a host that the tensors it lent are no longer what they were."""
+"""How a host detects that the tensors it shares are no longer what they were."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from lib_lora_train.model.diffusers_view.views import unet_view
 
 @pytest.fixture
 def tensors(miniature):
-    """A host's own parameters: copies, which a test may write to."""
+    """A host's own parameters: copies that a test may write to."""
     checkpoint = StandaloneHost(CheckpointConfig(checkpoint=str(miniature)), torch.device("cpu")).describe()
 
     def own(part):
@@ -29,20 +29,20 @@ def first(part):
     return next(iter(part.values()))
 
 
-def test_what_is_lent_is_the_hosts_storage_and_not_its_parameter(attachment, tensors):
+def test_the_checkpoint_has_the_hosts_storage_but_not_its_parameter(attachment, tensors):
     name, parameter = next(iter(tensors.unet.items()))
     assert attachment.checkpoint.unet[name].data_ptr() == parameter.data_ptr()
     attachment.checkpoint.unet[name].requires_grad_(False)
     assert parameter.requires_grad
 
 
-def test_nothing_is_changed_at_first(attachment):
+def test_nothing_has_changed_at_first(attachment):
     assert not attachment.moved()
     assert not attachment.modified()
     assert attachment.changed() == []
 
 
-def test_writing_touches_and_writing_back_restores(attachment, tensors):
+def test_writing_modifies_and_writing_back_restores(attachment, tensors):
     weight = first(tensors.unet)
     before = weight.detach().clone()
     with torch.no_grad():
@@ -56,7 +56,7 @@ def test_writing_touches_and_writing_back_restores(attachment, tensors):
     assert not attachment.modified()
 
 
-def test_each_part_is_told_apart(attachment, tensors):
+def test_changed_names_each_part(attachment, tensors):
     with torch.no_grad():
         first(tensors.vae).add_(1)
         first(tensors.text_encoders[0]).add_(1)
@@ -70,12 +70,12 @@ def test_a_tensor_with_a_new_storage_has_moved(attachment, tensors):
     assert attachment.changed() == []
 
 
-def test_a_flag_counts_as_moved(attachment, tensors):
+def test_a_changed_flag_counts_as_moved(attachment, tensors):
     first(tensors.unet).requires_grad_(False)
     assert attachment.moved()
 
 
-def test_views_follow_when_tensors_are_lent_anew(attachment, tensors):
+def test_views_get_the_tensors_that_are_attached_again(attachment, tensors):
     view = unet_view(attachment.checkpoint)
     for parameter in tensors.unet.values():
         parameter.data = parameter.data.clone()
@@ -84,7 +84,7 @@ def test_views_follow_when_tensors_are_lent_anew(attachment, tensors):
     assert all(parameter.data_ptr() in own for parameter in view.parameters())
 
 
-def test_letting_go_keeps_no_tensor_alive(attachment, tensors):
+def test_detach_keeps_no_tensor_alive(attachment, tensors):
     view = unet_view(attachment.checkpoint)
     attachment.detach()
     assert sum(parameter.numel() for parameter in view.parameters()) == 0
@@ -93,7 +93,7 @@ def test_letting_go_keeps_no_tensor_alive(attachment, tensors):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_one_changed_value_in_sixty_four_shows_in_every_layout(layout):
+def test_one_changed_value_of_sixty_four_changes_the_fingerprint_in_every_layout(layout):
     weight = torch.zeros(4, 4, 2, 2).to(memory_format=layout)
     before = fingerprint(Tensors({"a": weight}, {}, ()))
     weight[3, 2, 1, 0] = 1

@@ -1,38 +1,33 @@
-"""SD 2 and SDXL in a real WebUI: our text features and UNet beside its own, and our adapters in its hands.
+"""SD 2 and SDXL in a real WebUI: compares text features and UNet with its own, and checks how it reads the adapters.
 
-    python tests/integration/check_families.py PATH-OF-A-WEBUI
+    python -m tests.integration.check_families PATH-OF-A-WEBUI
 
-Writes small random checkpoints in the layouts of SD 2 and SDXL, with what the WebUI has to know of their sizes beside
-each, lets it load them, and trains an adapter on each.
+Writes small random checkpoints in the layouts of SD 2 and SDXL with files that describe their sizes, loads each in the
+WebUI, and trains an adapter on it.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import yaml
 
-import yaml  # noqa: E402
-
-from lib_lora_train.adapters.formats.kohya import load_adapter  # noqa: E402
-from lib_lora_train.embedded import DEMO_IMAGES  # noqa: E402
-from tests.families import write_family  # noqa: E402
-from tests.integration.forge_sizes import ForgeSizes, config_in  # noqa: E402
-from tests.integration.webui import WebUI, start_real  # noqa: E402
+from lib_lora_train.adapters.formats.kohya import load_adapter
+from lib_lora_train.embedded import DEMO_IMAGES
+from tests.families import write_family
+from tests.integration.checks import arguments_of, failures_of, report, running_webui
+from tests.integration.forge_sizes import ForgeSizes, config_in
+from tests.integration.webui import WebUI
 
 PROMPTS = ("", "a red circle on a white background", " ".join(["photo of a blue cat on white"] * 14))
 TRIGGER = "q"
-"""One letter, which the small tokenizer and OpenCLIP's own give the same number: A1111 looks words up by the first's."""
-WORDY = f"a {TRIGGER} circle beside {TRIGGER}"
-MOST_DIFFERENT = 1e-4
+"""One letter, which has the same token in the small tokenizer and in OpenCLIP's: A1111 looks it up in the first."""
+TRIGGER_PROMPT = f"a {TRIGGER} circle beside {TRIGGER}"
+TOLERANCE = 1e-4
 VERSIONS = {"sd2": "SD2", "sdxl": "SDXL", "sdxl-v": "SDXL", "sdxl-marked": "SDXL"}
 PREDICTIONS = {"sd2": "v", "sdxl": "epsilon", "sdxl-v": "v", "sdxl-marked": "v"}
-MARKS = {"sdxl-v": ("ztsnr",), "sdxl-marked": ("v_pred", "ztsnr")}
-"""Empty tensors in the files; the yaml beside sdxl-marked speaks of noise, as the one of SDXL does that a WebUI takes."""
+MARKERS = {"sdxl-v": ("ztsnr",), "sdxl-marked": ("v_pred", "ztsnr")}
+"""Prediction markers in the files. The yaml beside sdxl-marked says epsilon, like the SDXL yaml that a WebUI uses."""
 VAE = {
     "embed_dim": 4,
     "monitor": "val/rec_loss",
@@ -65,57 +60,51 @@ UNET = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("webui", type=Path)
-    chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder)
-        extension = data / "extensions" / "zz-lora-train-families"
-        webui = start_real(chosen.webui.resolve(), data, before=lambda: prepare(data, extension))
-        try:
-            faults = [fault for name in VERSIONS for fault in check(webui, name)]
-        finally:
-            webui.close()
-    print("\n".join(faults) or "all is well")
-    sys.exit(bool(faults))
+    chosen = arguments_of(__doc__)
+    with running_webui(chosen.webui, prepare) as webui:
+        failures = [failure for name in VERSIONS for failure in check(webui, name)]
+    report(failures)
 
 
-def prepare(data: Path, extension: Path) -> None:
-    """The second extension, and the checkpoints with their configs."""
-    extension.symlink_to(Path(__file__).parent / "families_extension")
+def prepare(data: Path) -> None:
+    """Adds the second extension, and the checkpoints with their configs."""
+    (data / "extensions" / "zz-lora-train-families").symlink_to(Path(__file__).parent / "families_extension")
     models = data / "models" / "Stable-diffusion"
     for name in VERSIONS:
-        path = write_family(models, name.partition("-")[0], MARKS.get(name, ()), words=49408, name=name)
+        path = write_family(models, name.partition("-")[0], MARKERS.get(name, ()), words=49408, name=name)
         config = sd2_config() if name == "sd2" else sdxl_config(path, "v" if name == "sdxl-v" else "epsilon")
         path.with_suffix(".yaml").write_text(yaml.safe_dump({"model": config}), encoding="utf-8")
         forge_sizes(name, path).write_beside(path)
 
 
 def check(webui: WebUI, name: str) -> list[str]:
-    """What is wrong with the family `name`; prints what was seen."""
+    """What is wrong with the checkpoint `name`; prints what was found."""
     webui.call("POST", "/sdapi/v1/refresh-checkpoints")
-    webui.call("POST", "/sdapi/v1/options", {"live_previews_enable": False})  # SDXL's would be downloaded first
+    webui.call("POST", "/sdapi/v1/options", {"live_previews_enable": False})  # SDXL's would download a model
     webui.load_checkpoint(f"{name}.safetensors")
-    faults = []
+    failures = []
     for prompt in PROMPTS:
-        seen = webui.call("POST", "/lora-train-families/compare", {"prompt": prompt}).body
-        print(f"{name} {prompt[:20]!r}: {seen}", flush=True)
-        if not isinstance(seen, dict) or "text" not in seen:
+        found = webui.call("POST", "/lora-train-families/compare", {"prompt": prompt}).body
+        print(f"{name} {prompt[:20]!r}: {found}", flush=True)
+        if not isinstance(found, dict) or "text" not in found:
             print((webui.data / "log.txt").read_text(errors="replace")[-15000:])
-            return [f"{name}: {seen}"]
-        differences = [seen["text"], seen.get("pooled", 0.0), seen["unet"]]
-        faults += [f"{name}: differs by {max(differences)}"] if not max(differences) <= MOST_DIFFERENT else []
-        faults += (
-            [f"{name}: {seen['shared']} of {seen['parameters']} shared"] if seen["shared"] != seen["parameters"] else []
+            return [f"{name}: {found}"]
+        difference = max(found["text"], found.get("pooled", 0.0), found["unet"])
+        failures += failures_of(
+            name,
+            {
+                f"differs by {difference}": difference <= TOLERANCE,
+                f"{found['shared']} of {found['parameters']} shared": found["shared"] == found["parameters"],
+                f"predicts {found['prediction']}": found["prediction"] == PREDICTIONS[name],
+                f"zero terminal SNR is {found['zero_terminal_snr']}": found["zero_terminal_snr"] == (name in MARKERS),
+            },
         )
-        right = seen["prediction"] == PREDICTIONS[name] and seen["zero_terminal_snr"] == (name in MARKS)
-        faults += [] if right else [f"{name}: {seen}"]
-    return faults + check_adapter(webui, name)
+    return failures + check_adapter(webui, name)
 
 
 def check_adapter(webui: WebUI, name: str) -> list[str]:
-    """Trains UNet and text encoders for a few steps, and looks at the images with and without the tag."""
-    image, run = webui.draw(PROMPTS[1]), f"on {name}"
+    """Trains UNet and text encoders for a few steps, and checks the file and the images with and without its tag."""
+    image, run = webui.generate(PROMPTS[1]), f"on {name}"
     settings = {
         "name": run,
         "dataset_folder": str(DEMO_IMAGES),
@@ -130,34 +119,46 @@ def check_adapter(webui: WebUI, name: str) -> list[str]:
         "sample_every_n_epochs": 0,
         "validate_every_n_epochs": 0,
     }
-    reads_words = webui.kind == "A1111"  # which the others leave in the file unread
-    if reads_words:
+    reads_embeddings = webui.kind == "A1111"  # the others ignore embeddings in adapter files
+    if reads_embeddings:
         settings |= {"trigger_word": TRIGGER, "trigger_vectors": 2, "embedding_learning_rate": 0.1}
-    answer = webui.start(**settings)
-    job = webui.wait(run, "finished", "failed") if answer.status == 200 else answer.body
+    response = webui.start(**settings)
+    job = webui.wait(run, "finished", "failed") if response.status == 200 else response.body
     if job.get("state") != "finished":
         return [f"{name}: {job}"]
     file = load_adapter(webui.data / "models" / "Lora" / run / f"{run}.safetensors")
-    seen = webui.call("POST", "/lora-train-families/matches", {"name": run}).body
-    word = webui.call("POST", "/lora-train-families/word", {"name": run, "prompt": WORDY}).body if reads_words else {}
-    tagged, after = webui.draw(f"{PROMPTS[1]} <lora:{run}:1>"), webui.draw(PROMPTS[1])
-    print(
-        f"{name}: {len(file.layers)} layers, {seen}; with its word {word}; the tag changes the image: {tagged != image}; it comes back: {after == image}"
+    matched = webui.call("POST", "/lora-train-families/matches", {"name": run}).body
+    tagged, after = webui.generate(f"{PROMPTS[1]} <lora:{run}:1>"), webui.generate(PROMPTS[1])
+    print(f"{name}: {len(file.layers)} layers, {matched}; the tag changes the image: {tagged != image}", flush=True)
+    failures = failures_of(
+        name,
+        {
+            f"{matched['layers']} of {len(file.layers)} layers matched": matched["layers"] == len(file.layers),
+            f"unmatched: {matched['unmatched']}": not matched["unmatched"],
+            f"shown as {matched['version']}": matched["version"] == VERSIONS[name],
+            "the tag changes nothing": tagged != image,
+            "the image stays changed after the tag": after == image,
+        },
     )
-    found = {
-        f"{seen['layers']} of {len(file.layers)} layers matched": seen["layers"] == len(file.layers),
-        f"the WebUI says {seen['unmatched']}": not seen["unmatched"],
-        f"shown as {seen['version']}": seen["version"] == VERSIONS[name],
-        f"its word differs: {word}": not reads_words
-        or max(word["text"], word.get("pooled", 0.0)) <= MOST_DIFFERENT < word["changed"],
-        "the tag changes nothing": tagged != image,
-        "the image does not come back": after == image,
-    }
-    return [f"{name}: {fault}" for fault, right in found.items() if not right]
+    return failures + (check_embedding(webui, name, run) if reads_embeddings else [])
+
+
+def check_embedding(webui: WebUI, name: str, run: str) -> list[str]:
+    """Compares the WebUI's text features with ours for a prompt with the trigger word, whose embedding is in the file."""
+    found = webui.call("POST", "/lora-train-families/embedding", {"name": run, "prompt": TRIGGER_PROMPT}).body
+    print(f"{name}: with its embedding {found}", flush=True)
+    same = max(found["text"], found.get("pooled", 0.0)) <= TOLERANCE
+    return failures_of(
+        name,
+        {
+            f"text features with the embedding differ: {found}": same,
+            f"the embedding changes nothing: {found}": found["changed"] > TOLERANCE,
+        },
+    )
 
 
 def forge_sizes(name: str, path: Path) -> ForgeSizes:
-    """What Forge has to know."""
+    """The checkpoint's sizes, for Forge."""
     open_clip = {
         "hidden_size": 64,
         "intermediate_size": 256,
@@ -166,7 +167,7 @@ def forge_sizes(name: str, path: Path) -> ForgeSizes:
         "projection_dim": 64,
     }
     vae = {"block_out_channels": [32 * factor for factor in VAE["ddconfig"]["ch_mult"]], "layers_per_block": 1}
-    if name == "sd2":  # Forge leaves out the last layer
+    if name == "sd2":  # Forge does not load the last layer
         text = {"text_encoder": open_clip | {"num_hidden_layers": 2}}
         return ForgeSizes("SD20", {"context_dim": 64, "model_channels": 64}, {"vae": vae, **text})
     unet = {"context_dim": 96, "model_channels": 64, "transformer_depth": [0, 0, 2, 2], "adm_in_channels": 64 + 6 * 256}
@@ -175,7 +176,7 @@ def forge_sizes(name: str, path: Path) -> ForgeSizes:
 
 
 def sd2_config() -> dict:
-    """As v2-inference-v.yaml, at the small sizes."""
+    """As v2-inference-v.yaml, in small sizes."""
     unet = UNET | {"image_size": 8, "attention_resolutions": [1], "transformer_depth": 1, "context_dim": 64}
     return {
         "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
@@ -204,7 +205,7 @@ def sd2_config() -> dict:
 
 
 def sdxl_config(path: Path, prediction: str) -> dict:
-    """As sd_xl_base.yaml, at the small sizes."""
+    """As sd_xl_base.yaml, in small sizes."""
     sizes = ("original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple")
     diffusion, encoders = "sgm.modules.diffusionmodules", "sgm.modules.encoders.modules"
     kind = "V" if prediction == "v" else "Eps"

@@ -1,4 +1,4 @@
-"""The WebUI that the suite runs against: `pytest tests/integration --webui PATH` for a real one, else the stand-in."""
+"""The WebUI that the suite runs against: a real one with `pytest tests/integration --webui PATH`, else the stand-in."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def webui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def settings() -> Callable[..., dict[str, Any]]:
-    """settings(name, **others): a run of six steps, without pictures on the way."""
+    """settings(name, **others): a run of six steps, without sample images."""
 
     def make(name: str, **others: Any) -> dict[str, Any]:
         return {
@@ -47,11 +47,11 @@ def settings() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def trained(webui: WebUI, settings) -> Callable[..., bytes]:
-    """trained(name, **others): a run from its start to its end; the bytes of its adapter."""
+    """trained(name, **others): trains a run to its end and returns the bytes of its adapter."""
 
     def run(name: str, **others: Any) -> bytes:
-        answer = webui.start(**settings(name, **others))
-        assert answer.status == 200, answer
+        response = webui.start(**settings(name, **others))
+        assert response.status == 200, response
         job = webui.wait(name, "finished", "failed")
         assert job["state"] == "finished", job
         return webui.adapter(name)

@@ -1,4 +1,4 @@
-"""What Forge has to be told of checkpoints that are smaller than those it knows."""
+"""The sizes of small checkpoints, for Forge and reForge, which detect a checkpoint by its sizes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ EMBEDDED_VAE = {"block_out_channels": [32, 32, 64, 64], "layers_per_block": 1}
 
 @dataclass(frozen=True)
 class ForgeSizes:
-    """How a checkpoint differs from one that Forge knows."""
+    """How a checkpoint differs from one that Forge supports."""
 
     like: str
-    """The one it knows, by its name in huggingface_guess."""
+    """The supported one, by its name in huggingface_guess."""
     unet: dict[str, Any]
-    """By which it is told apart."""
+    """Fields of its UNet config, by which it is detected."""
     configs: dict[str, dict[str, Any]]
     """Part -> fields of its config.json."""
     tokenizers: dict[str, str] = field(default_factory=dict)
-    """Part -> folder; Forge's own where there is none."""
+    """Part -> folder; Forge's own for other parts."""
 
     def write_beside(self, checkpoint: Path) -> None:
-        """Where zy_small_checkpoint.py finds it."""
+        """Writes them to where zy_small_checkpoint.py reads them."""
         file = checkpoint.with_name(f"{checkpoint.stem}.forge.json")
         file.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
@@ -38,7 +38,7 @@ def config_in(folder: Path) -> dict[str, Any]:
 
 
 def embedded_sizes() -> ForgeSizes:
-    """Of the embedded checkpoint, and of its v-prediction twin."""
+    """Sizes of the embedded checkpoint and its v-prediction variant."""
     folder = CHECKPOINT.with_suffix("")
     return ForgeSizes(
         like="SD15",
@@ -49,7 +49,7 @@ def embedded_sizes() -> ForgeSizes:
 
 
 def xl_variant_sizes() -> ForgeSizes:
-    """Of the SDXL twin."""
+    """Sizes of the SDXL variant."""
     first, second = XL_CHECKPOINT.with_suffix(""), XL_CHECKPOINT.with_suffix("") / "tokenizer_2"
     return ForgeSizes(
         like="SDXL",

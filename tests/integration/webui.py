@@ -1,4 +1,4 @@
-"""A WebUI in a process of its own, as its HTTP API shows it: the real one, or the stand-in."""
+"""Starts a WebUI in a process of its own, a real one or the stand-in, and talks to it by its HTTP API."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ ON_CPU = {
     "Forge": "--always-cpu",
     "reForge": "--always-cpu",
 }
-"""The flags in which the hosts differ."""
+"""Flags that differ between the WebUIs, to run them on a CPU."""
 SETTINGS = {
-    # Its live previews would be downloaded first; and it would read a text encoder's kind off the widths, which are small.
+    # Its live previews would download a model, and it would detect the wrong text encoder by its small width.
     "reForge": {"live_previews_enable": False, "sd_text_encoder": "None"},
 }
-"""What has to be set in a host so that it draws the small checkpoint without a network."""
+"""Settings that a WebUI needs to generate with the small checkpoint without a network."""
 STARTING_SECONDS = 180
 RUN_SECONDS = 300
 
 
 @dataclass
-class Updates:
-    """An HTTP answer."""
+class Response:
+    """An HTTP response."""
 
     status: int
     body: Any
@@ -62,19 +62,19 @@ class WebUI:
     kind: str
     start_again: Callable[[], WebUI]
 
-    def call(self, method: str, path: str, body: Any = None) -> Updates:
-        """One request; an error status is an answer too."""
+    def call(self, method: str, path: str, body: Any = None) -> Response:
+        """One request. An error status is returned like any other."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             self.url + urllib.parse.quote(path, safe="/?=&"), data, {"Content-Type": "application/json"}, method=method
         )
         try:
             with urllib.request.urlopen(request, timeout=RUN_SECONDS) as response:
-                return Updates(response.status, json.load(response))
+                return Response(response.status, json.load(response))
         except urllib.error.HTTPError as error:
-            return Updates(error.code, json.loads(error.read() or b"null"))
+            return Response(error.code, json.loads(error.read() or b"null"))
 
-    def draw(self, prompt: str, steps: int = 6, seed: int = 1, **more: Any) -> bytes:
+    def generate(self, prompt: str, steps: int = 6, seed: int = 1, **more: Any) -> bytes:
         """The pixels of one image."""
         request = {
             "prompt": prompt,
@@ -85,27 +85,27 @@ class WebUI:
             "sampler_name": "DDIM",
             **more,
         }
-        answer = self.call("POST", "/sdapi/v1/txt2img", request)
-        assert answer.status == 200, answer
-        return Image.open(io.BytesIO(base64.b64decode(answer.body["images"][0]))).convert("RGB").tobytes()
+        response = self.call("POST", "/sdapi/v1/txt2img", request)
+        assert response.status == 200, response
+        return Image.open(io.BytesIO(base64.b64decode(response.body["images"][0]))).convert("RGB").tobytes()
 
     def load_checkpoint(self, name: str) -> None:
-        """As choosing it at the top of the page; Forge loads it with the next image, so one is drawn there."""
+        """Selects it as at the top of the page. Forge loads it with the next image, so one is generated there."""
         assert self.call("POST", "/sdapi/v1/options", {"sd_model_checkpoint": name}).status == 200
         if self.kind == "Forge":
-            self.draw("", steps=1)
+            self.generate("", steps=1)
 
     def load_vae(self, name: str) -> None:
-        """As choosing it in the settings, or at the top of Forge's page; None is the checkpoint's own."""
+        """Selects it as in the settings, or at the top of Forge's page. "None" is the checkpoint's own."""
         path = str(self.data / "models" / "VAE" / name)
         forge = {"forge_additional_modules": [] if name == "None" else [path]}
         settings = forge if self.kind == "Forge" else {"sd_vae": name}
         assert self.call("POST", "/sdapi/v1/options", settings).status == 200
         if self.kind == "Forge":
-            self.draw("", steps=1)
+            self.generate("", steps=1)
         if (
             self.kind == "reForge" and name == "None"
-        ):  # it keeps the other one until a checkpoint is loaded (seen in 3b56b26)
+        ):  # it keeps the other VAE until a checkpoint is loaded (seen in 3b56b26)
             self.load_checkpoint("other.safetensors")
             self.load_checkpoint("shapes.safetensors")
 
@@ -117,7 +117,7 @@ class WebUI:
 
     @contextlib.contextmanager
     def in_mid_run(self, **settings: Any) -> Iterator[None]:
-        """A run that has begun, and that stays where it is for as long as the block lasts."""
+        """Inside, a run has begun and is held after its first slice."""
         self.call("POST", "/lora-train-checks/hold", {"on": True})
         try:
             assert self.start(**settings).status == 200
@@ -126,18 +126,18 @@ class WebUI:
         finally:
             self.call("POST", "/lora-train-checks/hold", {"on": False})
 
-    def start(self, **settings: Any) -> Updates:
-        """A run of a few steps on the demo's images."""
+    def start(self, **settings: Any) -> Response:
+        """Starts a run with these settings."""
         return self.call("POST", "/lora-train/v1/runs", settings)
 
     def job(self, name: str) -> dict[str, Any]:
         return self.call("GET", f"/lora-train/v1/runs/{name}?since=0").body["job"] or {}
 
-    def act(self, name: str, action: str) -> Updates:
+    def act(self, name: str, action: str) -> Response:
         return self.call("POST", f"/lora-train/v1/runs/{name}/{action}")
 
     def wait(self, name: str, *states: str, seconds: float = RUN_SECONDS) -> dict[str, Any]:
-        """The job, when it has come to one of `states`."""
+        """The run as soon as it is in one of `states`."""
         deadline = time.monotonic() + seconds
         while (job := self.job(name)).get("state") not in states:
             assert time.monotonic() < deadline, (
@@ -157,7 +157,7 @@ class WebUI:
         return (self.data / "models" / "Lora" / name / f"{name}.safetensors").read_bytes()
 
     def kill_and_start_again(self) -> None:
-        """As when the power fails."""
+        """As after a power failure."""
         self.process.kill()
         self.process.wait()
         fresh = self.start_again()
@@ -172,9 +172,9 @@ class WebUI:
 
 
 def start_real(folder: Path, data: Path, flags: Sequence[str] = (), before: Callable[[], None] = lambda: None) -> WebUI:
-    """The WebUI installed in `folder`, with folders of its own in `data`, so that the installation stays as it is.
+    """The WebUI installed in `folder`, with its data in `data`, so that the installation is not changed.
 
-    `before` may add to them before it starts.
+    `before` is called before the start and may add files to `data`.
     """
     python = next(
         (path for path in (folder / "venv/bin/python", folder / "venv/Scripts/python.exe") if path.exists()), None
@@ -198,7 +198,7 @@ def start_real(folder: Path, data: Path, flags: Sequence[str] = (), before: Call
 
 
 def kind_of(folder: Path) -> str:
-    """Which WebUI is installed in `folder`, by the folder that it computes in."""
+    """Which WebUI is installed in `folder`, by its backend's folder."""
     if (folder / "ldm_patched").is_dir():
         return "reForge"
     return "Forge" if (folder / "backend").is_dir() else "A1111"
@@ -211,7 +211,7 @@ def start_stand_in(data: Path) -> WebUI:
 
 
 def add_checkpoints(models: Path) -> None:
-    """The embedded checkpoint under two names, the second one with other weights; and a VAE with other weights."""
+    """Writes the embedded checkpoint, another one with other weights, and a VAE with other weights."""
     from safetensors.torch import load_file, save_file
 
     models.mkdir(parents=True)
@@ -234,7 +234,7 @@ def add_checkpoints(models: Path) -> None:
 
 
 def _start(command: list[str], folder: Path, data: Path, kind: str = "A1111") -> WebUI:
-    """The process, when it answers."""
+    """Starts the process and waits until it responds."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -259,9 +259,9 @@ def _start(command: list[str], folder: Path, data: Path, kind: str = "A1111") ->
         except (urllib.error.URLError, ConnectionError):
             pass
         log_text = (data / "log.txt").read_text(errors="replace")[-3000:]
-        assert process.poll() is None, f"the WebUI ended:\n{log_text}"
-        assert time.monotonic() < deadline, f"the WebUI does not answer:\n{log_text}"
-        # A1111 does not start when a request comes between its page and its API; so a real one is not asked often.
+        assert process.poll() is None, f"the WebUI exited:\n{log_text}"
+        assert time.monotonic() < deadline, f"the WebUI does not respond:\n{log_text}"
+        # A1111 does not start when a request comes after its page and before its API, so a real one gets few requests.
         time.sleep(0.2 if folder == ROOT else 3)
     if kind in SETTINGS:
         webui.call("POST", "/sdapi/v1/options", SETTINGS[kind])

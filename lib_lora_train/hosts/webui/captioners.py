@@ -1,9 +1,9 @@
-"""The WebUI's own interrogators: they put an image into words, as BLIP a sentence, as DeepDanbooru tags.
+"""The WebUI's own interrogators as captioners: BLIP writes a sentence, DeepDanbooru tags.
 
-    with describers()["BLIP"]() as describe:
-        text = describe(image)
+    with captioners()["BLIP"]() as caption_image:
+        text = caption_image(image)
 
-To be used under the host's lock. Only functions are called that leave the WebUI's progress and interrupt state alone.
+Use them under the queue's lock. The WebUI's progress and interrupt state are left alone.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from typing import Any
 from PIL import Image
 
 from lib_lora_train.errors import UserError
-
-CaptionImage = Callable[[Image.Image], str]
+from lib_lora_train.hosts.environment import CaptionImage
 
 ESCAPED = re.compile(r"\\([\\()])")
-"""Brackets as a prompt writes them; a caption is read as it is."""
+"""A character escaped for a prompt. Captions need no escapes."""
 
 
 def captioners() -> dict[str, Callable[[], AbstractContextManager[CaptionImage]]]:
-    """Name -> what loads the interrogator on entering and gives its memory back on leaving.
+    """Name -> a context manager that loads the interrogator on entering and frees its memory on leaving.
 
-    Entering raises a UserError when it cannot be loaded; the first time, the WebUI downloads it.
+    Entering raises UserError when it cannot be loaded. The WebUI downloads it on first use.
     """
     return {"BLIP": _blip, "DeepDanbooru": _deepdanbooru}
 
@@ -51,7 +50,7 @@ def _deepdanbooru() -> Iterator[CaptionImage]:
     model: Any = deepbooru.model
 
     def caption_image(image: Image.Image) -> str:
-        # Without ranks, which the user may have switched on for prompts: a caption has no weights.
+        # Without the weights that the user may have switched on for prompts.
         return ESCAPED.sub(r"\1", model.tag_multi(image, force_disable_ranks=True))
 
     try:
@@ -59,7 +58,7 @@ def _deepdanbooru() -> Iterator[CaptionImage]:
             model.start()
         yield caption_image
     finally:
-        if model.model is not None:  # stop() takes for granted that loading succeeded
+        if model.model is not None:  # stop() fails if loading failed
             model.stop()
 
 
@@ -68,17 +67,16 @@ def _plain_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (IndexError, OSError):
-        # The WebUI passes over a failed download; then there is no first file to take.
+        # The WebUI ignores a failed download and then finds no file.
         raise UserError(
-            f"{name} could not be downloaded, which it is on first use. Check the network connection, or put its file "
-            "into the WebUI's models folder by hand."
+            f"{name} could not be downloaded. Check the network connection, or put its file into the WebUI's models folder."
         ) from None
-    except Exception as error:  # a foreign model, its packages and the device fail in any way
+    except Exception as error:  # a foreign model, its packages and the device may raise anything
         if "out of memory" in str(error).lower():
             raise UserError(
                 f"{name} does not fit into the free memory. Unload the checkpoint or pause the training."
             ) from None
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"{name} could not be loaded ({reason}). Choose the other one, or write the captions yourself."
+            f"{name} could not be loaded ({reason}). Choose another captioner, or write the captions yourself."
         ) from None

@@ -1,4 +1,4 @@
-"""Which WebUI this process is."""
+"""Detects which WebUI this process is."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.hosts.environment import Txt2ImgRequest
 from lib_lora_train.hosts.webui import a1111, forge, forge_host, reforge
+from lib_lora_train.hosts.webui.forge_internals import ForgeInternals
 
 
 @dataclass(frozen=True)
 class RunningWebUI:
-    """A WebUI as the entry points need it."""
+    """What the entry points need of a WebUI."""
 
     title: str
     make_host: Callable[[CheckpointConfig], Host]
@@ -24,7 +25,7 @@ class RunningWebUI:
 
 
 def detect_webui() -> RunningWebUI:
-    """Detected by how it loads checkpoints: Forge has `forge_model_reload`, reForge `forge_loader`, A1111 neither."""
+    """By how it loads checkpoints: Forge has `forge_model_reload`, reForge `forge_loader`, A1111 neither."""
     from modules import sd_models
 
     if hasattr(sd_models, "forge_model_reload"):
@@ -34,7 +35,7 @@ def detect_webui() -> RunningWebUI:
     return RunningWebUI("AUTOMATIC1111", a1111.A1111Host, a1111.txt2img)
 
 
-def _of(internals: forge_host.ForgeInternals) -> RunningWebUI:
+def _of(internals: ForgeInternals) -> RunningWebUI:
     return RunningWebUI(
         internals.title,
         functools.partial(forge_host.ForgeHost, internals=internals),

@@ -1,6 +1,6 @@
-"""What is reForge's own inside it: another memory management, and a checkpoint that is loaded when it is chosen.
+"""reForge's internals. Unlike Forge it loads a checkpoint as soon as it is chosen, and has another memory management.
 
-References such as model_management.py:618 are to its commit 3b56b268, below ldm_patched/modules.
+References such as model_patcher.py are to its commit 3b56b268, in ldm_patched/modules.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from lib_lora_train.errors import UserError
-from lib_lora_train.hosts.webui.common import CHOOSE
-from lib_lora_train.hosts.webui.forge_host import unload
+from lib_lora_train.hosts.webui.forge_model import unload
+from lib_lora_train.hosts.webui.loaded_checkpoint import CHOOSE
 from lib_lora_train.model.family import Family
+from lib_lora_train.model.shared_checkpoint import Tokenizer
 
 
 class ReForge:
@@ -34,7 +35,7 @@ class ReForge:
     def load(self) -> Any:
         from modules import shared
 
-        model: Any = shared.sd_model  # loads it where the WebUI is still starting
+        model: Any = shared.sd_model  # loads it if the WebUI is still starting
         if model is None:
             raise UserError(f"No checkpoint is loaded. {CHOOSE}")
         if not hasattr(model, "forge_objects"):
@@ -44,7 +45,7 @@ class ReForge:
     def undo_loras(self, model: Any) -> None:
         originals = model.forge_objects_original
         for patcher in (originals.unet, originals.clip.patcher):
-            if not patcher.backup:  # one dictionary for a patcher and its copies (model_patcher.py, clone)
+            if not patcher.backup:  # one dictionary for a patcher and its clones (model_patcher.py, clone)
                 continue
             unload(self.memory(), patcher.is_clone)
             patcher.unpatch_model(patcher.offload_device)
@@ -73,7 +74,7 @@ class ReForge:
     def text_layers_left_out(self, family: Family) -> int:
         return 0
 
-    def tokenizer(self, model: Any, encoder: str) -> Any:
+    def tokenizer(self, model: Any, encoder: str) -> Tokenizer:
         return getattr(model.forge_objects_original.clip.tokenizer, encoder).tokenizer
 
     def tokenizer_folder(self) -> str:

@@ -1,4 +1,4 @@
-"""What every WebUI of this kind is asked in the same way: to draw an image, and to look for new LoRA files."""
+"""Calls that are the same in every WebUI: generate an image, and look for new LoRA files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SAMPLERS = {
     "euler_a": ("Euler a", "Automatic"),
     "dpm++_2m_karras": ("DPM++ 2M", "Karras"),
 }
-"""Our names of samplers -> the WebUI's, with its schedule (sd_samplers_kdiffusion.py:13)."""
+"""Our name of a sampler -> the WebUI's sampler and schedule type (sd_samplers_kdiffusion.py:13)."""
 
 
 def refresh_loras() -> None:
-    """Lets the Lora extension find new files, for prompts and for its page (networks.py:679)."""
+    """Makes the Lora extension find new files, for prompts and for its page (networks.py:679)."""
     networks = sys.modules.get("networks")
     if networks is not None and hasattr(networks, "list_available_networks"):
         with queue_lock():
@@ -29,10 +29,10 @@ def refresh_loras() -> None:
 
 
 def generate(request: Txt2ImgRequest) -> Image.Image:
-    """One image, drawn by the WebUI as its own button would, saved nowhere; under its lock.
+    """One image, generated as the WebUI's own button does, but not saved. Called under the queue's lock.
 
     Raises:
-        UserError: when the WebUI was interrupted, or could not draw it.
+        UserError: when generation was interrupted or gave no image.
     """
     from modules import processing, scripts, shared
 
@@ -53,12 +53,12 @@ def generate(request: Txt2ImgRequest) -> Image.Image:
             do_not_save_samples=True,
             do_not_save_grid=True,
         )
-        p.scripts = scripts.ScriptRunner()  # without any script; reForge asks it without looking (processing.py:1065)
+        p.scripts = scripts.ScriptRunner()  # without scripts; reForge fails on None (processing.py:1065)
         with contextlib.closing(p):
             images = processing.process_images(p).images
         if shared.state.interrupted or not images:
             raise UserError(
-                "The WebUI was interrupted while it drew. Start it again; what was drawn for a run is kept."
+                "The WebUI was interrupted while it generated an image. Start again; images that are finished are kept."
             )
         return images[0]
     finally:

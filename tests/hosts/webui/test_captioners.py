@@ -1,4 +1,4 @@
-"""The WebUI's interrogators, against stand-ins that behave as the WebUI's own in what matters here."""
+"""Captioners, on stand-ins for the WebUI's interrogators."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def webui(monkeypatch):
     return put
 
 
-def test_asking_which_there_are_loads_nothing(monkeypatch):
+def test_listing_the_captioners_loads_nothing(monkeypatch):
     monkeypatch.setitem(sys.modules, "modules", None)  # importing it would raise
     assert list(captioners()) == ["BLIP", "DeepDanbooru"]
 
@@ -81,7 +81,7 @@ def test_blip_is_loaded_once_for_many_images_and_unloaded(webui):
     assert blip.calls == ["load", "caption", "caption", "unload"]
 
 
-def test_deepdanbooru_gives_tags_as_a_caption_has_them(webui):
+def test_deepdanbooru_gives_tags_without_escapes_and_weights(webui):
     model = DeepDanbooru()
     webui(deepdanbooru=model)
     with captioners()["DeepDanbooru"]() as caption_image:
@@ -96,7 +96,7 @@ class TestAlways:
         webui(*both)
         return both
 
-    def test_the_memory_is_given_back_after_an_error_within(self, webui, name):
+    def test_the_model_is_unloaded_after_an_error(self, webui, name):
         both = self.make(webui)
         with pytest.raises(ZeroDivisionError), captioners()[name]():
             raise ZeroDivisionError
@@ -105,12 +105,12 @@ class TestAlways:
     @pytest.mark.parametrize(
         "error", [IndexError("list index out of range"), URLError("no network"), ConnectionError()]
     )
-    def test_a_failed_download_is_said_in_words(self, webui, name, error):
+    def test_a_failed_download_is_explained(self, webui, name, error):
         self.make(webui, error)
         with pytest.raises(UserError, match=f"{name} could not be downloaded"), captioners()[name]():
             pass
 
-    def test_too_little_memory_is_said_in_words(self, webui, name):
+    def test_too_little_memory_is_explained(self, webui, name):
         self.make(webui, RuntimeError("CUDA out of memory. Tried"))
         with pytest.raises(UserError, match="free memory"), captioners()[name]():
             pass
@@ -123,10 +123,10 @@ class TestAlways:
         ):
             pass
 
-    def test_what_was_half_loaded_is_unloaded(self, webui, name):
+    def test_a_model_that_failed_to_load_is_unloaded(self, webui, name):
         blip, tagger = self.make(webui, RuntimeError("half"))
         with pytest.raises(UserError), captioners()[name]():
             pass
-        assert "stop" not in tagger.calls  # it has nothing to stop, and the WebUI's would fail
+        assert "stop" not in tagger.calls  # nothing was started, so that the WebUI's stop() would fail
         if name == "BLIP":
             assert blip.calls == ["load", "unload"]

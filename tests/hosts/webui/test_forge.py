@@ -1,4 +1,4 @@
-"""Forge's host, on a model that is made, kept, moved and patched as Forge does it."""
+"""The host in Forge, on a stand-in that loads, moves and patches a model as Forge does."""
 
 import copy
 import sys
@@ -16,17 +16,18 @@ from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.standalone import StandaloneHost
 from lib_lora_train.hosts.webui import common
-from lib_lora_train.hosts.webui.common import chosen_precision
 from lib_lora_train.hosts.webui.forge import Forge
-from lib_lora_train.hosts.webui.forge_host import ForgeHost, shared
+from lib_lora_train.hosts.webui.forge_host import ForgeHost
+from lib_lora_train.hosts.webui.forge_model import ordinary
+from lib_lora_train.hosts.webui.loaded_checkpoint import webui_precision
 from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
 from lib_lora_train.model.diffusers_view.names import text_weights
 from lib_lora_train.model.diffusers_view.views import text_encoder_view, unet_view
 from tests.families import write_family
 from tests.integration.stand_in.modules.call_queue import FIFOLock
 
-CPU, ELSEWHERE = torch.device("cpu"), torch.device("cpu", 0)
-"""Two places that a test can tell apart, on a machine without a GPU."""
+CPU, OTHER_DEVICE = torch.device("cpu"), torch.device("cpu", 0)
+"""Two devices that differ for a test, on a machine without a GPU."""
 
 ENCODERS = {
     "cond_stage_model.transformer.": "clip_l",
@@ -34,11 +35,11 @@ ENCODERS = {
     "conditioner.embedders.0.transformer.": "clip_l",
     "conditioner.embedders.1.model.": "clip_g",
 }
-"""A file's text encoders -> what Forge calls them."""
+"""Prefix of a text encoder in a file -> Forge's name for it."""
 
 
 class Tree(nn.Module):
-    """Nested modules that hold `tensors` under their names."""
+    """Nested modules with `tensors` under their names."""
 
     def __init__(self, tensors):
         super().__init__()
@@ -57,7 +58,7 @@ class Tree(nn.Module):
 
 
 class LoraLoader:
-    """backend/patcher/lora.py: merges out of place, and keeps the originals."""
+    """backend/patcher/lora.py: merges out of place and keeps the originals."""
 
     def __init__(self, model):
         self.model, self.backup, self.loaded_hash = model, {}, str([])
@@ -81,7 +82,7 @@ def put(module, name, weight):
 
 
 class Patcher:
-    """backend/patcher/base.py: a model with the LoRAs that one image wants."""
+    """backend/patcher/base.py: a model with the LoRAs of one image."""
 
     def __init__(self, model, offload_device=CPU, patches=()):
         self.model, self.patches = model, patches
@@ -101,7 +102,7 @@ class Patcher:
 
 
 class MemoryManagement:
-    """backend/memory_management.py. A move makes new storages, as one between main memory and a GPU does."""
+    """backend/memory_management.py. A move makes new storages, as between main memory and a GPU."""
 
     __file__ = "memory_management.py"
 
@@ -144,7 +145,7 @@ class Model(types.SimpleNamespace):
 
 
 class FakeForge:
-    """sd_models.py: a checkpoint is chosen at once, and loaded by whoever needs it first."""
+    """sd_models.py: a checkpoint is chosen at once, and loaded when it is needed first."""
 
     def __init__(self, offload_device):
         self.offload_device = offload_device
@@ -224,12 +225,12 @@ class FakeForge:
 
 @pytest.fixture
 def make_webui(monkeypatch, miniature):
-    """make_webui(offload_device): Forge with the miniature chosen, in the place of the WebUI's modules."""
+    """make_webui(offload_device): Forge with the miniature chosen, as the WebUI's `modules`."""
 
     def make(offload_device=CPU):
         webui = FakeForge(offload_device)
         call_queue = types.SimpleNamespace(queue_lock=FIFOLock())
-        monkeypatch.setattr(common, "ASK_AGAIN_SECONDS", 0.001)
+        monkeypatch.setattr(common, "RETRY_SECONDS", 0.001)
         shared_options = types.SimpleNamespace(opts=types.SimpleNamespace(sd_noise_schedule="Default"))
         modules = types.SimpleNamespace(sd_models=webui, call_queue=call_queue, shared=shared_options)
         monkeypatch.setitem(sys.modules, "modules", modules)
@@ -266,8 +267,8 @@ def shared_addresses(checkpoint):
 
 
 @contextmanager
-def noise_sampler(webui, *lora):
-    """An image is drawn, with a LoRA on the weights of these names; it stays merged afterwards."""
+def image_generated(webui, *lora):
+    """An image was generated with a LoRA on the weights of these names, which stays merged."""
     with sys.modules["modules"].call_queue.queue_lock:
         model, _ = webui.forge_model_reload()
         unet = model.forge_objects_original.unet
@@ -290,12 +291,12 @@ def other_file(miniature, tmp_path):
 def test_weights_made_in_inference_mode_become_ordinary_tensors_on_the_same_memory():
     with torch.inference_mode():
         weight = torch.arange(12.0).reshape(3, 4).T[1:]
-    ordinary = shared(weight)
+    tensor = ordinary(weight)
     assert weight.is_inference()
-    assert not ordinary.is_inference()
-    assert ordinary.data_ptr() == weight.data_ptr()
-    assert ordinary.stride() == weight.stride()
-    assert torch.equal(ordinary, weight)
+    assert not tensor.is_inference()
+    assert tensor.data_ptr() == weight.data_ptr()
+    assert tensor.stride() == weight.stride()
+    assert torch.equal(tensor, weight)
 
 
 def test_a_lease_loads_the_chosen_checkpoint_and_copies_nothing(webui, host, miniature):
@@ -305,7 +306,7 @@ def test_a_lease_loads_the_chosen_checkpoint_and_copies_nothing(webui, host, min
 
 
 @pytest.mark.parametrize("family", ["sd2", "sdxl"])
-def test_other_families_are_lent_whole_and_read_as_their_file_is(webui, host, tmp_path, family):
+def test_other_families_are_shared_whole_and_equal_their_file(webui, host, tmp_path, family):
     file = write_family(tmp_path, family)
     webui.choose(file)
     with (
@@ -324,7 +325,7 @@ def test_other_families_are_lent_whole_and_read_as_their_file_is(webui, host, tm
     assert ours.pooled is None or torch.allclose(ours.pooled, theirs.pooled, atol=1e-5)
 
 
-def test_v_prediction_and_its_schedule_are_the_webuis(webui, host, tmp_path):
+def test_v_prediction_and_zero_terminal_snr_are_the_webuis(webui, host, tmp_path):
     webui.choose(write_family(tmp_path, "sdxl", ("v_pred", "ztsnr")))
     webui.prediction = "v_prediction"
     with host.lease() as checkpoint:
@@ -339,12 +340,12 @@ def test_the_noise_schedule_set_in_the_webui_counts_for_v_prediction_only(webui,
         assert checkpoint.zero_terminal_snr
 
 
-def test_what_predicts_neither_noise_nor_v_is_refused(webui, host, complaint):
+def test_a_model_that_predicts_neither_noise_nor_v_is_refused(webui, host, complaint):
     webui.prediction = "edm"
     assert "neither noise nor v" in complaint(host.lease().__enter__)
 
 
-def test_an_inpainting_checkpoint_is_refused_by_what_it_is(webui, host, complaint, miniature, tmp_path):
+def test_an_inpainting_checkpoint_is_refused_by_its_kind(webui, host, complaint, miniature, tmp_path):
     file = other_file(miniature, tmp_path)
     weights = load_file(file)
     first = weights["model.diffusion_model.input_blocks.0.0.weight"]
@@ -354,7 +355,7 @@ def test_an_inpainting_checkpoint_is_refused_by_what_it_is(webui, host, complain
     assert "inpainting" in complaint(host.lease().__enter__)
 
 
-def test_gradients_flow_through_what_is_lent(webui, host):
+def test_gradients_flow_through_the_shared_weights(webui, host):
     with host.lease() as checkpoint, host.gpu_slot():
         unet = unet_view(checkpoint)
         adapter = torch.zeros(1, 4, 8, 8, requires_grad=True)
@@ -370,36 +371,36 @@ def test_a_plan_needs_no_checkpoint_loaded(webui, host):
     assert {n: t.shape for n, t in checkpoint.unet.items()} == {n: t.shape for n, t in host.describe().unet.items()}
 
 
-def test_a_lora_that_is_merged_comes_off_and_on_again(webui, host):
+def test_a_merged_lora_is_removed_and_can_be_merged_again(webui, host):
     name = "diffusion_model.out.2.weight"
-    with noise_sampler(webui) as model:
+    with image_generated(webui) as model:
         plain = model.forge_objects_original.unet.model.get_parameter(name).data_ptr()
-    with noise_sampler(webui, name) as model:
+    with image_generated(webui, name) as model:
         merged = model.forge_objects_original.unet.model.get_parameter(name).data_ptr()
     assert merged != plain
     with host.lease() as checkpoint, host.gpu_slot():
         assert checkpoint.unet["out.2.weight"].data_ptr() == plain
         assert model.current_lora_hash == str([])
-    with noise_sampler(webui, name) as model:
+    with image_generated(webui, name) as model:
         assert model.forge_objects_original.unet.model.get_parameter(name).data_ptr() != plain
 
 
-def test_a_lora_merged_between_two_turns_comes_off_for_the_next(webui, host):
+def test_a_lora_merged_between_two_slots_is_removed_for_the_next(webui, host):
     name = "diffusion_model.out.2.weight"
     with host.lease() as checkpoint:
         with host.gpu_slot():
             before = checkpoint.unet["out.2.weight"].clone()
-        with noise_sampler(webui, name):
+        with image_generated(webui, name):
             pass
         with host.gpu_slot():
             assert torch.equal(checkpoint.unet["out.2.weight"], before)
 
 
-def test_while_another_checkpoint_is_chosen_the_turn_waits_and_holds_nothing(webui, host, miniature, tmp_path):
-    conditioning = []
+def test_while_another_checkpoint_is_chosen_the_slot_waits_and_holds_no_tensor(webui, host, miniature, tmp_path):
+    reasons = []
 
     def on_wait(reason):
-        conditioning.append(reason)
+        reasons.append(reason)
         assert not checkpoint.unet
         webui.choose(miniature)
 
@@ -407,11 +408,11 @@ def test_while_another_checkpoint_is_chosen_the_turn_waits_and_holds_nothing(web
         webui.choose(other_file(miniature, tmp_path))
         with host.gpu_slot(on_wait):
             assert shared_addresses(checkpoint) == unet_addresses(webui)
-    assert "other" in conditioning[0]
-    assert miniature.stem in conditioning[0]
+    assert "other" in reasons[0]
+    assert miniature.stem in reasons[0]
 
 
-def test_a_checkpoint_that_was_loaded_anew_is_lent_anew(webui, host, miniature, tmp_path):
+def test_a_checkpoint_that_was_loaded_again_is_attached_again(webui, host, miniature, tmp_path):
     with host.lease() as checkpoint:
         first = shared_addresses(checkpoint)
         webui.choose(other_file(miniature, tmp_path))
@@ -421,13 +422,13 @@ def test_a_checkpoint_that_was_loaded_anew_is_lent_anew(webui, host, miniature, 
             assert shared_addresses(checkpoint) == unet_addresses(webui) != first
 
 
-def test_another_vae_is_waited_out_however_long_it_stays(webui, host):
-    """As Forge has it: "VAE / Text Encoder" at the top of the page makes it load the whole model anew."""
-    conditioning = []
+def test_the_slot_waits_while_another_vae_is_loaded(webui, host):
+    """In Forge, "VAE / Text Encoder" at the top of the page loads the whole model again."""
+    reasons = []
 
     def on_wait(reason):
-        conditioning.append(reason)
-        if len(conditioning) == 3:
+        reasons.append(reason)
+        if len(reasons) == 3:
             webui.other_vae = False
             webui.model_data.forge_hash = ""
 
@@ -436,14 +437,14 @@ def test_another_vae_is_waited_out_however_long_it_stays(webui, host):
         webui.model_data.forge_hash = ""
         with host.gpu_slot(on_wait):
             assert shared_addresses(checkpoint) == unet_addresses(webui)
-    assert len(conditioning) == 3
-    assert all("VAE" in reason for reason in conditioning)
+    assert len(reasons) == 3
+    assert all("VAE" in reason for reason in reasons)
 
 
-def test_another_vae_written_into_the_same_tensors_is_noticed(webui, host):
-    """As reForge has it, where weights are ordinary tensors."""
+def test_another_vae_written_into_the_same_tensors_is_detected(webui, host):
+    """As in reForge, where weights are ordinary tensors."""
     webui.inference = False
-    conditioning = []
+    reasons = []
     with host.lease():
         with host.gpu_slot():
             pass
@@ -451,12 +452,12 @@ def test_another_vae_written_into_the_same_tensors_is_noticed(webui, host):
         own = weight.detach().clone()
         with torch.no_grad():
             weight += 1
-        with host.gpu_slot(lambda reason: (conditioning.append(reason), weight.data.copy_(own))):
-            assert "VAE" in conditioning[0]
+        with host.gpu_slot(lambda reason: (reasons.append(reason), weight.data.copy_(own))):
+            assert "VAE" in reasons[0]
 
 
-def test_parts_that_moved_are_lent_where_they_stand_now(make_webui):
-    webui = make_webui(offload_device=ELSEWHERE)
+def test_parts_that_moved_are_attached_again(make_webui):
+    webui = make_webui(offload_device=OTHER_DEVICE)
     host = ForgeHost(CheckpointConfig(), Forge())
     with host.lease() as checkpoint:
         first = shared_addresses(checkpoint)
@@ -465,8 +466,8 @@ def test_parts_that_moved_are_lent_where_they_stand_now(make_webui):
             assert shared_addresses(checkpoint) == unet_addresses(webui) != first
 
 
-def test_between_turns_nothing_is_held_that_the_webui_may_want_to_move(make_webui):
-    make_webui(offload_device=ELSEWHERE)
+def test_between_slots_no_tensor_is_held_that_the_webui_may_move(make_webui):
+    make_webui(offload_device=OTHER_DEVICE)
     host = ForgeHost(CheckpointConfig(), Forge())
     with host.lease() as checkpoint:
         with host.gpu_slot():
@@ -478,8 +479,8 @@ def test_between_turns_nothing_is_held_that_the_webui_may_want_to_move(make_webu
             assert sum(p.numel() for p in unet.parameters()) > 0
 
 
-def test_a_text_encoder_brought_for_the_whole_run_outlasts_moves(make_webui):
-    webui = make_webui(offload_device=ELSEWHERE)
+def test_a_text_encoder_that_is_on_the_device_for_the_whole_run_is_not_attached_again(make_webui):
+    webui = make_webui(offload_device=OTHER_DEVICE)
     webui.storage = torch.float16
     host = ForgeHost(CheckpointConfig(), Forge())
     with host.lease() as checkpoint:
@@ -494,7 +495,7 @@ def test_a_text_encoder_brought_for_the_whole_run_outlasts_moves(make_webui):
         run.__exit__(None, None, None)
 
 
-def test_embeddings_that_are_widened_when_the_webui_first_draws_are_the_same_numbers(webui, host):
+def test_embeddings_converted_to_float32_at_the_first_image_count_as_unchanged(webui, host):
     webui.storage = torch.float16
     with host.lease() as checkpoint:
         embeddings = originals(webui).clip.cond_stage_model.clip_l.transformer.text_model.embeddings
@@ -507,8 +508,8 @@ def test_embeddings_that_are_widened_when_the_webui_first_draws_are_the_same_num
             )
 
 
-def test_a_run_that_does_not_share_has_the_device_for_its_unet(webui):
-    with noise_sampler(webui):
+def test_a_run_that_allows_no_image_generation_has_the_device_for_its_unet(webui):
+    with image_generated(webui):
         pass
     host = ForgeHost(CheckpointConfig(allow_image_generation=False), Forge())
     with host.lease():
@@ -516,12 +517,12 @@ def test_a_run_that_does_not_share_has_the_device_for_its_unet(webui):
 
 
 @pytest.mark.parametrize("storage", ["nf4", "gguf", torch.float8_e4m3fn])
-def test_weights_in_few_bits_are_refused_with_the_setting(webui, host, complaint, storage):
+def test_weights_in_few_bits_are_refused_with_the_setting_to_change(webui, host, complaint, storage):
     originals(webui).unet.model.storage_dtype = storage
-    sentence = complaint(host.lease().__enter__)
-    assert str(storage).removeprefix("torch.") in sentence
-    assert "Diffusion in Low Bits" in sentence
-    assert complaint(host.describe) == sentence
+    message = complaint(host.lease().__enter__)
+    assert str(storage).removeprefix("torch.") in message
+    assert "Diffusion in Low Bits" in message
+    assert complaint(host.describe) == message
 
 
 def test_a_checkpoint_that_cannot_be_loaded_is_named_and_the_next_one_loads(webui, host, complaint):
@@ -532,7 +533,7 @@ def test_a_checkpoint_that_cannot_be_loaded_is_named_and_the_next_one_loads(webu
         assert checkpoint.unet
 
 
-def test_after_a_failure_the_former_choice_loads_again(webui, host, miniature, tmp_path, complaint):
+def test_after_a_failure_the_previous_checkpoint_loads_again(webui, host, miniature, tmp_path, complaint):
     webui.forge_model_reload()
     former = webui.model_data.forge_loading_parameters
     webui.choose(other_file(miniature, tmp_path))
@@ -544,13 +545,13 @@ def test_after_a_failure_the_former_choice_loads_again(webui, host, miniature, t
         assert checkpoint.name == miniature.stem
 
 
-def test_none_chosen_is_said(webui, host, complaint):
+def test_without_a_chosen_checkpoint_there_is_an_error(webui, host, complaint):
     webui.model_data.forge_loading_parameters = {"checkpoint_info": None}
     assert "No checkpoint is chosen" in complaint(host.describe)
     assert "No checkpoint is chosen" in complaint(host.lease().__enter__)
 
 
-def test_weights_that_are_not_as_before_are_reported(webui, host):
+def test_weights_that_changed_are_an_error_at_the_end(webui, host):
     with pytest.raises(UserError, match="UNet"), host.lease(), torch.inference_mode():
         originals(webui).unet.model.diffusion_model.get_parameter("out.2.bias").add_(1)
 
@@ -565,10 +566,10 @@ def test_weights_that_are_not_as_before_are_reported(webui, host):
         (torch.float16, torch.float32, "cuda", torch.float16),
     ],
 )
-def test_arithmetic_is_the_webuis_but_never_full_on_halves(storage, computation, device, expected):
-    assert chosen_precision("auto", storage, computation, torch.device(device), "--all-in-fp32") == expected
+def test_precision_is_the_webuis_but_never_full_for_half_precision_weights(storage, computation, device, expected):
+    assert webui_precision("auto", storage, computation, torch.device(device), "--all-in-fp32") == expected
 
 
-def test_full_precision_on_halves_is_refused(complaint):
-    sentence = complaint(chosen_precision, "fp32", torch.float16, torch.float16, torch.device("cuda"), "--all-in-fp32")
-    assert "--all-in-fp32" in sentence
+def test_full_precision_for_half_precision_weights_is_refused(complaint):
+    message = complaint(webui_precision, "fp32", torch.float16, torch.float16, torch.device("cuda"), "--all-in-fp32")
+    assert "--all-in-fp32" in message

@@ -1,4 +1,4 @@
-"""An image drawn by the WebUI, as far as it can be seen without one: what it is asked, and that it is always let go."""
+"""The request that the WebUI's txt2img gets, and that its state is always ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lib_lora_train.hosts.webui.txt2img import generate
 
 
 class State:
-    """The WebUI's record of what it does."""
+    """The WebUI's `shared.state`."""
 
     interrupted = False
 
@@ -37,11 +37,11 @@ class Processing(SimpleNamespace):
 
 @pytest.fixture
 def webui(monkeypatch) -> SimpleNamespace:
-    """The parts of `modules` that are used; `asked` is the last request."""
-    found = SimpleNamespace(state=State(), asked=None)
+    """The parts of `modules` that are used; `request` is the last one."""
+    found = SimpleNamespace(state=State(), request=None)
 
     def process_images(p: Processing) -> SimpleNamespace:
-        found.asked = p
+        found.request = p
         assert p.scripts.alwayson_scripts == [], "reForge looks for a script here without asking whether there are any"
         return SimpleNamespace(images=[Image.new("RGB", (p.width, p.height))])
 
@@ -61,19 +61,21 @@ def webui(monkeypatch) -> SimpleNamespace:
     return found
 
 
-WISH = Txt2ImgRequest(prompt="a dog", negative="", seed=3, width=64, height=32, sampler="euler", steps=4, guidance=5.0)
+REQUEST = Txt2ImgRequest(
+    prompt="a dog", negative="", seed=3, width=64, height=32, sampler="euler", steps=4, guidance=5.0
+)
 
 
-def test_an_image_is_drawn_with_no_scripts_and_saved_nowhere(webui):
-    assert generate(WISH).size == (64, 32)
-    assert (webui.asked.prompt, webui.asked.seed, webui.asked.sampler_name) == ("a dog", 3, "Euler")
-    assert webui.asked.do_not_save_samples
-    assert webui.asked.closed
+def test_an_image_is_generated_without_scripts_and_not_saved(webui):
+    assert generate(REQUEST).size == (64, 32)
+    assert (webui.request.prompt, webui.request.seed, webui.request.sampler_name) == ("a dog", 3, "Euler")
+    assert webui.request.do_not_save_samples
+    assert webui.request.closed
     assert webui.state.jobs == []
 
 
-def test_an_interruption_is_said_and_the_webui_is_let_go(webui):
+def test_an_interruption_is_an_error_and_ends_the_webuis_state(webui):
     webui.state.interrupted = True
     with pytest.raises(UserError, match="was interrupted"):
-        generate(WISH)
+        generate(REQUEST)
     assert webui.state.jobs == []

@@ -1,5 +1,5 @@
-"""A stand-in for AUTOMATIC1111's WebUI: as much of it as the host's side of the extension touches, and no more.
+"""A stand-in for AUTOMATIC1111's WebUI, with the parts that the extension uses.
 
-`modules` and `networks` here carry the WebUI's own names, and behave as its files do that the comments name. The suite
-in tests/integration holds it to the real one: the same tests run against both.
+`modules` and `networks` have the WebUI's own names and behave like the files that their docstrings name. The same tests run
+against the stand-in and a real WebUI.
 """

@@ -1,4 +1,4 @@
-"""extensions-builtin/Lora/networks.py: LoRAs are merged into the weights while drawing, and stay there afterwards."""
+"""extensions-builtin/Lora/networks.py: merges LoRAs into the weights when an image is generated. They stay merged."""
 
 from pathlib import Path
 
@@ -19,14 +19,14 @@ def list_available_networks():
 
 
 def load_networks(tags):
-    """Sets the networks of a prompt: (name, strength) each; unknown names are looked for once more (networks.py:298)."""
+    """Sets the networks of a prompt, (name, strength) each. Looks for new files if a name is unknown (networks.py:298)."""
     if any(name not in available_networks for name, _ in tags):
         list_available_networks()
     loaded_networks[:] = [(name, strength, _deltas(available_networks[name])) for name, strength in tags]
 
 
 def network_apply_weights(module):
-    """networks.py:411: back to the backup, then the loaded networks on top; in place."""
+    """networks.py:411: restores the backup, then adds the loaded networks, in place."""
     wanted = tuple((name, strength) for name, strength, _ in loaded_networks)
     if getattr(module, "network_current_names", ()) == wanted:
         return
@@ -41,7 +41,7 @@ def network_apply_weights(module):
 
 
 def merge_loaded():
-    """What the layers' forwards do, all at once."""
+    """What the forward passes of all layers do."""
     with torch.no_grad():
         for module in sd_models.model_data.sd_model.modules():
             if getattr(module, "network_layer_name", None):

@@ -1,4 +1,4 @@
-"""The stand-in's HTTP API: the part of /sdapi/v1 that the suite uses, and the extensions' own."""
+"""The stand-in's HTTP API: the part of /sdapi/v1 that the suite uses, and the extensions' API."""
 
 import argparse
 import base64
@@ -8,7 +8,7 @@ import runpy
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # here `modules` and `networks` are the stand-in's
+sys.path.insert(0, str(Path(__file__).parent))  # for the stand-in's `modules` and `networks`
 
 import networks
 import torch
@@ -48,7 +48,7 @@ def make_app():
     @app.post("/sdapi/v1/txt2img")
     def txt2img(request: dict = Body()):
         with call_queue.queue_lock:
-            image = draw(request)
+            image = image_of(request)
         file = io.BytesIO()
         image.save(file, format="PNG")
         return {"images": [base64.b64encode(file.getvalue()).decode()]}
@@ -72,8 +72,8 @@ def checkpoint(name):
     return Path(paths.data_path) / "models" / "Stable-diffusion" / name
 
 
-def draw(request):
-    """One image on the model's own weights, with the LoRAs of its prompt merged into them."""
+def image_of(request):
+    """One image, generated with the model's own weights after the LoRAs of its prompt were merged into them."""
     networks.load_networks([(name, float(strength)) for name, strength in TAG.findall(request["prompt"])])
     networks.merge_loaded()
     denoiser = open_denoiser(a1111.A1111Host(CheckpointConfig()).describe(), CheckpointConfig())

@@ -1,6 +1,6 @@
-"""Teaches Forge and reForge the sizes of small checkpoints: they know checkpoints by their widths.
+"""Registers small checkpoints in Forge and reForge, which detect a checkpoint by its sizes.
 
-What they have to know of one lies beside it, as NAME.forge.json (tests/integration/forge_sizes.py).
+The sizes are in NAME.forge.json beside the checkpoint (tests/integration/forge_sizes.py).
 """
 
 import json
@@ -11,8 +11,8 @@ from pathlib import Path
 from modules import paths
 
 
-def teach_forge(file):
-    """A folder as Forge has one for each architecture (backend/huggingface), and an entry in its list."""
+def register_in_forge(file):
+    """Adds a folder of configs, as in backend/huggingface, and an entry to Forge's list of models."""
     import backend
     from huggingface_guess import model_list
 
@@ -24,19 +24,19 @@ def teach_forge(file):
     )
     for part, tokenizer in sizes["tokenizers"].items():
         shutil.copytree(tokenizer, folder / part, dirs_exist_ok=True)
-    for part, facts in sizes["configs"].items():
+    for part, fields in sizes["configs"].items():
         config = folder / part / "config.json"
-        config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | facts), encoding="utf-8")
+        config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | fields), encoding="utf-8")
 
     class Small(like):
-        huggingface_repo = str(folder)  # absolute, so that it stays itself where Forge joins it to its own folder
+        huggingface_repo = str(folder)  # absolute, so that joining it to Forge's folder does not change it
 
     Small.unet_config = like.unet_config | sizes["unet"]
     model_list.models.insert(0, Small)
 
 
-def teach_reforge(file):
-    """An entry in its list, and the sizes of what it builds with fixed ones, for the checkpoint that was found last."""
+def register_in_reforge(file):
+    """Adds an entry to reForge's list of models, which sets `current` when the checkpoint is detected."""
     from ldm_patched.modules import supported_models
 
     sizes = json.loads(file.read_text(encoding="utf-8"))
@@ -45,19 +45,19 @@ def teach_reforge(file):
     class Small(like):
         def __init__(self, unet_config):
             super().__init__(unet_config)
-            found.clear()
-            found.update(sizes)
+            current.clear()
+            current.update(sizes)
 
     Small.unet_config = like.unet_config | sizes["unet"]
     supported_models.models.insert(0, Small)
 
 
-found = {}
+current = {}
 """The sizes of the checkpoint that reForge loads."""
 
 
-def build_small_parts():
-    """reForge's text encoders, tokenizers and VAE of the sizes in `found`."""
+def patch_reforge():
+    """Makes reForge's text encoders, tokenizers and VAE in the sizes of `current`."""
     from ldm_patched.modules import sd, sd1_clip
 
     clip, tokenizer, autoencoder = sd1_clip.SDClipModel.__init__, sd1_clip.SDTokenizer.__init__, sd.AutoencoderKL
@@ -65,19 +65,19 @@ def build_small_parts():
     def small_clip(self, *args, textmodel_json_config=None, **kwargs):
         own = Path(textmodel_json_config or Path(sd1_clip.__file__).with_name("sd1_clip_config.json"))
         config = json.loads(own.read_text(encoding="utf-8"))
-        config |= found["configs"]["text_encoder_2" if "bigg" in own.name else "text_encoder"]
-        config["num_hidden_layers"] += found["like"] == "SD20"  # of which Forge leaves out one
+        config |= current["configs"]["text_encoder_2" if "bigg" in own.name else "text_encoder"]
+        config["num_hidden_layers"] += current["like"] == "SD20"  # Forge does not load the last one
         clip(self, *args, textmodel_json_config=config, **kwargs)
 
     def small_tokenizer(self, tokenizer_path=None, *args, embedding_key="clip_l", **kwargs):
-        folder = found["tokenizers"].get("tokenizer_2" if embedding_key == "clip_g" else "tokenizer")
+        folder = current["tokenizers"].get("tokenizer_2" if embedding_key == "clip_g" else "tokenizer")
         tokenizer(self, folder or tokenizer_path, *args, embedding_key=embedding_key, **kwargs)
 
     def small_autoencoder(ddconfig, **kwargs):
-        widths = found["configs"]["vae"]["block_out_channels"]
+        widths = current["configs"]["vae"]["block_out_channels"]
         sizes = {"ch": widths[0], "ch_mult": [width // widths[0] for width in widths]}
         return autoencoder(
-            ddconfig={**ddconfig, **sizes, "num_res_blocks": found["configs"]["vae"]["layers_per_block"]}, **kwargs
+            ddconfig={**ddconfig, **sizes, "num_res_blocks": current["configs"]["vae"]["layers_per_block"]}, **kwargs
         )
 
     sd1_clip.SDClipModel.__init__, sd1_clip.SDTokenizer.__init__, sd.AutoencoderKL = (
@@ -90,8 +90,8 @@ def build_small_parts():
 files = sorted(Path(paths.models_path).glob("Stable-diffusion/*.forge.json"))
 if "huggingface_guess" in sys.modules:
     for file in files:
-        teach_forge(file)
+        register_in_forge(file)
 elif "ldm_patched" in sys.modules:
-    build_small_parts()
+    patch_reforge()
     for file in files:
-        teach_reforge(file)
+        register_in_reforge(file)

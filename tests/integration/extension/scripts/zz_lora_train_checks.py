@@ -1,4 +1,4 @@
-"""An extension for the integration tests: looks into the WebUI's process, makes a stage of a run fail, and holds runs."""
+"""An extension for the integration tests: hashes the WebUI's weights, makes a stage of a run fail, and holds runs."""
 
 import hashlib
 import threading
@@ -33,14 +33,14 @@ MAY_CONTINUE.set()
 TIMES = defaultdict(dict)
 
 
-def remembered(self):
+def prepare_and_record(self):
     SESSIONS.add(self)
     PREPARE(self)
     TIMES[self.run.config.run.name]["ready"] = time.time()
 
 
-def held(self):
-    """Waits between two slices, where a run holds nothing of the WebUI's."""
+def slice_when_not_held(self):
+    """Waits between two slices, where a run does not hold the WebUI's lock."""
     if self.run.step:
         MAY_CONTINUE.wait()
     SLICE(self)
@@ -48,23 +48,23 @@ def held(self):
 
 
 def times():
-    """When runs were ready to train, and when their first slice was over, by their names; seconds since 1970."""
+    """Name of a run -> when it was ready to train and when its first slice ended, in seconds since 1970."""
     return TIMES
 
 
-session.Session._prepare = remembered
-session.Session._slice = held
+session.Session._prepare = prepare_and_record
+session.Session._slice = slice_when_not_held
 
 
 def parts():
-    """UNet, VAE and text encoder of the checkpoint that the WebUI draws with, without LoRAs."""
-    from lib_lora_train.hosts.webui import a1111
+    """UNet, VAE and text encoder of the WebUI's checkpoint, with LoRAs removed."""
+    from lib_lora_train.hosts.webui import a1111_model
     from lib_lora_train.hosts.webui.detect import detect_webui
 
     model = sd_models.model_data.sd_model
     internals = getattr(detect_webui().make_host, "keywords", {}).get("internals")
     if internals is None:
-        a1111.undo_merged_loras(model)
+        a1111_model.undo_merged_loras(model)
         return model.model.diffusion_model, model.first_stage_model, model.cond_stage_model.wrapped.transformer
     internals.undo_loras(model)
     own = model.forge_objects_original
@@ -72,7 +72,7 @@ def parts():
 
 
 def weights():
-    """A hash of every weight that the WebUI draws with, and of where and what it is."""
+    """A hash of the WebUI's weights and of their dtypes, devices and flags."""
     digest = hashlib.sha256()
     for part in parts():
         for name, parameter in part.named_parameters():
@@ -82,11 +82,11 @@ def weights():
 
 
 def sharing():
-    """How many parameters the running session's views have, and how many of them are the WebUI's own storage."""
+    """How many parameters the views of the running sessions have, and how many of them use the WebUI's own storage."""
     own = {parameter.untyped_storage().data_ptr() for part in parts() for parameter in part.parameters()}
     views = [view for running in SESSIONS for view in running.run.checkpoint.views]
-    checkpoint = [parameter for view in views for parameter in view.parameters.values()]
-    return {"parameters": len(checkpoint), "shared": sum(p.untyped_storage().data_ptr() in own for p in checkpoint)}
+    parameters = [parameter for view in views for parameter in view.parameters.values()]
+    return {"parameters": len(parameters), "shared": sum(p.untyped_storage().data_ptr() in own for p in parameters)}
 
 
 def fault(stage: str = Body("", embed=True)):
@@ -100,7 +100,7 @@ def fault(stage: str = Body("", embed=True)):
 
 
 def hold(on: bool = Body(embed=True)):
-    """Holds every run after its first slice, until it is called with false."""
+    """Holds every run after its first slice, until this is called with false."""
     (MAY_CONTINUE.clear if on else MAY_CONTINUE.set)()
 
 

@@ -1,4 +1,4 @@
-"""Tells open_clip about the SDXL twin's second text encoder: WebUIs build such encoders by their registered names."""
+"""Registers the second text encoder of the SDXL variant in open_clip: WebUIs make such encoders by their registered names."""
 
 from pathlib import Path
 
@@ -6,5 +6,5 @@ import open_clip
 
 ROOT = Path(__file__).resolve().parents[4]
 
-for file in (ROOT / "lib_lora_train" / "embedded").glob("xl-*/tokenizer_2/lora-train-xl-*.json"):
+for file in (ROOT / "tests" / "assets").glob("xl-*/tokenizer_2/lora-train-xl-*.json"):
     open_clip.add_model_config(file)

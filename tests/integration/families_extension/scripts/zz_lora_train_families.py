@@ -1,4 +1,4 @@
-"""For check_families.py: our networks beside the WebUI's own, in its process, and how it reads our adapters."""
+"""For check_families.py: compares our networks with the WebUI's own in its process, and reports how it reads our adapters."""
 
 import logging
 import re
@@ -19,7 +19,7 @@ from lib_lora_train.training.adapter_setup import make_adapter
 
 WIDTH, HEIGHT = 96, 64
 
-if "open_clip" in sys.modules:  # A1111 builds OpenCLIP's encoders by their registered names
+if "open_clip" in sys.modules:  # A1111 makes OpenCLIP's encoders by their registered names
     sys.modules["open_clip"].factory._MODEL_CONFIGS["lora-train-small"] = {
         "embed_dim": 64,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
@@ -66,7 +66,7 @@ def compare(prompt: str = Body("", embed=True)):
 
 
 def own_unet(model):
-    """Called with latents, timesteps, text features and, for SDXL, pooled ones with sizes (y)."""
+    """The WebUI's UNet, called with latents, timesteps, text features and, for SDXL, pooled features with sizes (y)."""
     if not hasattr(model, "forge_objects"):
         return lambda x, t, context, y: model.apply_model(
             x, t, context if y is None else {"crossattn": context, "vector": y}
@@ -75,7 +75,7 @@ def own_unet(model):
 
 
 def own_parts(model):
-    """Modules that hold all of the WebUI's weights."""
+    """Modules that contain all of the WebUI's weights."""
     if not hasattr(model, "forge_objects"):
         return [model]
     parts = model.forge_objects_original
@@ -83,7 +83,7 @@ def own_parts(model):
 
 
 def matches(name: str = Body("", embed=True)):
-    """How the WebUI reads the adapter `name`: its version, the layers that it finds, and what it says that it does not."""
+    """How the WebUI reads the adapter `name`: version, number of layers found, and keys not found."""
     networks.list_available_networks()
     disk = networks.available_networks[name]
     layers, unmatched = matching()(name, disk)
@@ -91,17 +91,17 @@ def matches(name: str = Body("", embed=True)):
 
 
 def matching():
-    """How this WebUI looks for an adapter's layers."""
+    """The function for this WebUI."""
     if not hasattr(networks, "load_lora_for_models"):
         return matched_by_a1111
     return matched_by_forge if hasattr(networks, "model_lora_keys_unet") else matched_by_reforge
 
 
 def matched_by_a1111(name, disk):
-    """Layers found, and the lines of its log about others."""
-    said: list[str] = []
+    """Number of layers found, and the lines of its log about others."""
+    lines: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())
+    handler.emit = lambda record: lines.append(record.getMessage())
     before = networks.logger.level, logging.getLogger().level
     for logger in (networks.logger, logging.getLogger()):
         logger.addHandler(handler)
@@ -112,12 +112,12 @@ def matched_by_a1111(name, disk):
         for logger, level in zip((networks.logger, logging.getLogger()), before, strict=True):
             logger.removeHandler(handler)
             logger.setLevel(level)
-    # A1111 names the keys of a word here too, which it has read by then (networks.py:191).
-    return layers, [text[:300] for text in said if "match" in text and not _names_only_a_word(text)]
+    # A1111 lists the keys of an embedding here too, although it has read them (networks.py:191).
+    return layers, [text[:300] for text in lines if "match" in text and not _lists_only_an_embedding(text)]
 
 
 def matched_by_forge(_, disk):
-    """Layers found, and keys left over, by its own functions (load_lora_for_models)."""
+    """Number of layers found, and keys not found, by its own functions (load_lora_for_models)."""
     parts = sd_models.model_data.sd_model.forge_objects_original
     unet_keys = networks.model_lora_keys_unet(parts.unet.model)
     text_keys = networks.model_lora_keys_clip(parts.clip.cond_stage_model)
@@ -127,7 +127,7 @@ def matched_by_forge(_, disk):
 
 
 def matched_by_reforge(_, disk):
-    """Layers found, and keys left over, by its own functions (ldm_patched/modules/sd.py, load_lora_for_models)."""
+    """Number of layers found, and keys not found, by its own functions (ldm_patched/modules/sd.py, load_lora_for_models)."""
     from ldm_patched.modules import lora
 
     parts = sd_models.model_data.sd_model.forge_objects_original
@@ -138,14 +138,14 @@ def matched_by_reforge(_, disk):
     return len(found), sorted(named - keys.keys())
 
 
-def _names_only_a_word(text: str) -> bool:
+def _lists_only_an_embedding(text: str) -> bool:
     keys = re.findall(r"'([^']*)':", text.partition("match keys:")[2])
     return bool(keys) and all(key.startswith("bundle_emb.") for key in keys)
 
 
 @torch.no_grad()
-def word(name: str = Body(embed=True), prompt: str = Body(embed=True)):
-    """The greatest difference between the WebUI's text features with the adapter `name` and ours, and what it changes."""
+def embedding(name: str = Body(embed=True), prompt: str = Body(embed=True)):
+    """The greatest differences of the WebUI's text features with the adapter `name` from ours, and from those without it."""
     networks.list_available_networks()
     config = CheckpointConfig(max_tokens=150)
     host = detect_webui().make_host(config)
@@ -172,7 +172,7 @@ def word(name: str = Body(embed=True), prompt: str = Body(embed=True)):
 
 
 def add_routes(_, app):
-    app.add_api_route("/lora-train-families/word", word, methods=["POST"])
+    app.add_api_route("/lora-train-families/embedding", embedding, methods=["POST"])
     app.add_api_route("/lora-train-families/compare", compare, methods=["POST"])
     app.add_api_route("/lora-train-families/matches", matches, methods=["POST"])
 

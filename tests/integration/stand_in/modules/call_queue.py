@@ -1,4 +1,4 @@
-"""call_queue.py:10, fifo_lock.py: a lock for which threads stand in line."""
+"""call_queue.py:10, fifo_lock.py: a lock that threads get in the order of their requests."""
 
 import collections
 import threading

@@ -1,1 +1,1 @@
-"""deepbooru.py: nothing is described here."""
+"""deepbooru.py: there only to be imported."""

@@ -1,4 +1,4 @@
-"""devices.py: where the WebUI computes."""
+"""devices.py: the WebUI's device."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""script_callbacks.py: what extensions register."""
+"""script_callbacks.py: the callbacks that extensions register."""
 
 app_started = []
 on_app_started = app_started.append

@@ -1,4 +1,4 @@
-"""sd_models.py: checkpoints, and a model of modules under LDM's names with the weights in them."""
+"""sd_models.py: loads a checkpoint into modules with LDM's names."""
 
 import types
 from pathlib import Path
@@ -12,7 +12,7 @@ model_data = types.SimpleNamespace(sd_model=None)
 
 
 class Tree(nn.Module):
-    """Nested modules that hold `tensors` under their names; it computes nothing."""
+    """Nested modules with `tensors` under their names, without a forward pass."""
 
     def __init__(self, tensors):
         super().__init__()
@@ -39,7 +39,7 @@ class TokenEmbedding(nn.Module):
 
 
 def load_model(file: Path):
-    """Throws the old model's weights away (sd_models.py:694, send_model_to_trash) and loads new ones."""
+    """Drops the old model's weights (sd_models.py:694, send_model_to_trash) and loads new ones."""
     if model_data.sd_model is not None:
         model_data.sd_model.to(device="meta")
     weights = {name: tensor.float() for name, tensor in load_file(file).items()}
@@ -68,7 +68,7 @@ def load_model(file: Path):
 
 
 def load_vae(file: Path | None):
-    """sd_vae.py:189: other weights into the same tensors, and the checkpoint's own back from a copy."""
+    """sd_vae.py:189: loads other weights into the same tensors; None restores the checkpoint's own from a copy."""
     part = model_data.sd_model.first_stage_model
     if not hasattr(part, "base"):
         part.base = {name: weight.clone() for name, weight in part.state_dict().items()}

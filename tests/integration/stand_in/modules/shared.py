@@ -1,10 +1,12 @@
-"""shared.py: the command's options, and the model that is loaded on first use."""
+"""shared.py: command line options, settings, and the loaded model."""
 
 import types
 
 from modules import sd_models
 
 cmd_opts = types.SimpleNamespace(api=True, nowebui=False, api_auth=None, lora_dir="", listen=False, share=False)
+
+opts = types.SimpleNamespace(sd_noise_schedule="Default")
 
 
 class State:
