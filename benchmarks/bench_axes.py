@@ -4,8 +4,8 @@
 
 A third of the adapters are ours, in runs of ten epochs. Of the others, half are in the folder itself and half in a few
 dozen folders by subject. Each is a small valid file. For comparison, os.walk lists the same folder in the same run,
-alternately (A B B A ...); the ratio is how many times as long finding the runs takes. The folder is in the system's file
-cache; when it has to be read from the disk, both take longer.
+alternately (A B B A ...); the ratio is how many times as long finding the runs takes. The folder is in the system's
+file cache; when it has to be read from the disk, both take longer.
 """
 
 from __future__ import annotations

@@ -224,7 +224,8 @@ def at_equal_concept(rows: Sequence[Row]) -> Iterator[str]:
         ]
         concept, leak = ([getattr(row, what) for row in nearest] for what in ("concept", "leak"))
         spread = f"{min(leak):.1%} to {max(leak):.1%}"
-        yield f"  {kind:14} concept {statistics.fmean(concept):.1%}, leak {statistics.fmean(leak):.1%} ({spread} over {len(leak)} seeds)"
+        means = f"concept {statistics.fmean(concept):.1%}, leak {statistics.fmean(leak):.1%}"
+        yield f"  {kind:14} {means} ({spread} over {len(leak)} seeds)"
 
 
 SMALL: dict[str, object] = {
@@ -269,7 +270,8 @@ def swept(seeds: Sequence[int], names: Iterable[str]) -> Iterator[str]:
             for seed in seeds:
                 config = star_config(Path(folder) / str(number), stars, seed, {**SMALL, **SWEEP[name]})
                 falls = learned(config)
-                yield f"{name:26} {seed:4}   {falls[THING]:10.5f}   {falls[CLASS]:10.5f}   {falls[CLASS] / falls[THING]:7.1%}"
+                leak = falls[CLASS] / falls[THING]
+                yield f"{name:26} {seed:4}   {falls[THING]:10.5f}   {falls[CLASS]:10.5f}   {leak:7.1%}"
 
 
 def in_losses(seeds: Sequence[int]) -> Iterator[str]:

@@ -39,9 +39,8 @@ def main() -> None:
             times[name].append(seconds(command))
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     print(f"python -c pass   {medians['bare'] * 1000:6.0f} ms")
-    print(
-        f"install.py       {medians['install'] * 1000:6.0f} ms, {medians['install'] / medians['bare']:.1f} times as long"
-    )
+    ratio = medians["install"] / medians["bare"]
+    print(f"install.py       {medians['install'] * 1000:6.0f} ms, {ratio:.1f} times as long")
     print(f"  its own part   {(medians['install'] - medians['bare']) * 1000:6.0f} ms")
     print(f"import torch     {medians['torch'] * 1000:6.0f} ms, for comparison")
 

@@ -56,7 +56,7 @@ class Row:
 
     @classmethod
     def of(cls, what: str, epoch: int, new: Score, known: Score) -> Row:
-        """`new` scores prompts for the star, `known` prompts for the known shapes; color and background are over both."""
+        """`new` scores prompts for the star, `known` prompts for the known shapes; color and background over both."""
         total = new.images + known.images
         return cls(
             what,

@@ -162,7 +162,8 @@ def table(values: argparse.Namespace) -> Iterator[str]:
         clone = getattr(values, trial.peer)
         if clone:
             for seed in values.seeds:
-                yield f"{trial.what:20} {'ours':22} seed {seed}   {figures_text(train_and_measure(trial.task, seed).figures)}"
+                figures = figures_text(train_and_measure(trial.task, seed).figures)
+                yield f"{trial.what:20} {'ours':22} seed {seed}   {figures}"
                 for rate in values.rates:
                     yield from peer_lines(trial, clone.resolve() / FOLDERS[trial.peer], seed, rate)
     if values.dreambooth:
@@ -251,7 +252,7 @@ def dreambooth_command(
 
 
 def kohya_named(theirs: Path, out: Path) -> Path:
-    """Writes a file in diffusers' format under kohya's names. Without a saved alpha, alpha is the rank, as it should be."""
+    """Writes a file in diffusers' format under kohya's names. Without a saved alpha, alpha is the rank."""
     names = {".lora_A.": ".lora_down.", ".lora_B.": ".lora_up.", ".lora.down.": ".lora_down.", ".lora.up.": ".lora_up."}
     named = {}
     for key, tensor in load_file(theirs).items():

@@ -46,7 +46,7 @@ def write_full_size(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     with torch.device("meta"):
         unet, vae, text = UNet2DConditionModel(**UNET_CONFIG), AutoencoderKL(**VAE_CONFIG), CLIPTextModel(config)
     weights = _prefixed(UNET, renamed(random_weights(unet, 0), inverted(unet_modules(UNET_SHAPE))), dtype)
-    weights |= _prefixed(VAE, _as_convolutions(renamed(random_weights(vae, 1), inverted(vae_modules(4, 2)))), dtype)
+    weights |= _prefixed(VAE, as_convolutions(renamed(random_weights(vae, 1), inverted(vae_modules(4, 2)))), dtype)
     weights |= _prefixed(f"{TEXT}transformer.text_model.", _without(random_weights(text, 2), "text_model."), dtype)
     save_file(weights, path)
     return path
@@ -60,7 +60,7 @@ def _without(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.T
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
 
 
-def _as_convolutions(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def as_convolutions(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """LDM stores the VAE's attention projections as 1x1 convolutions."""
     return {k: v[:, :, None, None] if ".attn_1." in k and v.ndim == 2 else v for k, v in weights.items()}
 

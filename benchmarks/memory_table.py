@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from benchmarks.full_size import VAE_CONFIG, as_convolutions
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.dataset.images import Size
 from lib_lora_train.hosts.standalone import default_device
-from lib_lora_train.model.diffusers_view.names import UNetShape, inverted, renamed, unet_modules
+from lib_lora_train.model.diffusers_view.names import UNetShape, inverted, renamed, unet_modules, vae_modules
 from lib_lora_train.model.family import SD1, SDXL, Family
 from lib_lora_train.model.shared_checkpoint import PRECISIONS, SharedCheckpoint, SharedTextEncoder
 from lib_lora_train.training.memory import MemoryEstimate, estimate_memory
@@ -64,7 +66,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1)
     chosen = parser.parse_args()
     print(
-        f"Batch size {chosen.batch_size}, {chosen.precision}, {default_device().type}. Without the VAE, which is only used before the first step.\n"
+        f"Batch size {chosen.batch_size}, {chosen.precision}, {default_device().type}. "
+        "Without the VAE, which is only used before the first step.\n"
     )
     print("| checkpoint | settings | rank | UNet | adapter and optimizer | activations | text encoders | total |")
     print("|---|---|---|---|---|---|---|---|")
@@ -98,30 +101,32 @@ def published(family: Family, precision: torch.dtype) -> SharedCheckpoint:
     config, shape = UNETS[family]
     with torch.device("meta"):
         unet, text = UNet2DConditionModel(**config), CLIPTextModel(CLIPTextConfig(**CLIP_L))
+        autoencoder = AutoencoderKL(**VAE_CONFIG)
     names = {
         key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in text.state_dict().items()
     }
-    encoders = [SharedTextEncoder(names, NoTokenizer())]
+    vae = as_convolutions(renamed(autoencoder.state_dict(), inverted(vae_modules(4, 2))))
+    encoders = [SharedTextEncoder(names, WordTokenizer())]
     if family is SDXL:
-        encoders.append(SharedTextEncoder(open_clip(**BIG_G), NoTokenizer()))
+        encoders.append(SharedTextEncoder(open_clip(**BIG_G), WordTokenizer()))
     return SharedCheckpoint(
         name=family.name,
         family=family,
         unet=renamed(unet.state_dict(), inverted(unet_modules(shape))),
-        vae={},
+        vae=vae,
         text_encoders=encoders,
         device=default_device(),
         precision=precision,
     )
 
 
-class NoTokenizer:
-    """In place of a tokenizer: the estimate reads no text."""
+class WordTokenizer:
+    """One token per word: the estimate depends on the number of tokens only."""
 
     bos_token_id = eos_token_id = 0
 
     def __call__(self, text: str, *, add_special_tokens: bool, truncation: bool, verbose: bool) -> Any:
-        raise NotImplementedError
+        return SimpleNamespace(input_ids=[1] * len(text.split()))
 
 
 def open_clip(width: int, layers: int, projection: int) -> dict[str, torch.Tensor]:

@@ -8,9 +8,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from lib_lora_train.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @contextlib.contextmanager
@@ -52,6 +55,12 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
 def write_text(path: Path, content: str) -> None:
     """Replaces `path` by `content` in UTF-8. Raises as `written_whole`."""
     write_bytes(path, content.encode())
+
+
+def write_png(path: Path, image: Image.Image, *, optimize: bool = False) -> None:
+    """Replaces `path` by `image` as PNG. Raises as `written_whole`."""
+    with written_whole(path) as file:
+        image.save(file, format="PNG", optimize=optimize)
 
 
 def _cannot_write(path: Path, error: OSError) -> str:

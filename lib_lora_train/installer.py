@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+from lib_lora_train.files import write_text
 from lib_lora_train.requirements_check import (
     OPTIONAL_PACKAGE,
     in_words,
@@ -86,7 +87,7 @@ def _install_all(
     for package in wanted:
         reason = _install(launch, [package], constraints)
         if reason:
-            memory.write_text(_torch(), encoding="utf-8")
+            write_text(memory, _torch())
             print(
                 f"LoRA Train: {package} could not be installed ({reason}). Only the 8-bit optimizer needs it. "
                 f"Delete {memory} to try again."

@@ -1,4 +1,4 @@
-"""Batches as the training loop takes them.
+"""Batches of captioned images for the training loop.
 
 loader = BatchLoader(dataset, cache, config.dataset, Randomness(config.run.seed), device="cuda")
 for epoch in range(epochs):
@@ -30,7 +30,7 @@ from lib_lora_train.randomness import Randomness
 
 BATCHES_AHEAD = 4
 DECODERS = min(4, os.cpu_count() or 1)
-"""Images that are decoded at once, where they are decoded at each step."""
+"""Images decoded at the same time, if images are decoded at each step."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Batch:
     """B examples of one bucket, of H x W pixels and h x w latent cells.
 
     Attributes:
-        examples: what is shown.
-        captions: as they are shown this time; None without any text.
-        weights: float32 [B]; how much each one's loss counts.
+        examples: the images.
+        captions: varied for this sample; None is no text at all.
+        weights: float32 [B]; how much the loss of each counts.
         geometry: how each image was scaled and cropped.
         moments: float32 [B, 2C, h, w]; mean and standard deviation of the latents. None when `pixels` is set.
-        pixels: float32 [B, 3, H, W] in -1..1, when images differ at each showing and are to be encoded now.
+        pixels: float32 [B, 3, H, W] in -1..1, when each sample of an image differs and is encoded at each step.
         masks: float32 [B, 1, h, w] in 0..1; None when the run has no masks.
     """
 
@@ -59,17 +59,17 @@ class Batch:
         return len(self.captions)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on `device`; from pinned memory without waiting for the copy."""
+        """The batch on `device`; does not wait for copies from pinned memory."""
         return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
 
     def pinned(self) -> Batch:
-        """The batch in page-locked memory, from which a CUDA device copies by itself."""
+        """The batch in page-locked memory, from which CUDA copies asynchronously."""
         return self._with_tensors(torch.Tensor.pin_memory)
 
-    def _with_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+    def _with_tensors(self, convert: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         values: dict[str, Any] = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        changed = {name: change(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
-        return Batch(**(values | changed | {"geometry": self.geometry.map(change)}))
+        converted = {name: convert(value) for name, value in values.items() if isinstance(value, torch.Tensor)}
+        return Batch(**(values | converted | {"geometry": self.geometry.map(convert)}))
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ class BatchLoader:
     ) -> None:
         """
         Args:
-            dataset: what `cache.fill` returned.
-            rank, world: this process takes the `rank`-th of `world` equal parts of each batch.
-            device: where batches will go; for a CUDA device they are made in pinned memory.
+            dataset: as returned by `cache.fill`.
+            rank, world_size: this process takes part `rank` of `world_size` equal parts of each batch.
+            device: where batches will be moved; for a CUDA device they are in pinned memory.
         """
         self.plan = BatchPlan(dataset, config, randomness, world_size)
         self.steps_per_epoch = self.plan.steps_per_epoch
@@ -116,49 +116,49 @@ class BatchLoader:
         self._config = config
         self._randomness = randomness
         self._rank = rank
-        self._pinning = torch.device(device).type == "cuda"
+        self._pin = torch.device(device).type == "cuda"
 
     def epoch(self, index: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch `index` from batch number `start` on, made ahead in a thread.
 
         Raises:
-            UserError: when a file that is needed was lost or damaged during the run.
+            UserError: when a file was removed or damaged during the run.
         """
         return prefetched(self._batches(index, start), BATCHES_AHEAD)
 
     def validation_batches(self) -> Iterator[Batch]:
-        """The held-out examples, each once and always the same: nothing varied, in batches of at most `batch_size`."""
+        """The validation examples, each once and never varied, in batches of at most `batch_size`."""
         by_bucket: dict[tuple[int, int], list[Example]] = {}
         for example in self._validation:
             by_bucket.setdefault(self.plan.placement(example).bucket, []).append(example)
         size = self._config.batch_size
         for examples in by_bucket.values():
             for start in range(0, len(examples), size):
-                yield self._finished([self._unvaried(example) for example in examples[start : start + size]])
+                yield self._batch([self._unvaried(example) for example in examples[start : start + size]])
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         own = slice(self._rank * self._config.batch_size, (self._rank + 1) * self._config.batch_size)
         decoders = DECODERS if needs_pixels(self._config) else 1
         with ThreadPoolExecutor(decoders, thread_name_prefix="lora-train-decode") as pool:
             for samples in self.plan.order(epoch)[start:]:
-                yield self._finished(list(pool.map(lambda sample: self._shown(sample, epoch), samples[own])))
+                yield self._batch(list(pool.map(lambda sample: self._varied(sample, epoch), samples[own])))
 
-    def _finished(self, rows: list[_PreparedSample]) -> Batch:
-        batch = _batch(rows)
-        return batch.pinned() if self._pinning else batch
+    def _batch(self, rows: list[_PreparedSample]) -> Batch:
+        batch = _stacked_batch(rows)
+        return batch.pinned() if self._pin else batch
 
-    def _shown(self, sample: Sample, epoch: int) -> _PreparedSample:
-        """The example as this showing varies it. What is drawn depends on its position, not on the process."""
-        config, moment = self._config, (epoch, sample.position)
-        flip = config.flip_horizontally and bool(self._randomness.numpy("flip", *moment).random() < 0.5)
-        caption = vary(sample.example.caption, config, self._randomness.numpy("caption", *moment))
+    def _varied(self, sample: Sample, epoch: int) -> _PreparedSample:
+        """A sample with its random variations, which depend on its position in the epoch and not on the process."""
+        config, key = self._config, (epoch, sample.position)
+        flip = config.flip_horizontally and bool(self._randomness.numpy("flip", *key).random() < 0.5)
+        caption = vary(sample.example.caption, config, self._randomness.numpy("caption", *key))
         placement = sample.placement
         if not needs_pixels(config):
             return self._from_cache(sample.example, caption, placement, flip)
         if config.random_crop:
-            placement = randomly_cropped(placement, self._randomness.numpy("crop", *moment))
+            placement = randomly_cropped(placement, self._randomness.numpy("crop", *key))
         source = Source.open(sample.example, config.loss_mask)
-        pixels = source.pixels(placement, flip, config.color_jitter, self._randomness.numpy("colour", *moment))
+        pixels = source.pixels(placement, flip, config.color_jitter, self._randomness.numpy("colour", *key))
         return _PreparedSample(
             sample.example, caption, placement, flip, None, pixels, source.cells(placement, flip, self._cache.factor)
         )
@@ -171,7 +171,7 @@ class BatchLoader:
         return _PreparedSample(example, caption, placement, flip, entry.moments, None, entry.mask)
 
 
-def _batch(rows: list[_PreparedSample]) -> Batch:
+def _stacked_batch(rows: list[_PreparedSample]) -> Batch:
     return Batch(
         examples=[row.example for row in rows],
         captions=[row.caption for row in rows],

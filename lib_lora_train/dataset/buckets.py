@@ -1,7 +1,6 @@
-"""Which shape an image is trained in, and which part of it is seen: kohya's rule.
+"""Aspect ratio buckets, by kohya's rule: the size an image is trained at, and how it is cropped.
 
-An image is scaled until it covers the bucket whose aspect ratio is nearest to its own, and what sticks out is cut off.
-All numbers are pixels.
+An image is scaled until it covers the bucket with the nearest aspect ratio, and cropped to it. All numbers are pixels.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from lib_lora_train.image_geometry import ImageGeometry
 
 @dataclass(frozen=True)
 class Placement:
-    """How an image comes to lie in its bucket.
+    """How an image is scaled and cropped to its bucket.
 
     Attributes:
-        original: of the upright image file.
-        scaled: after scaling; no side is shorter than the bucket's.
-        bucket: what is trained.
+        original: size of the image file, after rotating it upright.
+        scaled: size after scaling; no side is shorter than the bucket's.
+        bucket: the size it is trained at.
         crop: (left, top) of the bucket within the scaled image.
     """
 
@@ -36,13 +35,13 @@ class Placement:
 
     @property
     def mirrored_crop(self) -> tuple[int, int]:
-        """(left, top) as it is in the mirrored image."""
+        """(left, top) in the mirrored image."""
         left, top = self.crop
         return self.scaled.width - self.bucket.width - left, top
 
 
 def geometry_of(placements: Sequence[Placement], flips: Sequence[bool]) -> ImageGeometry:
-    """The geometry of images placed so; where `flips` is true, of the mirrored image."""
+    """The geometry of images with these placements; where `flips` is true, of the mirrored image."""
     crops = [p.mirrored_crop if flip else p.crop for p, flip in zip(placements, flips, strict=True)]
     return ImageGeometry(
         original_sizes=torch.tensor([(p.original.height, p.original.width) for p in placements]),
@@ -67,7 +66,7 @@ def bucket_sizes(config: DatasetConfig) -> list[Size]:
 
 
 def nearest_bucket(size: Size, buckets: list[Size]) -> Size:
-    """The bucket of `buckets` that is least different from `size` in width / height; the first one in a tie."""
+    """The bucket whose width / height is nearest to that of `size`; the first one in a tie."""
     if size in buckets:
         return size
     aspect = size.width / size.height
@@ -75,7 +74,7 @@ def nearest_bucket(size: Size, buckets: list[Size]) -> Size:
 
 
 def place(original: Size, buckets: list[Size]) -> Placement:
-    """Where an image of size `original` lies: in its nearest bucket, cut to its centre."""
+    """Places an image of size `original` in its nearest bucket, with a center crop."""
     bucket = nearest_bucket(original, buckets)
     scale = max(bucket.width / original.width, bucket.height / original.height)
     scaled = Size(
@@ -86,14 +85,14 @@ def place(original: Size, buckets: list[Size]) -> Placement:
 
 
 def randomly_cropped(placement: Placement, rng: np.random.Generator) -> Placement:
-    """`placement` with its bucket anywhere within the scaled image, every place alike."""
+    """`placement` with a random crop, uniform over the scaled image."""
     left = int(rng.integers(placement.scaled.width - placement.bucket.width + 1))
     top = int(rng.integers(placement.scaled.height - placement.bucket.height + 1))
     return replace(placement, crop=(left, top))
 
 
 def _side_limits(config: DatasetConfig) -> tuple[int, int]:
-    """Shortest and longest side, multiples of the step; 0 in the settings stands for half and twice the resolution."""
+    """Shortest and longest side, multiples of the step; 0 in the settings means half and twice the resolution."""
     step = config.bucket_reso_steps
     shortest = (
         math.ceil(config.min_bucket_reso / step) * step

@@ -1,7 +1,7 @@
 """Latents, encoded once and cached in memory or on disk.
 
-An entry is identified by the content of the image file, the encoder, and how the image is placed in its bucket. So an
-image that was edited, another VAE or another resolution never gets an old entry.
+An entry's key is made of the content of the image file, the encoder, and how the image is placed in its bucket. So an
+edited image, another VAE or another resolution never gets an old entry.
 
     cache = LatentCache(config.dataset, fingerprint=vae_hash, factor=8, folder=runs_dir / "latents")
     dataset = cache.fill(dataset, encode)          # the encoder is not needed after this
@@ -47,7 +47,7 @@ def needs_pixels(config: DatasetConfig) -> bool:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is cached of an image in its placement.
+    """What is cached for an image and its placement.
 
     Attributes:
         moments: float32 [2C, h, w]; mean, then standard deviation.
@@ -87,7 +87,7 @@ class LatentCache:
             config: how images are placed and masked.
             fingerprint: differs between encoders that encode differently: a hash of the VAE's weights, its precision.
             factor: pixels per latent cell, along each side.
-            folder: where entries are kept for later runs; None for memory only.
+            folder: where entries are stored for later runs; None to cache in memory only.
         """
         self.factor = factor
         self._config = config
@@ -132,17 +132,18 @@ class LatentCache:
     ) -> FillSteps:
         """Encodes what is missing, one batch of images between two yields.
 
-        Yields (images done, images in all) of this process's share, or None after an image that was only looked up.
+        Yields (images done, images in all) of this process, or None after an image that was only looked up.
         Returns the dataset without the images that turned out to be damaged.
 
         Args:
             dataset: training and regularization examples are encoded as they are and, with `config.flip_horizontally`,
                 mirrored; validation examples as they are. Examples that are encoded at each step are only opened.
             encode: called without gradients, on the CPU's pixels of images from one bucket.
-            rank, world_size: of `world_size` processes that share `folder`, this one encodes every `world_size`-th example.
-            barrier: called once, after the own share; returns when all processes have called it.
-            batch_size: images per call of `encode`. With 1, an image's latents do not depend on which others were missing;
-                with more, convolutions may differ in the last bit.
+            rank, world_size: of `world_size` processes that share `folder`, this one encodes every `world_size`-th
+                example.
+            barrier: called once, after this process's own examples; returns when all processes have called it.
+            batch_size: images per call of `encode`. With 1, an image's latents do not depend on which others were
+                missing; with more, convolutions may differ in the last bit.
 
         Raises:
             UserError: when an image is encoded to numbers that are not finite, or no image is left.
@@ -159,10 +160,10 @@ class LatentCache:
         try:
             yield from self._encode_missing(own, encode, batch_size, broken)
         except UserError:
-            wait_for_others()  # or they would wait forever; they will find the same fault among the rest
+            wait_for_others()  # otherwise they would wait forever; they will find the same fault
             raise
         wait_for_others()
-        # By now the other processes have encoded theirs. What is missing could not be read or written, and is tried here.
+        # The other processes have encoded theirs by now. What is still missing could not be read or written.
         for _ in self._encode_missing(others, encode, batch_size, broken):
             yield None
         if not broken and not self._disk_full:
@@ -171,14 +172,14 @@ class LatentCache:
         return replace(filled, warnings=[*filled.warnings, self._disk_full]) if self._disk_full else filled
 
     def entry(self, example: Example, placement: Placement, flip: bool = False) -> Entry:
-        """The entry that `fill` made.
+        """The entry that `fill` encoded or found.
 
         Raises:
-            KeyError: when `fill` was not asked for it.
-            UserError: when its file was removed or damaged since.
+            KeyError: when `fill` did not encode it.
+            UserError: when its file has been removed or damaged since.
         """
         key = self._keys[example.path, placement, flip]
-        entry = self._kept(key, placement)
+        entry = self._load(key, placement)
         if entry is None:
             raise UserError(
                 f"{self._file(key)} was removed or damaged during the run. Resume the run to encode the image again."
@@ -208,8 +209,8 @@ class LatentCache:
         total = sum(len(job.flips) for job in jobs)
         missing = []
         for job in jobs:
-            if (left := self._missing(job, broken)).flips:
-                missing.append(left)
+            if (rest := self._missing(job, broken)).flips:
+                missing.append(rest)
             yield None
         done = total - sum(len(job.flips) for job in missing)
         yield done, total
@@ -217,13 +218,13 @@ class LatentCache:
             for batch in batches:
                 for item, moments in zip(batch, self._encoded(batch, encode), strict=True):
                     key = self._key(item.digest, item.job.placement, item.flip)
-                    self._keep(key, Entry(moments, item.mask))
+                    self._store(key, Entry(moments, item.mask))
                     self._keys[item.job.example.path, item.job.placement, item.flip] = key
                 done += len(batch)
                 yield done, total
 
     def _missing(self, job: _Job, broken: dict[Path, str]) -> _Job:
-        """The part of `job` that is not cached yet; records the keys of the rest."""
+        """The part of `job` that is not cached yet; records the keys of what is."""
         try:
             digest = content_digest(job.example)
         except UserError as error:
@@ -232,7 +233,7 @@ class LatentCache:
         missing = []
         for flip in job.flips:
             key = self._key(digest, job.placement, flip)
-            if self._kept(key, job.placement) is None:
+            if self._load(key, job.placement) is None:
                 missing.append(flip)
             else:
                 self._keys[job.example.path, job.placement, flip] = key
@@ -263,21 +264,21 @@ class LatentCache:
         with torch.no_grad():
             moments = encode(pixels).to("cpu", torch.float32)
         if not self._right_shape(moments[0], batch[0].job.placement) or len(moments) != len(batch):
-            raise ValueError(f"the encoder made {tuple(moments.shape)} of {tuple(pixels.shape)}")
+            raise ValueError(f"pixels {tuple(pixels.shape)} were encoded to {tuple(moments.shape)}")
         for item, values in zip(batch, moments, strict=True):
             if not torch.isfinite(values).all():
                 raise UserError(
-                    f"{item.job.example.path} is encoded to numbers that are not finite (NaN). "
-                    "Encode in fp32 (precision, or the WebUI's --no-half-vae), or use another VAE."
+                    f"The VAE encodes {item.job.example.path} as NaN or infinity. "
+                    "Use fp32 (precision, or the WebUI's --no-half-vae), or another VAE."
                 )
-        return [values.clone() for values in moments]  # or each would keep the whole batch in memory
+        return [values.clone() for values in moments]  # a view would keep the whole batch in memory
 
     def _key(self, digest: str, placement: Placement, flip: bool) -> str:
         position = [placement.original, placement.scaled, placement.bucket, placement.crop, flip]
-        facts = [PREPARATION, self._fingerprint, self._config.loss_mask, digest, position]
-        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=24).hexdigest()
+        parts = [PREPARATION, self._fingerprint, self._config.loss_mask, digest, position]
+        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=24).hexdigest()
 
-    def _kept(self, key: str, placement: Placement) -> Entry | None:
+    def _load(self, key: str, placement: Placement) -> Entry | None:
         if key in self._memory:
             return self._memory[key]
         if self._folder is None:
@@ -285,21 +286,23 @@ class LatentCache:
         try:
             tensors = safetensors.torch.load(self._file(key).read_bytes())
         except (OSError, ValueError, KeyError, safetensors.SafetensorError):
-            return None  # missing, or cut short by a crash: encoded again
+            return None  # missing, or cut off by a crash: encoded again
         entry = Entry(tensors.get("moments", torch.empty(0)), tensors.get("mask"))
         usable = self._right_shape(entry.moments, placement) and (entry.mask is None) == (
             self._config.loss_mask == "none"
         )
         return entry if usable else None
 
-    def _keep(self, key: str, entry: Entry) -> None:
+    def _store(self, key: str, entry: Entry) -> None:
         if self._folder is not None and not self._disk_full:
             tensors = {"moments": entry.moments} if entry.mask is None else vars(entry)
             try:
                 write_bytes(self._file(key), safetensors.torch.save(tensors), durable=False)
                 return
             except UserError as error:
-                self._disk_full = f"{error} Until then, latents are kept in memory and not reused in later runs."
+                self._disk_full = (
+                    f"{error} Until then, latents are cached in memory only, and encoded again in the next run."
+                )
         self._memory[key] = entry
 
     def _file(self, key: str) -> Path:

@@ -1,14 +1,14 @@
-"""Where an image's caption is written down.
+"""Finds the caption of an image.
 
-The first of these that has a text wins, the nearer to the image the stronger:
+The first of these that has a text is used:
 
 1. `NAME.txt` beside the image, then `NAME.caption`;
 2. `metadata.jsonl` (one JSON object a line: `file_name` and `text`, as Hugging Face's image folders), then kohya's
-   `metadata.json` (`{"path or name": {"caption": ..., "tags": ...}}`), in the image's folder or one above it up to the
-   set's root.
+   `metadata.json` (`{"path or name": {"caption": ..., "tags": ...}}`), in the image's folder, then in those above
+   it up to the root.
 
-Texts are UTF-8, or UTF-16 with its byte order mark. Of several lines the first that is not empty counts, as in kohya's
-trainer.
+Files are UTF-8, or UTF-16 with a byte order mark. Of several lines, the first one that is not empty is used, as in
+kohya's sd-scripts.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ FILE_KEYS = ("file_name", "file", "image")
 
 
 class MetadataError(UserError):
-    """A metadata file as a whole cannot be read, so that the captions of many images are missing."""
+    """A metadata file cannot be read, so the captions of many images would be missing."""
 
 
 class CaptionFiles:
     """Reads the captions of the images under `root`; lists each folder and reads each metadata file once."""
 
     def __init__(self, root: Path, warnings: list[str]) -> None:
-        """`warnings` receives a sentence for each thing that was read but may not be as meant."""
+        """Adds to `warnings` what was read but is probably a mistake."""
         self.root = root
         self.warnings = warnings
-        self.several_lines: list[Path] = []
+        self.multiline_files: list[Path] = []
         self._names: dict[Path, dict[str, str]] = {}
         self._metadata: dict[Path, list[dict[str, str]]] = {}
 
@@ -46,27 +46,27 @@ class CaptionFiles:
         """The image's caption, or "" when it has none.
 
         Raises:
-            MetadataError: when a metadata file that is needed cannot be read.
-            UserError: when the caption file of this image cannot be read.
+            MetadataError: when a metadata file cannot be read.
+            UserError: when this image's caption file cannot be read.
         """
         for extension in SIDECARS:
             sidecar = self._sibling(image, image.stem + extension)
             if sidecar is not None:
                 lines = [line.strip() for line in read_text(sidecar).splitlines() if line.strip()]
                 if len(lines) > 1:
-                    self.several_lines.append(sidecar)
+                    self.multiline_files.append(sidecar)
                 if lines:
                     return lines[0]
         return self._from_metadata(image)
 
     def _sibling(self, image: Path, name: str) -> Path | None:
-        """The file `name` beside the image; in other capitals when it is not there exactly so."""
+        """The file `name` beside the image; without an exact match, one that differs in case."""
         folder = image.parent
         if folder not in self._names:
             names = sorted(os.listdir(folder), reverse=True)
             self._names[folder] = {name.casefold(): name for name in names} | {name: name for name in names}
-        names_here = self._names[folder]
-        actual = names_here.get(name) or names_here.get(name.casefold())
+        found = self._names[folder]
+        actual = found.get(name) or found.get(name.casefold())
         return folder / actual if actual else None
 
     def _from_metadata(self, image: Path) -> str:
@@ -104,16 +104,16 @@ def read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} may not be read ({error.strerror}). Give yourself the right to read it.") from None
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        raise UserError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from None
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
+        return data.decode("utf-16" if is_utf16 else "utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(f"{path} is not text in UTF-8. Open it in an editor and save it as UTF-8.") from None
+        raise UserError(f"{path} is not UTF-8 text. Save it as UTF-8 in an editor.") from None
 
 
 def _keys(image: Path, relative: str) -> Iterator[str]:
-    """The names under which an image may stand in a metadata file, the most exact first."""
+    """The names an image may have in a metadata file, from the most exact one on."""
     yield str(PurePosixPath(image.resolve().as_posix()))
     yield relative
     yield str(PurePosixPath(relative).with_suffix(""))
@@ -123,8 +123,8 @@ def _keys(image: Path, relative: str) -> Iterator[str]:
 
 def _read_jsonl(path: Path, warnings: list[str]) -> dict[str, str]:
     captions: dict[str, str] = {}
-    odd_lines: list[int] = []
-    # Split at newlines only: other line separators may stand unescaped within a JSON text.
+    bad_lines: list[int] = []
+    # Split at newlines only: a JSON string may contain other line separators unescaped.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -135,13 +135,14 @@ def _read_jsonl(path: Path, warnings: list[str]) -> dict[str, str]:
         name = _first_text(entry, FILE_KEYS)
         text = _first_text(entry, TEXT_KEYS)
         if name and text is not None:
-            captions[_normal(name)] = text
+            captions[_normalized(name)] = text
         else:
-            odd_lines.append(number)
-    if odd_lines:
+            bad_lines.append(number)
+    if bad_lines:
         form = '{"file_name": "...", "text": "..."}'
         warnings.append(
-            f"{path} has lines not of the form {form}, such as line {odd_lines[0]}; they are ignored. Mend them."
+            f"{path} has lines that are not of the form {form}, such as line {bad_lines[0]}. "
+            "They are ignored. Fix them."
         )
     return captions
 
@@ -150,7 +151,7 @@ def _read_json(path: Path, warnings: list[str]) -> dict[str, str]:
     try:
         entries = json.loads(read_text(path))
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}). Mend it or take it out of the folder.") from None
+        raise UserError(f"{path} is not valid JSON ({error}). Fix it, or remove it from the folder.") from None
     if not isinstance(entries, dict):
         warnings.append(f'{path} is not of the form {{"name": {{"caption": "..."}}}} and is ignored.')
         return {}
@@ -158,14 +159,14 @@ def _read_json(path: Path, warnings: list[str]) -> dict[str, str]:
     names: dict[str, list[str]] = {}
     for key, entry in entries.items():
         text = ", ".join(filter(None, (_first_text(entry, TEXT_KEYS), _first_text(entry, ("tags",)))))
-        captions[_normal(key)] = text
-        names.setdefault(PurePosixPath(_normal(key)).name, []).append(text)
-    # Full paths of another machine are found by their last part, where that is unmistakable.
+        captions[_normalized(key)] = text
+        names.setdefault(PurePosixPath(_normalized(key)).name, []).append(text)
+    # The full path on another machine is matched by its last part, if that is unique.
     return {name: texts[0] for name, texts in names.items() if len(texts) == 1} | captions
 
 
 def _first_text(entry: Any, keys: tuple[str, ...]) -> str | None:
-    """The first text under `keys` in a JSON object, in one line; of a list of texts the first."""
+    """The first text under one of `keys` in a JSON object, as one line; the first item of a list of texts."""
     for key in keys if isinstance(entry, dict) else ():
         value = entry.get(key)
         if isinstance(value, list) and value:
@@ -175,5 +176,5 @@ def _first_text(entry: Any, keys: tuple[str, ...]) -> str | None:
     return None
 
 
-def _normal(name: str) -> str:
+def _normalized(name: str) -> str:
     return str(PurePosixPath(name.replace("\\", "/")))

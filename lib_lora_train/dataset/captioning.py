@@ -1,6 +1,6 @@
-"""Writes captions for the images that have none, in the words of whoever is asked to describe them.
+"""Writes captions for images without one, with any function that describes an image.
 
-report = caption_images(folder, describe, trigger="mycat")
+report = caption_images(folder, caption_image, trigger_word="mycat")
 print(report)
 """
 
@@ -20,6 +20,7 @@ from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_text
 
 CaptionImage = Callable[[Image.Image], str]
+"""An upright RGB image to its caption."""
 
 
 @dataclass
@@ -27,21 +28,21 @@ class CaptionReport:
     """What was done with the images of a folder.
 
     Attributes:
-        written: the caption files, in the order in which they were written.
-        kept: how many images had a caption that was left as it is.
-        problems: a plain sentence for each image that was left out, and for each folder or file passed over.
-        stopped: whether it ended before the last image because it was asked to.
+        written: the new caption files, in order.
+        skipped: how many images already had a caption.
+        problems: one message for each image, folder or file that could not be used.
+        stopped: whether it was stopped before the last image.
     """
 
     written: list[Path] = field(default_factory=list)
-    kept: int = 0
+    skipped: int = 0
     problems: list[str] = field(default_factory=list)
     stopped: bool = False
 
     def __str__(self) -> str:
-        end = "; stopped before the end, so start again for the others" if self.stopped else ""
+        end = " Stopped before the last image." if self.stopped else ""
         problems = f", {len(self.problems)} problems" if self.problems else ""
-        return f"{len(self.written)} captions written, {self.kept} kept as they are{problems}{end}."
+        return f"{len(self.written)} captions written, {self.skipped} images already had one{problems}.{end}"
 
 
 def caption_images(
@@ -53,15 +54,15 @@ def caption_images(
     progress: Callable[[int, int], None] = lambda done, total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> CaptionReport:
-    """Writes NAME.txt beside every image in `folder` and its sub-folders that has no caption, `trigger` put first.
+    """Writes NAME.txt, beginning with `trigger_word`, for every image without a caption, also in sub-folders.
 
-    A caption counts where training would find it: in NAME.txt, NAME.caption, or a metadata file. With `overwrite` it
-    is written anew in NAME.txt, which goes before the others. Each file appears whole or not at all.
+    An image has a caption if training would find one: in NAME.txt, NAME.caption or a metadata file. With `overwrite`,
+    every image gets a new NAME.txt, which takes precedence over the others. Files are written atomically.
 
     Args:
-        describe: gets an upright RGB image; an exception that it raises costs only that image its caption.
-        progress: called with how many images are done, and of how many.
-        should_stop: asked before each image.
+        caption_image: if it raises an exception, only that image gets no caption.
+        progress: called with (images done, images in all).
+        should_stop: called before each image.
 
     Raises:
         UserError: when the folder or one of its metadata files cannot be read, or a caption cannot be written.
@@ -76,14 +77,14 @@ def caption_images(
             break
         try:
             _caption_one(image, captions, caption_image, overwrite, trigger_word, report)
-        except _LeftOutError as reason:
+        except _NoCaptionError as reason:
             report.problems.append(str(reason))
         progress(done + 1, len(images))
     return report
 
 
-class _LeftOutError(Exception):
-    """Why one image got no caption."""
+class _NoCaptionError(Exception):
+    """The reason why an image gets no caption."""
 
 
 def _caption_one(
@@ -95,14 +96,14 @@ def _caption_one(
     report: CaptionReport,
 ) -> None:
     target = image.with_name(f"{image.stem}.txt")
-    # a.jpg and a.png share a.txt: what was just written for the one is not written over for the other.
+    # a.jpg and a.png share a.txt, which is not written twice.
     if target in report.written or (not overwrite and _has_caption(image, captions)):
-        report.kept += 1
+        report.skipped += 1
         return
     text = _captioned_text(image, caption_image)
-    # Describing takes a while, in which the user may have written something.
+    # Captioning takes a while; the user may have written a caption in the meantime.
     if not overwrite and target.is_file() and read_text(target).strip():
-        report.kept += 1
+        report.skipped += 1
         return
     write_text(target, with_trigger(text, trigger_word.strip()) + "\n")
     report.written.append(target)
@@ -113,18 +114,18 @@ def _has_caption(image: Path, captions: CaptionFiles) -> bool:
         return captions.caption(image) != ""
     except MetadataError:
         raise
-    except UserError as error:  # a text is there, if not a readable one
-        raise _LeftOutError(str(error)) from None
+    except UserError as error:  # there is a caption, but it cannot be read
+        raise _NoCaptionError(str(error)) from None
 
 
 def _captioned_text(image: Path, caption_image: CaptionImage) -> str:
     try:
         text = " ".join(caption_image(load_image(image).rgb).split())
     except UserError as error:
-        raise _LeftOutError(str(error)) from None
-    except Exception as error:  # a foreign model fails in any way, and the other images still want their captions
+        raise _NoCaptionError(str(error)) from None
+    except Exception as error:  # a captioner can fail in any way; the other images still get their captions
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise _LeftOutError(f"{image} could not be described ({reason}). Write its caption yourself.") from None
+        raise _NoCaptionError(f"{image} could not be captioned ({reason}). Write its caption yourself.") from None
     if not text:
-        raise _LeftOutError(f"{image} was described with no word. Write its caption yourself.")
+        raise _NoCaptionError(f"{image} got an empty caption. Write its caption yourself.")
     return text

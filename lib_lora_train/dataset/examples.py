@@ -1,4 +1,4 @@
-"""What there is to learn from: a folder of images read into examples, without decoding a single one.
+"""Reads a folder of images into examples, without decoding the images.
 
 dataset = read_dataset(config.dataset, seed=config.run.seed)
 for warning in dataset.warnings:
@@ -20,27 +20,27 @@ from lib_lora_train.errors import UserError
 from lib_lora_train.randomness import Randomness
 
 LISTED = 10
-"""So many bad images are named one by one; the others are counted."""
+"""Bad images that are named one by one; the others are counted."""
 
-PICTURES_AN_EPOCH = 150
-"""What repeats = 0 aims at: with ten epochs, the 1,500 pictures that a person or a thing commonly takes."""
+IMAGES_PER_EPOCH = 150
+"""The goal of repeats = 0: in ten epochs 1,500 images, a common number for a person or an object."""
 
 MANY_REPEATS = 1000
-"""A sub-folder with this many repeats is more likely named after a year, as in 2024_holidays."""
+"""A sub-folder with this many repeats is probably named after a year, as in 2024_holidays."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One image to learn.
+    """One image of the dataset.
 
     Attributes:
-        path: of the image file.
-        caption: as written, with the trigger word; not yet varied.
-        repeats: how often an epoch shows it. Of a regularisation image: how often against the other ones.
-        weight: how much its loss counts; 1 for the user's own images.
-        regularisation: whether it shows what must not change.
-        mask_path: the image that says which part is learned; None without, or where the image itself says it.
-        width, height: upright, in pixels.
+        path: the image file.
+        caption: with the trigger word, before random variation.
+        repeats: samples per epoch. For a regularization image, relative to the other regularization images.
+        weight: how much its loss counts; 1 for training images.
+        regularization: whether it is a regularization image.
+        mask_path: the file of its loss mask; None without one, or if the mask is the image's alpha channel.
+        width, height: in pixels, after rotating the image upright.
     """
 
     path: Path
@@ -62,10 +62,10 @@ class Dataset:
     """All examples of a run, each list in the order of the files' names.
 
     Attributes:
-        training: the user's own images that are trained on; never empty.
-        regularisation: images of what must not change.
-        held_out: the user's own images that are only measured.
-        warnings: a plain sentence for each thing the user should know.
+        training: never empty.
+        regularization: images of the class, which keep the model from forgetting it.
+        validation: images that are not trained on.
+        warnings: one message for each thing the user should know.
     """
 
     training: list[Example]
@@ -75,11 +75,11 @@ class Dataset:
 
     @property
     def examples(self) -> list[Example]:
-        """All three lists, one after the other."""
+        """All three lists together."""
         return [*self.training, *self.regularization, *self.validation]
 
     def without(self, broken: Collection[Path], reasons: list[str]) -> Dataset:
-        """This dataset less the images in `broken`, with `reasons` among the warnings.
+        """This dataset without the images in `broken`, with `reasons` added to the warnings.
 
         Raises:
             UserError: when no image is left to train on.
@@ -89,17 +89,17 @@ class Dataset:
             for part in (self.training, self.regularization, self.validation)
         )
         if not training:
-            raise UserError(_none_readable(reasons))
-        return Dataset(training, regularization, validation, [*self.warnings, *_first_ones(reasons)])
+            raise UserError(_none_usable(reasons))
+        return Dataset(training, regularization, validation, [*self.warnings, *_skipped(reasons)])
 
 
 def read_dataset(config: DatasetConfig, seed: int = 0) -> Dataset:
-    """Reads the folders that `config` names; `seed` chooses the held-out images.
+    """Reads the folders in `config`; the validation images depend on `seed`.
 
-    An image that cannot be used (damaged, empty, its caption in a wrong encoding) becomes a warning and is left out.
+    An image that cannot be used (damaged, empty, caption not readable) is skipped with a warning.
 
     Raises:
-        UserError: when a folder is missing or has no image that can be used, or none would be left to train on.
+        UserError: when a folder is missing or has no usable image, or no image would be left to train on.
     """
     if not config.dataset_folder.strip():
         raise UserError("Enter the folder of the training images.", field="dataset_folder")
@@ -117,7 +117,7 @@ def read_dataset(config: DatasetConfig, seed: int = 0) -> Dataset:
 
 
 def validation_count(images: int, wanted: int) -> int:
-    """How many of `images` images are only measured; `wanted` is `config.validation_images`.
+    """How many of `images` images are validation images; `wanted` is `config.validation_images`.
 
     Raises:
         UserError: when none would be left to train on.
@@ -143,10 +143,10 @@ def _split(examples: list[Example], wanted: int, seed: int) -> tuple[list[Exampl
 
 
 def _repeated(training: list[Example], repeats: int) -> list[Example]:
-    """Each example `repeats` times as often; 0 fills an epoch, unless the user's folders say how often."""
+    """Multiplies the repeats of all examples; 0 fills an epoch, unless folder names set repeats."""
     if not repeats:
-        counted = any(example.repeats != 1 for example in training)
-        repeats = 1 if counted else max(1, round(PICTURES_AN_EPOCH / len(training)))
+        set_by_folders = any(example.repeats != 1 for example in training)
+        repeats = 1 if set_by_folders else max(1, round(IMAGES_PER_EPOCH / len(training)))
     return [replace(example, repeats=example.repeats * repeats) for example in training]
 
 
@@ -169,15 +169,13 @@ def _read_folder(
         except UserError as error:
             reasons.append(str(error))
     if not examples:
-        raise UserError(_none_readable(reasons), field=field)
-    warnings += _first_ones(reasons)
-    warnings += _doubts(examples, root, config, captions)
-    shown = [example for example in examples if example.repeats]
-    if not shown:
-        raise UserError(
-            f"All sub-folders of {root} are named 0_..., which leaves no image. Rename one to 1_...", field=field
-        )
-    return shown
+        raise UserError(_none_usable(reasons), field=field)
+    warnings += _skipped(reasons)
+    warnings += _likely_mistakes(examples, root, config, captions)
+    used = [example for example in examples if example.repeats]
+    if not used:
+        raise UserError(f"All sub-folders of {root} have 0 repeats (0_...). Rename at least one to 1_...", field=field)
+    return used
 
 
 def _read_example(
@@ -201,50 +199,50 @@ def _read_example(
     return replace(example, caption=with_trigger(example.caption, trigger_word, class_word))
 
 
-def _doubts(examples: list[Example], root: Path, config: DatasetConfig, captions: CaptionFiles) -> list[str]:
-    """A sentence for each thing that is possible but probably not meant."""
-    doubts = []
-    bare = [example for example in examples if not example.caption]
-    if bare:
-        doubts.append(
-            f"{len(bare)} of {len(examples)} images in {root} have no caption, such as {bare[0].path.name}. "
-            "Write captions beside them, or set a trigger word."
+def _likely_mistakes(examples: list[Example], root: Path, config: DatasetConfig, captions: CaptionFiles) -> list[str]:
+    """One message for each thing that is valid but probably a mistake."""
+    messages = []
+    uncaptioned = [example for example in examples if not example.caption]
+    if uncaptioned:
+        messages.append(
+            f"{len(uncaptioned)} of {len(examples)} images in {root} have no caption, such as "
+            f"{uncaptioned[0].path.name}. Write captions for them, or set a trigger word."
         )
-    if captions.several_lines:
-        files = captions.several_lines
-        doubts.append(
-            f"{len(files)} caption files have several lines, such as {files[0].name}; "
-            "only the first line is used. Put the caption in one line."
+    if captions.multiline_files:
+        files = captions.multiline_files
+        messages.append(
+            f"{len(files)} caption files have several lines, such as {files[0].name}. "
+            "Only the first line is used. Put the whole caption in one line."
         )
     if config.loss_mask == "folder":
         unmasked = [example for example in examples if example.mask_path is None and not example.regularization]
         if unmasked:
-            doubts.append(
-                f"{len(unmasked)} of {len(examples)} images have no mask, such as {unmasked[0].path.name}; "
-                f"they are learned whole. Put masks into the folder {MASK_FOLDER}/, named like the images."
+            messages.append(
+                f"{len(unmasked)} of {len(examples)} images have no mask, such as {unmasked[0].path.name}. "
+                f"All of each such image is trained. Put masks into the folder {MASK_FOLDER}/, named like the images."
             )
     small = [example for example in examples if example.width * example.height < (config.resolution / 2) ** 2]
     if small:
-        doubts.append(
+        messages.append(
             f"{len(small)} of {len(examples)} images are much smaller than {config.resolution} x {config.resolution}, "
-            f"such as {small[0].path.name}; enlarged they are blurred. Lower the resolution or use larger images."
+            f"such as {small[0].path.name}. Enlarged, they are blurred. Lower the resolution, or use larger images."
         )
     folders = {path.parent.name: folder_repeats(path, root)[0] for path in (example.path for example in examples)}
-    doubts += [
-        f"The folder {name} counts each of its images {repeats} times. If that is not meant, rename it."
+    messages += [
+        f"The folder {name} repeats each image {repeats} times. Rename it if this is not intended."
         for name, repeats in folders.items()
         if repeats >= MANY_REPEATS or repeats == 0
     ]
-    return doubts
+    return messages
 
 
-def _first_ones(reasons: list[str]) -> list[str]:
-    listed = [f"{reason} It is left out." for reason in reasons[:LISTED]]
+def _skipped(reasons: list[str]) -> list[str]:
+    listed = [f"{reason} It is skipped." for reason in reasons[:LISTED]]
     return listed + (
-        [f"{len(reasons) - LISTED} more images cannot be used and are left out."] if len(reasons) > LISTED else []
+        [f"{len(reasons) - LISTED} more images cannot be used and are skipped."] if len(reasons) > LISTED else []
     )
 
 
-def _none_readable(reasons: list[str]) -> str:
+def _none_usable(reasons: list[str]) -> str:
     more = f" There are {len(reasons) - 3} more such images." if len(reasons) > 3 else ""
     return f"No image can be used. {' '.join(reasons[:3])}{more}"

@@ -1,4 +1,4 @@
-"""A cheap way to tell whether a folder has changed."""
+"""Detects cheaply whether the files in a folder have changed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ FolderStamp = frozenset[tuple[str, int, int]]
 
 
 def folder_stamp(folders: Iterable[Path]) -> FolderStamp:
-    """What is in `folders` and their sub-folders, by names, sizes and times; no file is opened.
+    """Names, sizes and times of all files in `folders` and their sub-folders; no file is opened.
 
-    It differs when a file was added, removed, renamed or written to. Links are followed, each folder once. What cannot be
-    listed is left out.
+    It changes when a file is added, removed, renamed or written. Links are followed, each folder is listed once.
+    Folders that cannot be listed are skipped.
     """
     found: set[tuple[str, int, int]] = set()
-    waiting, seen = [os.fspath(folder) for folder in folders], set()
-    while waiting:
-        path = waiting.pop()
+    pending, seen = [os.fspath(folder) for folder in folders], set()
+    while pending:
+        path = pending.pop()
         try:
             status = os.stat(path)
             entries = list(os.scandir(path))
@@ -32,10 +32,10 @@ def folder_stamp(folders: Iterable[Path]) -> FolderStamp:
         for entry in entries:
             try:
                 if entry.is_dir():
-                    waiting.append(entry.path)
+                    pending.append(entry.path)
                 else:
                     file = entry.stat()
                     found.add((entry.path, file.st_size, file.st_mtime_ns))
-            except OSError:  # a link that leads nowhere, or a file that was just removed
+            except OSError:  # a broken link, or a file that was just removed
                 found.add((entry.path, -1, -1))
     return frozenset(found)

@@ -1,9 +1,9 @@
-"""Which files of a folder are images to learn, and what the names of its sub-folders say about them.
+"""Finds the images of a dataset folder, and what the names of its sub-folders mean.
 
-photos/                  plain: each image once
-    one.jpg
-    10_cat/two.jpg       kohya's form: each image ten times, and "cat" is the caption of an image that has none
-    mask/one.png         not an image to learn, but a loss mask
+photos/
+    one.jpg              used once per epoch
+    10_cat/two.jpg       kohya's convention: ten repeats, and "cat" is the caption of images without one
+    mask/one.png         a loss mask, not a training image
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ REPEATS_FOLDER = re.compile(r"(\d+)_(.*)")
 
 
 def require_folder(folder: Path, field: str) -> None:
-    """Checks that `folder`, the value of the setting `field`, can be listed.
-
+    """
     Raises:
-        UserError: when it cannot.
+        UserError: when `folder`, the value of the setting `field`, cannot be listed.
     """
     if folder.is_file():
         raise UserError(f"{folder} is a file. Enter the folder that contains it.", field=field)
@@ -41,28 +40,28 @@ def require_folder(folder: Path, field: str) -> None:
 def find_images(root: Path, excluded: Path | None, warnings: list[str]) -> list[Path]:
     """All images under `root`, in an order that is the same on every machine.
 
-    Hidden files and folders, mask folders, the folder `excluded` and what is no image by its name are passed over. A
-    sub-folder that cannot be listed adds to `warnings`.
+    Skips hidden files and folders, mask folders, the folder `excluded`, and files whose names are not those of images.
+    Sub-folders that cannot be listed are added to `warnings`.
     """
     found: list[Path] = []
-    seen_folders: set[str] = set()
+    visited: set[str] = set()
 
-    def refused(error: OSError) -> None:
-        warnings.append(f"The folder {error.filename} may not be read ({error.strerror}), so its images are left out.")
+    def on_error(error: OSError) -> None:
+        warnings.append(f"The folder {error.filename} cannot be read ({error.strerror}), so its images are skipped.")
 
-    for place, folders, files in os.walk(root, followlinks=True, onerror=refused):
-        real = os.path.realpath(place)
-        if real in seen_folders or (excluded is not None and real == os.path.realpath(excluded)):
-            folders.clear()  # a link that leads back, or the other set's images
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=on_error):
+        real = os.path.realpath(folder)
+        if real in visited or (excluded is not None and real == os.path.realpath(excluded)):
+            folders.clear()  # a link to a folder above, or the folder of the other images
             continue
-        seen_folders.add(real)
+        visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name.lower() != MASK_FOLDER)
-        found += [Path(place, name) for name in files if not name.startswith(".") and is_image(Path(name))]
-    return sorted(found, key=lambda path: _order(path.relative_to(root).as_posix()))
+        found += [Path(folder, name) for name in files if not name.startswith(".") and is_image(Path(name))]
+    return sorted(found, key=lambda path: _sort_key(path.relative_to(root).as_posix()))
 
 
 def folder_repeats(path: Path, root: Path) -> tuple[int, str]:
-    """Repeats and caption that an image has from the innermost folder below `root` named like 10_cat; else (1, "")."""
+    """Repeats and caption from the innermost folder below `root` with a name like 10_cat; otherwise (1, "")."""
     for name in reversed(path.relative_to(root).parts[:-1]):
         match = REPEATS_FOLDER.fullmatch(name)
         if match:
@@ -71,18 +70,18 @@ def folder_repeats(path: Path, root: Path) -> tuple[int, str]:
 
 
 def find_mask(path: Path, root: Path) -> Path | None:
-    """The loss mask of an image: of the same name in mask/ beside it, else at the same place under ROOT/mask/."""
+    """An image's loss mask: the file of its name in mask/ beside it, else in ROOT/mask/, sub-folders or not."""
     relative = path.relative_to(root)
     for folder in (path.parent / MASK_FOLDER, root / MASK_FOLDER / relative.parent, root / MASK_FOLDER):
         candidates = sorted(
-            _of_stem(folder, path.stem), key=lambda mask: (mask.suffix.lower() != ".png", _order(mask.name))
+            _images_named(folder, path.stem), key=lambda mask: (mask.suffix.lower() != ".png", _sort_key(mask.name))
         )
         if candidates:
             return candidates[0]
     return None
 
 
-def _of_stem(folder: Path, stem: str) -> Iterator[Path]:
+def _images_named(folder: Path, stem: str) -> Iterator[Path]:
     if folder.is_dir():
         for name in os.listdir(folder):
             candidate = folder / name
@@ -90,5 +89,5 @@ def _of_stem(folder: Path, stem: str) -> Iterator[Path]:
                 yield candidate
 
 
-def _order(name: str) -> tuple[str, str]:
+def _sort_key(name: str) -> tuple[str, str]:
     return name.casefold(), name

@@ -85,7 +85,7 @@ class ImageSetLoader:
         plan: which sets make up which batch, by their first images.
         cache: filled with every image of `sets`.
         latents_of: cached moments [..., 2C, h, w] to x_0 [..., C, h, w].
-        rank: this process's shard of each batch.
+        rank: which part of each batch this process takes.
     """
 
     sets: ImageSets
@@ -127,11 +127,13 @@ class ImageSetLoader:
         )
         masks = None
         if self.config.loss_mask != "none":
-            given = [[entry.mask for entry in row if entry.mask is not None] for row in entries]
-            masks = torch.stack([torch.stack(row).amax(0) for row in given])  # what counts at any strength
+            image_masks = [[entry.mask for entry in row if entry.mask is not None] for row in entries]
+            masks = torch.stack(
+                [torch.stack(row).amax(0) for row in image_masks]
+            )  # what counts in any image of the set
         if self.config.difference_mask:
-            differing = difference_masks(latents)
-            masks = differing if masks is None else masks * differing
+            differences = difference_masks(latents)
+            masks = differences if masks is None else masks * differences
         return ImageSetBatch(
             captions=[images.caption for images, _, _ in rows],
             latents=latents,
@@ -142,6 +144,6 @@ class ImageSetLoader:
 
 
 def difference_masks(latents: torch.Tensor) -> torch.Tensor:
-    """Where the images of a set differ: from latents [L, B, C, h, w] to [B, 1, h, w], 1 where they differ most, 0 where not."""
+    """Where the images of a set differ: latents [L, B, C, h, w] to [B, 1, h, w], from 0 to 1 where they differ most."""
     spread = (latents.amax(0) - latents.amin(0)).mean(1, keepdim=True)
     return spread / spread.amax((1, 2, 3), keepdim=True).clamp(min=1e-6)

@@ -1,8 +1,8 @@
-"""The same pictures at several levels of one thing: pairs of before and after, or a slider's steps from low to high.
+"""Reads sets of images that differ in one thing: pairs of before and after, or a slider's levels from low to high.
 
-by suffix         photos/one.png        photos/one_after.png
-in two folders    before/one.png        after/one.png
-a slider's        photos/-1/one.png     photos/1/one.png      (sub-folders named by strength: -2, -0.5, 1 ...)
+pairs by suffix     photos/one.png        photos/one_after.png
+pairs in folders    before/one.png        after/one.png
+slider              photos/-1/one.png     photos/1/one.png      (sub-folders named by strength: -2, -0.5, 1 ...)
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lib_lora_train.config import DatasetConfig
-from lib_lora_train.dataset.examples import LISTED, PICTURES_AN_EPOCH, Dataset, Example, read_dataset
+from lib_lora_train.dataset.examples import IMAGES_PER_EPOCH, LISTED, Dataset, Example, read_dataset
 from lib_lora_train.dataset.folders import require_folder
 from lib_lora_train.errors import UserError
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """One picture at every level, in their order; all of one size."""
+    """One image at every level, in the order of the strengths; all have one size."""
 
     examples: tuple[Example, ...]
 
     @property
     def caption(self) -> str:
-        """What all of them are called: the first caption that there is."""
+        """The first caption that is not empty; it is used for all of them."""
         return next((example.caption for example in self.examples if example.caption), "")
 
 
 @dataclass(frozen=True)
 class ImageSets:
-    """What there is at each level.
+    """All image sets of a dataset.
 
     Attributes:
-        strengths: of the adapter, one for each level, rising.
-        sets: never empty; each is shown `repeats` of its first example times in an epoch.
-        warnings: a plain sentence for each thing the user should know.
+        strengths: of the adapter, one for each level, in ascending order.
+        sets: never empty; an epoch has as many samples of a set as the `repeats` of its first example.
+        warnings: one message for each thing the user should know.
     """
 
     strengths: list[float]
@@ -49,11 +49,11 @@ class ImageSets:
         return Dataset([example for images in self.sets for example in images.examples], warnings=self.warnings)
 
     def first_images(self) -> Dataset:
-        """The first image of each set, for putting sets into batches."""
+        """The first image of each set, for making batches of sets."""
         return Dataset([images.examples[0] for images in self.sets])
 
     def within(self, dataset: Dataset) -> ImageSets:
-        """These levels less the sets of which an image is not in `dataset`, with its warnings.
+        """The sets of which every image is in `dataset`, with its warnings.
 
         Raises:
             UserError: when none is left.
@@ -66,10 +66,10 @@ class ImageSets:
 
 
 def read_pairs(config: DatasetConfig, strength: float) -> ImageSets:
-    """Before at -strength and after at +strength, from two folders or by suffix.
+    """Pairs of before, at -strength, and after, at +strength, from two folders or by suffix.
 
     Raises:
-        UserError: when a folder cannot be read, or no pair is found.
+        UserError: when a folder cannot be read or has no pairs.
     """
     before = _read(config, config.dataset_folder)
     if config.after_folder:
@@ -79,7 +79,7 @@ def read_pairs(config: DatasetConfig, strength: float) -> ImageSets:
         warnings = [*before.warnings, *after.warnings]
     else:
         low, high = _by_suffix(_by_name(before, config.dataset_folder), config.after_suffix)
-        where, warnings = f"the same name and {config.after_suffix} at its end", before.warnings
+        where, warnings = f"the same name and the suffix {config.after_suffix}", before.warnings
     return _levels({-strength: low, strength: high}, where, config, warnings)
 
 
@@ -87,7 +87,7 @@ def read_image_sets(config: DatasetConfig) -> ImageSets:
     """The levels of a slider, from sub-folders named by strength.
 
     Raises:
-        UserError: when there are fewer than two, or no image is in all of them.
+        UserError: when there are fewer than two levels, or no image is in all of them.
     """
     root = Path(config.dataset_folder.strip()).expanduser()
     require_folder(root, "dataset_folder")
@@ -98,7 +98,8 @@ def read_image_sets(config: DatasetConfig) -> ImageSets:
     }
     if len(folders) < 2:
         raise UserError(
-            f"{root} needs at least two sub-folders named by strength, such as -1 for the low end and 1 for the high end.",
+            f"{root} needs at least two sub-folders named by strength, such as -1 for the low end and 1 for the high "
+            "end.",
             field="dataset_folder",
         )
     read = {strength: _read(config, str(path)) for strength, path in folders.items()}
@@ -111,25 +112,26 @@ def _levels(
     named: Mapping[float, Mapping[str, Example]], where: str, config: DatasetConfig, warnings: list[str]
 ) -> ImageSets:
     strengths = sorted(named)
-    every = list(dict.fromkeys(name for images in named.values() for name in images))
-    whole = [name for name in every if all(name in images for images in named.values())]
-    alike = [name for name in whole if len({images[name].size for images in named.values()}) == 1]
-    if not alike:
+    names = list(dict.fromkeys(name for images in named.values() for name in images))
+    complete = [name for name in names if all(name in images for images in named.values())]
+    usable = [name for name in complete if len({images[name].size for images in named.values()}) == 1]
+    if not usable:
         raise UserError(
-            f"No image in {config.dataset_folder} has a counterpart with {where} and the same size. Rename or resize the images.",
+            f"No image in {config.dataset_folder} has a counterpart with {where} and the same size. "
+            "Rename or resize the images.",
             field="dataset_folder",
         )
-    warnings = [*warnings, *_left_out(set(every) - set(whole), f"no counterpart of {where}")]
-    warnings += _left_out(set(whole) - set(alike), "a counterpart of another size")
-    repeats = config.repeats or max(1, round(PICTURES_AN_EPOCH / len(alike)))
-    sets = [[images[name] for _, images in sorted(named.items())] for name in alike]
+    warnings = [*warnings, *_skipped(set(names) - set(complete), f"no counterpart with {where}")]
+    warnings += _skipped(set(complete) - set(usable), "a counterpart of another size")
+    repeats = config.repeats or max(1, round(IMAGES_PER_EPOCH / len(usable)))
+    sets = [[images[name] for _, images in sorted(named.items())] for name in usable]
     return ImageSets(
         strengths, [ImageSet(tuple(replace(e, repeats=e.repeats * repeats) for e in each)) for each in sets], warnings
     )
 
 
 def _read(config: DatasetConfig, folder: str) -> Dataset:
-    """All images of a folder, each once."""
+    """All images of a folder, with one repeat each."""
     return read_dataset(
         replace(config, dataset_folder=folder, repeats=1, regularization_folder="", validation_images=0)
     )
@@ -141,7 +143,7 @@ def _by_name(dataset: Dataset, folder: str) -> dict[str, Example]:
 
 
 def _by_suffix(images: Mapping[str, Example], suffix: str) -> tuple[dict[str, Example], dict[str, Example]]:
-    """Those without the suffix, and those with it under the names of their counterparts."""
+    """The images without the suffix, and those with it under the names of their counterparts."""
     after = {name.removesuffix(suffix): example for name, example in images.items() if name.endswith(suffix)}
     return {name: example for name, example in images.items() if not name.endswith(suffix)}, after
 
@@ -154,6 +156,6 @@ def _strength(name: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _left_out(names: set[str], why: str) -> list[str]:
-    listed = [f"{name} has {why}. It is left out." for name in sorted(names)[:LISTED]]
-    return listed + ([f"{len(names) - LISTED} more images have {why}."] if len(names) > LISTED else [])
+def _skipped(names: set[str], why: str) -> list[str]:
+    listed = [f"{name} has {why}. It is skipped." for name in sorted(names)[:LISTED]]
+    return listed + ([f"{len(names) - LISTED} more images have {why} and are skipped."] if len(names) > LISTED else [])

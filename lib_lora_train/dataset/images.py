@@ -1,7 +1,7 @@
-"""One image file as upright 8-bit RGB and its transparency, whatever the file's kind.
+"""Loads an image file of any kind as upright 8-bit RGB with transparency.
 
-Cameras rotate by EXIF, painters leave transparency, scanners write 16 bits, printers CMYK: all become the picture that
-a viewer would show, or a sentence that says why they cannot. Colour profiles are not applied.
+EXIF rotation, transparency, 16-bit gray and CMYK are converted to what an image viewer shows. Color profiles are not
+applied.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from lib_lora_train.errors import UserError
 EXTENSIONS = frozenset(
     (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
 )
-"""What is taken for an image. Where this Pillow cannot read a kind, the file is reported, not passed over silently."""
+"""Extensions of images. A file that the installed Pillow cannot read is reported, not skipped silently."""
 
 MAX_PIXELS = 150_000_000
-"""Larger images are refused before they are decoded. Below the number at which Pillow itself refuses."""
+"""Larger images are rejected before they are decoded. Below Pillow's own limit."""
 
 ORIENTATION_TAG, TIFF_WIDTH_TAG, TIFF_HEIGHT_TAG = 0x0112, 256, 257
 UPRIGHT = {
@@ -37,7 +37,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation to what undoes it."""
+"""EXIF orientation to the operation that undoes it."""
 
 
 class Size(NamedTuple):
@@ -49,10 +49,10 @@ class Size(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """An upright picture.
+    """An upright image.
 
     Attributes:
-        rgb: mode RGB; transparent parts lie on white.
+        rgb: mode RGB; transparent parts are white.
         alpha: mode L, 0 is transparent and 255 opaque; None when the file has no transparency.
     """
 
@@ -61,15 +61,15 @@ class LoadedImage:
 
 
 def is_image(path: Path) -> bool:
-    """Whether the name says that it is an image."""
+    """Whether the file has the extension of an image."""
     return path.suffix.lower() in EXTENSIONS
 
 
 def image_size(path: Path) -> Size:
-    """Width and height as a viewer shows it, from the file's header alone.
+    """Width and height of the upright image, from the file's header alone.
 
     Raises:
-        UserError: as `load_image`, for what the header already shows.
+        UserError: as `load_image`, for faults in the header.
     """
     with _plain_errors(path):
         _require_content(path)
@@ -78,7 +78,7 @@ def image_size(path: Path) -> Size:
 
 
 def load_image(path: Path, data: bytes | None = None) -> LoadedImage:
-    """The picture in the file `path`; from `data` when its bytes were read already. Of an animation, the first frame.
+    """The image in the file `path`, or in `data`, its bytes, if they were read already. An animation's first frame.
 
     Raises:
         UserError: when the file is missing, unreadable, empty, damaged or has more than `MAX_PIXELS` pixels.
@@ -91,7 +91,7 @@ def load_image(path: Path, data: bytes | None = None) -> LoadedImage:
             orientation = _orientation(image)
             image.load()
             if image.format == "TIFF":
-                orientation = 1  # Pillow turns TIFFs, and only these, while it loads them
+                orientation = 1  # Pillow rotates TIFFs while it loads them
             return _eight_bit(image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image)
 
 
@@ -102,28 +102,28 @@ def _plain_errors(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"{path} is not there. Put it back, or take its link out of the folder.") from None
+        raise UserError(f"{path} does not exist. Restore it, or remove the broken link.") from None
     except PermissionError:
-        raise UserError(f"{path} may not be read. Give yourself the right to read it.") from None
+        raise UserError(f"{path} cannot be read. Check its permissions.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
         raise UserError(f"{path} is too large. Scale it down.") from None
     except Exception as error:  # Pillow's decoders raise nearly every kind of exception on damaged files
         raise UserError(
-            f"{path} is damaged, or of a kind that cannot be read here ({error}). Save it anew as PNG or take it out."
+            f"{path} is damaged or has an unsupported format ({error}). Save it as PNG, or remove it."
         ) from None
 
 
 def _require_content(path: Path) -> None:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise UserError(f"{path} is not a file. Take it out of the folder.")
+        raise UserError(f"{path} is not a file. Remove it from the folder.")
     if status.st_size == 0:
-        raise UserError(f"{path} is an empty file. Replace it or take it out of the folder.")
+        raise UserError(f"{path} is an empty file. Replace it, or remove it from the folder.")
 
 
 def _checked_size(image: Image.Image, path: Path) -> Size:
     tags = getattr(image, "tag_v2", None)
-    # Pillows differ in whether a TIFF's size is already turned when it is opened; its tags never are.
+    # Whether the size of an opened TIFF is already rotated depends on Pillow's version; its tags never are.
     width, height = (tags[TIFF_WIDTH_TAG], tags[TIFF_HEIGHT_TAG]) if tags is not None else image.size
     if width * height > MAX_PIXELS:
         raise UserError(
@@ -135,9 +135,9 @@ def _checked_size(image: Image.Image, path: Path) -> Size:
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 (upright) to 8; 1 when there is none or it makes no sense."""
     try:
-        # The base class's method: PNG's own decodes the whole image to look for EXIF behind the pixels.
+        # The base class's method: PNG's own decodes the whole image to find EXIF after the pixels.
         orientation = Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
-    except Exception:  # damaged EXIF raises nearly every kind of exception, and the picture is good without it
+    except Exception:  # damaged EXIF raises nearly every kind of exception, and the image is usable without it
         return 1
     return orientation if orientation in UPRIGHT else 1
 
@@ -145,7 +145,7 @@ def _orientation(image: Image.Image) -> int:
 def _eight_bit(image: Image.Image) -> LoadedImage:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return LoadedImage(_scaled_gray(image).convert("RGB"), None)
-    if image.mode == "La":  # Pillow converts premultiplied grey only to LA
+    if image.mode == "La":  # Pillow converts premultiplied gray only to LA
         image = image.convert("LA")
     if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")
@@ -153,16 +153,16 @@ def _eight_bit(image: Image.Image) -> LoadedImage:
         rgb = Image.new("RGB", rgba.size, "white")
         rgb.paste(rgba.convert("RGB"), mask=alpha)
         return LoadedImage(rgb, alpha)
-    # convert() returns a copy, so that nothing hangs on the file that is about to be closed
+    # convert() returns a copy, which does not depend on the file that is about to be closed
     return LoadedImage(image.convert("RGB"), None)
 
 
 def _scaled_gray(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits as mode L. Pillow itself would clip everything above 255 to white."""
+    """Gray of more than 8 bits as mode L. Pillow would clip everything above 255 to white."""
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
     low, high = float(values.min()), float(values.max())
     whites = {"I": (65535.0,), "F": (1.0, 255.0, 65535.0)}.get(image.mode, (65535.0,))
-    # Files do not say what is white: the first usual full scale that holds all values, else the values' own range.
+    # The value of white is not in the file: use the first common one that is not exceeded, else the values' range.
     white = next((white for white in whites if low >= 0 and high <= white), None)
     if white is None:
         values, white = values - low, max(high - low, 1.0)

@@ -1,7 +1,7 @@
-"""Which image is shown when: a pure function of the examples, the seed and the epoch.
+"""The order of samples in an epoch: a pure function of the examples, the seed and the epoch.
 
-Every process computes the whole order and takes its part of each batch, so that two processes with batches of 4 train
-on what one process with batches of 8 would.
+Every process computes the whole order and takes its part of each batch, so two processes with batches of 4 train on the
+same images as one process with batches of 8.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lib_lora_train.randomness import Randomness
 
 @dataclass(frozen=True)
 class Sample:
-    """One example in its place, at one position of the epoch's order over all processes."""
+    """One example in its bucket, at one position of the epoch's order over all processes."""
 
     example: Example
     placement: Placement
@@ -27,17 +27,18 @@ class Sample:
 
 
 class BatchPlan:
-    """How an epoch's batches are made; needs neither images nor latents, so it can be shown before anything starts.
+    """How the batches of an epoch are made. Needs neither images nor latents, so it is known before the run starts.
 
-    An epoch shows each training example `repeats` times, and as many regularisation examples (if there are any) as
-    training examples. Regularisation examples take turns over the epochs: each is shown about equally often. Their
-    number in each bucket is the same in every epoch, and so is the number of batches.
+    An epoch has `repeats` samples of each training example, and as many samples of regularization examples (if there
+    are any) as of training examples. Regularization examples rotate over the epochs, so that each is used about equally
+    often. Their number in each bucket is the same in every epoch, and so is the number of batches.
 
-    A batch is of one bucket and full: a bucket's last batch is completed with that bucket's first images of the epoch.
+    All images of a batch are in one bucket, and every batch is full: a bucket's last batch is filled with its first
+    samples of the epoch.
 
     Attributes:
         global_batch: images in a batch over all processes.
-        showings: images an epoch shows in each bucket, before batches are completed.
+        samples: samples per epoch in each bucket, before the last batches are filled.
         steps_per_epoch: batches in each epoch.
     """
 
@@ -47,8 +48,8 @@ class BatchPlan:
         self._placements = {example.path: place(example.size, buckets) for example in dataset.examples}
         self._training = self._by_bucket(dataset.training)
         self._regularization = self._by_bucket(dataset.regularization)
-        shown = sum(len(examples) for examples in self._training.values())
-        self._quotas = _shares(shown, {bucket: len(examples) for bucket, examples in self._regularization.items()})
+        total = sum(len(examples) for examples in self._training.values())
+        self._quotas = _apportioned(total, {bucket: len(examples) for bucket, examples in self._regularization.items()})
         self.global_batch = config.batch_size * world_size
         self.samples: dict[Size, int] = {
             bucket: len(self._training.get(bucket, ())) + self._quotas.get(bucket, 0)
@@ -57,11 +58,11 @@ class BatchPlan:
         self.steps_per_epoch = sum(math.ceil(count / self.global_batch) for count in self.samples.values())
 
     def placement(self, example: Example) -> Placement:
-        """Where the example lies, cut to its centre."""
+        """The example's bucket, with a center crop."""
         return self._placements[example.path]
 
     def order(self, epoch: int) -> list[list[Sample]]:
-        """The batches of an epoch (counted from 0), each of `global_batch` showings."""
+        """The batches of an epoch (counted from 0), each of `global_batch` samples."""
         batches = [batch for bucket in self.samples for batch in self._bucket_batches(bucket, epoch)]
         order = self._randomness.numpy("batch order", epoch).permutation(len(batches))
         return [
@@ -73,7 +74,7 @@ class BatchPlan:
         ]
 
     def _by_bucket(self, examples: Iterable[Example]) -> dict[Size, list[Example]]:
-        """The examples in each bucket, each as often as it is repeated."""
+        """The examples in each bucket, each `repeats` times."""
         grouped: dict[Size, list[Example]] = {}
         for example in examples:
             grouped.setdefault(self._placements[example.path].bucket, []).extend([example] * example.repeats)
@@ -88,28 +89,28 @@ class BatchPlan:
         return [filled[start : start + self.global_batch] for start in range(0, count, self.global_batch)]
 
     def _regularization_rotation(self, bucket: Size, epoch: int) -> list[Example]:
-        """The epoch's part of an endless row in which all examples of the bucket come once before any comes again."""
+        """The epoch's part of an endless sequence that has every example of the bucket once before any again."""
         examples, quota = self._regularization.get(bucket, []), self._quotas.get(bucket, 0)
-        turn: list[Example] = []
-        place_in_row = epoch * quota
-        while len(turn) < quota:
-            lap, offset = divmod(place_in_row, len(examples))
+        rotation: list[Example] = []
+        position = epoch * quota
+        while len(rotation) < quota:
+            lap, offset = divmod(position, len(examples))
             order = self._randomness.numpy("regularisation order", lap, *bucket).permutation(len(examples))
-            part = order[offset : offset + quota - len(turn)]
-            turn += [examples[index] for index in part]
-            place_in_row += len(part)
-        return turn
+            part = order[offset : offset + quota - len(rotation)]
+            rotation += [examples[index] for index in part]
+            position += len(part)
+        return rotation
 
 
 def _interleaved(first: list[Example], second: list[Example]) -> list[Example]:
-    """Both lists in their own order, mixed so evenly that every stretch holds them in proportion."""
-    places = [((index + 0.5) / len(first), 0, example) for index, example in enumerate(first)]
-    places += [((index + 0.5) / len(second), 1, example) for index, example in enumerate(second)]
-    return [example for _, _, example in sorted(places, key=lambda item: item[:2])]
+    """Both lists in their own order, mixed evenly, so that every part of the result has them in proportion."""
+    positions = [((index + 0.5) / len(first), 0, example) for index, example in enumerate(first)]
+    positions += [((index + 0.5) / len(second), 1, example) for index, example in enumerate(second)]
+    return [example for _, _, example in sorted(positions, key=lambda item: item[:2])]
 
 
-def _shares(total: int, sizes: dict[Size, int]) -> dict[Size, int]:
-    """`total` divided in proportion to `sizes`; what rounding leaves over goes to the largest remainders."""
+def _apportioned(total: int, sizes: dict[Size, int]) -> dict[Size, int]:
+    """`total` divided in proportion to `sizes`, by the largest remainder method."""
     whole = sum(sizes.values())
     shares = {bucket: total * size // whole for bucket, size in sizes.items()}
     by_remainder = sorted(sizes, key=lambda bucket: (-(total * sizes[bucket] % whole), bucket))

@@ -1,4 +1,4 @@
-"""An image in its place as the numbers a model sees, and the mask that says which part of it is learned."""
+"""Converts a placed image to the pixels the model is trained on, and its mask to latent cells."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ def image_pixels(
     jitter: float = 0.0,
     rng: np.random.Generator | None = None,
 ) -> torch.Tensor:
-    """The part of an RGB image that `placement` shows, float32 [3, H, W] in -1..1.
+    """The cropped part of an RGB image, float32 [3, H, W] in -1..1.
 
     Args:
-        image: as large as `placement.original`.
+        image: of the size `placement.original`.
         flip: whether it is mirrored, left to right.
-        jitter: brightness, contrast and saturation each vary by up to this share, 0..1, as drawn from `rng`.
+        jitter: the largest change of brightness, contrast and saturation, 0..1; random numbers are drawn from `rng`.
     """
-    # Cutting while scaling gives the pixels of scaling first, without ever holding the scaled whole.
-    shown = image.resize(placement.bucket, Image.Resampling.LANCZOS, box=_source_box(placement))
+    # Cropping while scaling gives the same pixels as scaling first, and needs less memory.
+    cropped = image.resize(placement.bucket, Image.Resampling.LANCZOS, box=_source_box(placement))
     if jitter > 0 and rng is not None:
-        shown = _jittered(shown, jitter, rng)
-    values = np.asarray(shown, dtype=np.float32) / 127.5 - 1
+        cropped = _jittered(cropped, jitter, rng)
+    values = np.asarray(cropped, dtype=np.float32) / 127.5 - 1
     if flip:
         values = values[:, ::-1]  # [H, W, 3]: the width
     return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
 
 
 def mask_cells(mask: Image.Image, placement: Placement, factor: int, flip: bool = False) -> torch.Tensor:
-    """How much of each latent cell is learned, float32 [1, h, w] in 0..1: the mask's mean over the cell's pixels.
+    """How much the loss of each latent cell counts, float32 [1, h, w] in 0..1: the mask's mean over the cell's pixels.
 
     Args:
-        mask: mode L, white is learned; stretched to the image where it has another size.
+        mask: mode L, white counts; stretched to the image if it has another size.
         factor: pixels per latent cell, along each side.
         flip: whether the image is mirrored.
     """
@@ -53,7 +53,7 @@ def mask_cells(mask: Image.Image, placement: Placement, factor: int, flip: bool 
 
 
 def mask_of(image: LoadedImage, mask_image: LoadedImage | None, kind: str) -> Image.Image:
-    """What `mask_cells` needs (mode L) under the setting `config.loss_mask`; all white where an image has no mask."""
+    """The mask in mode L for `config.loss_mask` = `kind`; all white if the image has none."""
     if kind == "alpha" and image.alpha is not None:
         return image.alpha
     if kind == "folder" and mask_image is not None:

@@ -1,7 +1,7 @@
-"""Work done ahead, in a thread.
+"""Makes items ahead of time in a thread.
 
-A thread and not torch's DataLoader: inside a WebUI worker processes are impossible (they would import the whole WebUI
-again), and reading a file, decoding an image and stacking tensors all release Python's lock, so a thread is enough.
+This does not use torch's DataLoader, because its worker processes would import the whole WebUI again. A thread is
+enough: reading files, decoding images and stacking tensors release Python's global lock.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 WAKE_SECONDS = 0.1
-"""How often a producer that waits for room looks whether it is still wanted."""
+"""How often a producer with a full queue checks whether it should stop."""
 
 
 def prefetched(items: Iterator[T], depth: int) -> Generator[T, None, None]:
-    """The same items in the same order, of which up to `depth` are made ahead in a background thread.
+    """The same items in the same order; a background thread makes up to `depth` of them ahead of time.
 
-    The thread starts with the first item asked for, and has ended when the iterator is exhausted or closed. What
-    `items` raises is raised here.
+    The thread starts with the first item, and has ended when the iterator is exhausted or closed. Exceptions of `items`
+    are raised here.
     """
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
@@ -41,7 +41,7 @@ def prefetched(items: Iterator[T], depth: int) -> Generator[T, None, None]:
                 if not offer("item", item):
                     return
             offer("end", None)
-        except BaseException as error:  # the consumer is the one to judge it
+        except BaseException as error:  # raised in the consumer's thread
             offer("error", error)
         finally:
             close = getattr(items, "close", None)

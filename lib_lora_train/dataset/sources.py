@@ -1,4 +1,4 @@
-"""An example's image and mask, read from their files together."""
+"""Reads and decodes an example's image and mask."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lib_lora_train.errors import UserError
 
 
 def content_digest(example: Example) -> str:
-    """A digest of the bytes of the image file, and of its mask's.
+    """A hash of the contents of the image file and the mask file.
 
     Raises:
         UserError: when a file can no longer be read.
@@ -30,10 +30,10 @@ class Source:
     """The decoded files of one example.
 
     Attributes:
-        image: as large as the example says.
-        mask: decoded when the example has one.
+        image: of the example's size.
+        mask: None if the example has no mask file.
         kind: the setting `config.loss_mask`.
-        digest: `content_digest` of the very bytes that were decoded.
+        digest: `content_digest` of the bytes that were decoded.
     """
 
     image: LoadedImage
@@ -46,12 +46,12 @@ class Source:
         """Decodes the example's files.
 
         Raises:
-            UserError: when one cannot be decoded, or the image has another size than when the dataset was read.
+            UserError: when one cannot be decoded, or the image's size has changed since the dataset was read.
         """
         image_bytes, mask_bytes = _read(example)
         image = load_image(example.path, image_bytes)
         if image.rgb.size != example.size:
-            raise UserError(f"{example.path} was changed after the run had begun. Start the run again to use it.")
+            raise UserError(f"{example.path} has changed since the run started. Start the run again to use it.")
         mask = None
         if example.mask_path is not None:
             mask = load_image(example.mask_path, mask_bytes)
@@ -60,18 +60,18 @@ class Source:
     def pixels(
         self, placement: Placement, flip: bool, jitter: float = 0.0, rng: np.random.Generator | None = None
     ) -> torch.Tensor:
-        """As `image_pixels`: [3, H, W] in -1..1."""
+        """See `image_pixels`: [3, H, W] in -1..1."""
         return image_pixels(self.image.rgb, placement, flip, jitter, rng)
 
     def cells(self, placement: Placement, flip: bool, factor: int) -> torch.Tensor | None:
-        """As `mask_cells`: [1, h, w] in 0..1; None when the run has no masks."""
+        """See `mask_cells`: [1, h, w] in 0..1; None when the run has no masks."""
         if self.kind == "none":
             return None
         return mask_cells(mask_of(self.image, self.mask, self.kind), placement, factor, flip)
 
 
 def _read(example: Example) -> tuple[bytes, bytes]:
-    """The bytes of the image and of its mask (none when it has none)."""
+    """The bytes of the image and of its mask; empty without a mask."""
     return _bytes(example.path), _bytes(example.mask_path) if example.mask_path is not None else b""
 
 
@@ -79,7 +79,7 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} can no longer be read ({error.strerror}). Put it back to use it.") from None
+        raise UserError(f"{path} can no longer be read ({error.strerror}). Restore it to use it.") from None
 
 
 def _digest(image: bytes, mask: bytes) -> str:

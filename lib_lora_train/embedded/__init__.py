@@ -1,17 +1,17 @@
-"""A trained miniature Stable Diffusion and its little world, so that learning can be tried and measured anywhere."""
+"""A small, trained Stable Diffusion and its synthetic data, for a demo and benchmarks without a download."""
 
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
 
 CHECKPOINT = _HERE / "shapes-v1.safetensors"
-"""The checkpoint in SD 1.x (LDM) layout, float16; beside it its config `.yaml` and its tokenizer folder `shapes-v1`."""
+"""The checkpoint in Stable Diffusion 1's (LDM) layout, float16, with its config `shapes-v1.yaml` beside it."""
 
 TOKENIZER = _HERE / "shapes-v1"
-"""The tokenizer and the text encoder's `config.json`."""
+"""The tokenizer, and the text encoder's `config.json`."""
 
 DEMO_IMAGES = _HERE / "demo" / "images"
-"""Twelve captioned pictures of stars, the shape that the checkpoint does not know."""
+"""Twelve captioned images of stars, a shape that the checkpoint was not trained on."""
 
-DEMO_REGULARIZATION = _HERE / "demo" / "regularisation"
-"""Thirty captioned pictures of the shapes that it knows."""
+DEMO_REGULARIZATION = _HERE / "demo" / "regularization"
+"""Thirty captioned images of the shapes that it was trained on."""

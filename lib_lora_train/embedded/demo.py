@@ -1,4 +1,4 @@
-"""The demo material: stars to learn from, and known shapes that keep the learning from spreading."""
+"""Writes the demo's images: stars to train on, and known shapes as regularization images."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from typing import Any
 import numpy as np
 
 from lib_lora_train.embedded.synthetic import BACKGROUNDS, COLORS, NEW_SHAPE, SHAPES, Scene, render, sample_scene
+from lib_lora_train.files import write_png, write_text
 
 
 def write_demo(images: Path, regularization: Path, seed: int = 0) -> None:
-    """Writes 12 captioned stars and 30 captioned known shapes, six of each, as PNG and text.
+    """Writes 12 stars and six images of each known shape as PNG, with captions.
 
-    Both go evenly through the six colours and three backgrounds.
+    Both are evenly distributed over the six colors and three backgrounds.
     """
     rng = np.random.default_rng([seed, 4])
     stars = [(NEW_SHAPE, color, background) for color, background in _pairs(12)]
-    known = [(shape, *pair) for place, shape in enumerate(SHAPES) for pair in _pairs(6, place)]
+    known = [(shape, *pair) for index, shape in enumerate(SHAPES) for pair in _pairs(6, index)]
     write_scenes(images, [sample_scene(rng, *prompt) for prompt in stars])
     write_scenes(regularization, [sample_scene(rng, *prompt) for prompt in known])
 
 
 def write_scenes(folder: Path, scenes: list[Scene]) -> None:
-    """Writes each scene as `NN_colour_shape_background.png` with its caption in a `.txt` beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes each scene as `NN_color_shape_background.png`, with its caption in a `.txt` file beside it."""
     for number, scene in enumerate(scenes, start=1):
         file = folder / f"{number:02d}_{scene.color}_{scene.shape}_{scene.background}.png"
-        render(scene).save(file, optimize=True)
-        file.with_suffix(".txt").write_text(scene.caption + "\n", encoding="utf-8", newline="\n")
+        write_png(file, render(scene), optimize=True)
+        write_text(file.with_suffix(".txt"), scene.caption + "\n")
 
 
 def write_levels(folder: Path, levels: Mapping[str, Mapping[str, Any]], count: int, seed: int = 0) -> None:
-    """Writes `count` scenes into a sub-folder for each of `levels`, with the changes that it makes to every scene.
+    """Writes image sets: `count` scenes in a sub-folder for each of `levels`, with the level's changes to every scene.
 
-    The scenes go evenly through shapes, colours and backgrounds.
+    The scenes are evenly distributed over shapes, colors and backgrounds.
     """
     rng = np.random.default_rng([seed, 9])
-    evaluation_prompts = zip(itertools.cycle(SHAPES), _pairs(count), strict=False)
-    scenes = [sample_scene(rng, shape, *pair) for shape, pair in evaluation_prompts]
+    attributes = zip(itertools.cycle(SHAPES), _pairs(count), strict=False)
+    scenes = [sample_scene(rng, shape, *pair) for shape, pair in attributes]
     for name, changes in levels.items():
         write_scenes(folder / name, [replace(scene, **changes) for scene in scenes])
 
 
 def _pairs(count: int, shift: int = 0) -> list[tuple[str, str]]:
-    """`count` pairs of colour and background in which every colour comes equally often, and so does every background."""
+    """`count` pairs of color and background, with all colors and all backgrounds equally often."""
     rounds = itertools.count()
     pairs: list[tuple[str, str]] = []
     backgrounds = list(BACKGROUNDS)
     while len(pairs) < count:
-        turn = next(rounds) + shift
-        pairs += [(color, backgrounds[(place + turn) % len(backgrounds)]) for place, color in enumerate(COLORS)]
+        offset = next(rounds) + shift
+        pairs += [(color, backgrounds[(index + offset) % len(backgrounds)]) for index, color in enumerate(COLORS)]
     return pairs[:count]

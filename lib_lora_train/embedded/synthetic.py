@@ -1,7 +1,7 @@
-"""The world that the embedded checkpoint knows: one coloured shape on a plain background.
+"""The synthetic data of the embedded checkpoint: images of one colored shape on a plain background.
 
-Everything is drawn by code, so what a picture should show is known exactly and learning can be measured.
-Lengths are fractions of the picture's side, colours are RGB in 0..255, angles are degrees.
+The images are rendered by code, so it is known exactly what an image should show, and learning can be measured.
+Lengths are fractions of the image's side, colors are RGB in 0..255, angles are degrees.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SIDE = 64
-"""Side of a picture in pixels, as the checkpoint learned it."""
+"""Side of an image in pixels, as the checkpoint was trained."""
 
 SHAPES = ("circle", "square", "triangle", "cross", "heart")
-"""The shapes that the checkpoint was shown."""
+"""The shapes that the checkpoint was trained on."""
 
 NEW_SHAPE = "star"
-"""The shape that it was never shown: what an adapter is to learn."""
+"""A shape that it was not trained on, for an adapter to learn."""
 
 ALL_SHAPES = (*SHAPES, NEW_SHAPE)
 
@@ -45,10 +45,13 @@ _SUPERSAMPLING = 4
 
 @dataclass(frozen=True)
 class Scene:
-    """What one picture shows.
+    """The contents of one image.
 
-    radius: radius of the circle that has the same area as the filled shape, so that all shapes look equally large.
-    rotation: clockwise. tint: added to the colour. outlined: only the contour is drawn.
+    Attributes:
+        radius: of the circle with the filled shape's area, so that all shapes look equally large.
+        rotation: clockwise.
+        tint: added to the color.
+        outlined: whether only the contour is drawn.
     """
 
     shape: str
@@ -66,31 +69,31 @@ class Scene:
 
 
 def caption(shape: str, color: str | None = None, background: str | None = None) -> str:
-    """The sentence for a picture: "a red circle on a white background"; what is None stays unsaid."""
+    """An image's caption, such as "a red circle on a white background", without the attributes that are None."""
     words = f"{color} {shape}" if color else shape
     article = "an" if words[0] in "aeiou" else "a"
     return f"{article} {words}" + (f" on a {background} background" if background else "")
 
 
 def sample_scene(rng: np.random.Generator, shape: str, color: str, background: str) -> Scene:
-    """A scene with these attributes and a random place, size, rotation and tint; the shape lies inside the picture."""
+    """A scene with these attributes and a random position, size, rotation and tint; the shape is inside the image."""
     radius = rng.uniform(*RADIUS_RANGE)
-    reach = radius * float(np.linalg.norm(outline(shape), axis=1).max())
-    room = min(_MAX_OFFSET, max(0.0, 0.5 - _MARGIN - reach))
-    x, y = 0.5 + rng.uniform(-room, room, 2)
+    extent = radius * float(np.linalg.norm(outline(shape), axis=1).max())
+    offset = min(_MAX_OFFSET, max(0.0, 0.5 - _MARGIN - extent))
+    x, y = 0.5 + rng.uniform(-offset, offset, 2)
     rotation = rng.uniform(-MAX_ROTATION, MAX_ROTATION)
     red, green, blue = (float(v) for v in rng.uniform(-MAX_TINT, MAX_TINT, 3))
     return Scene(shape, color, background, (float(x), float(y)), float(radius), float(rotation), (red, green, blue))
 
 
 def random_scene(rng: np.random.Generator, shapes: tuple[str, ...] = SHAPES) -> Scene:
-    """A scene with attributes drawn evenly."""
+    """A scene with random attributes, all equally likely."""
     shape, color, background = (str(rng.choice(list(names))) for names in (shapes, COLORS, BACKGROUNDS))
     return sample_scene(rng, shape, color, background)
 
 
 def render(scene: Scene, side: int = SIDE) -> Image.Image:
-    """The picture of a scene: RGB, side x side pixels, anti-aliased."""
+    """Renders a scene: RGB, side x side pixels, anti-aliased."""
     points = placed(outline(scene.shape), scene.center, scene.radius, scene.rotation)
     mask = coverage(points, side, STROKE if scene.outlined else None)
     color = np.array(COLORS[scene.color]) + np.array(scene.tint)
@@ -112,10 +115,10 @@ def outline(shape: str) -> np.ndarray:
 
 
 def placed(points: np.ndarray, center: tuple[float, float], radius: float, rotation: float) -> np.ndarray:
-    """A unit contour turned, scaled and moved into a picture: (points, 2) in fractions of the side."""
+    """A unit contour, rotated, scaled and moved: (points, 2) in fractions of the side."""
     angle = np.radians(rotation)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return points @ turn * radius + np.array(center)
+    rotate = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return points @ rotate * radius + np.array(center)
 
 
 def coverage(points: np.ndarray, side: int, stroke: float | None = None) -> np.ndarray:
@@ -130,24 +133,24 @@ def coverage(points: np.ndarray, side: int, stroke: float | None = None) -> np.n
     return np.asarray(canvas.resize((side, side), Image.Resampling.BOX), np.float32) / 255
 
 
-def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Colour `above` laid over `below` (a colour or a picture) where the mask is 1: (side, side, 3) in 0..255."""
-    return below + (above - below) * mask[..., None]
+def blend(background: np.ndarray, color: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`color` over `background` (a color or an image) where the mask is 1: (side, side, 3) in 0..255."""
+    return background + (color - background) * mask[..., None]
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:
-    """An array (height, width, 3) in 0..255 as a picture."""
+    """An image of an array (height, width, 3) in 0..255."""
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8), "RGB")
 
 
 def star_outline(arms: int = 5, inner: float = 0.45) -> np.ndarray:
-    """A star with one arm up. inner: radius of the notches where the tips have radius 1."""
+    """A star with one arm up. inner: radius of the inner corners; that of the tips is 1."""
     angles = np.arange(2 * arms) * np.pi / arms
     radii = np.where(np.arange(2 * arms) % 2, inner, 1.0)
     return np.stack([radii * np.sin(angles), -radii * np.cos(angles)], axis=1)
 
 
-def _regular(corners: int, first: float = 0.0) -> np.ndarray:
+def _regular_polygon(corners: int, first: float = 0.0) -> np.ndarray:
     angles = np.radians(first) + np.arange(corners) * 2 * np.pi / corners
     return np.stack([np.sin(angles), -np.cos(angles)], axis=1)
 
@@ -155,8 +158,8 @@ def _regular(corners: int, first: float = 0.0) -> np.ndarray:
 def _cross(width: float = 0.36) -> np.ndarray:
     w = width
     quarter = np.array([(w, -1), (w, -w), (1, -w)])
-    turn = np.array([[0, 1], [-1, 0]])
-    return np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
+    quarter_turn = np.array([[0, 1], [-1, 0]])
+    return np.concatenate([quarter @ np.linalg.matrix_power(quarter_turn, k) for k in range(4)])
 
 
 def _heart() -> np.ndarray:
@@ -167,9 +170,9 @@ def _heart() -> np.ndarray:
 
 
 _OUTLINES = {
-    "circle": lambda: _regular(90),
-    "square": lambda: _regular(4, 45.0),
-    "triangle": lambda: _regular(3),
+    "circle": lambda: _regular_polygon(90),
+    "square": lambda: _regular_polygon(4, 45.0),
+    "triangle": lambda: _regular_polygon(3),
     "cross": _cross,
     "heart": _heart,
     "star": star_outline,

@@ -1,6 +1,6 @@
-"""What a person types as the values of an axis, as values.
+"""Parses the values that are typed for an axis of the X/Y/Z plot.
 
-The WebUI gives an axis of its own type no ranges, so they are read here, written as everywhere else in its X/Y/Z plot:
+The WebUI supports ranges only for its own types, so they are parsed here, with the plot's syntax:
 1-5, 1-9 (+2), 0-1 [5].
 """
 
@@ -15,27 +15,27 @@ from lib_lora_train.errors import UserError
 from lib_lora_train.evaluation.runs import LAST, Epoch
 
 STRENGTHS = ("0", "0.25", "0.5", "0.75", "1", "1.25")
-"""What the axis offers; any number may be typed."""
-MOST_VALUES = 1000
+"""The choices of the axis; any number may be typed."""
+MAX_VALUES = 1000
 
 _NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
 _RANGE = re.compile(rf"({_NUMBER})\s*-\s*({_NUMBER})\s*(?:\(\s*({_NUMBER})\s*\)|\[\s*([0-9]+)\s*\])?")
 
 
 def names(text: str) -> list[str]:
-    """The values in a line set apart by commas; a value with a comma in it stands in quotation marks."""
+    """Comma-separated values; a value that contains a comma is in quotation marks."""
     rows = csv.reader([text.replace("\n", " ")], skipinitialspace=True)
     return [value.strip() for row in rows for value in row if value.strip()]
 
 
 def epochs(text: str) -> list[str]:
-    """The epochs in a line, ranges written out."""
-    return [value for part in names(text) for value in _written_out(part, "Epoch", lambda number: f"{number:.0f}")]
+    """Comma-separated epochs; ranges are expanded."""
+    return [value for part in names(text) for value in _expanded(part, "Epoch", lambda number: f"{number:.0f}")]
 
 
 def strengths(text: str) -> list[str]:
-    """The strengths in a line, ranges written out."""
-    return [value for part in names(text) for value in _written_out(part, "Strength", lambda number: f"{number:.8f}")]
+    """Comma-separated strengths; ranges are expanded."""
+    return [value for part in names(text) for value in _expanded(part, "Strength", lambda number: f"{number:.8f}")]
 
 
 def epoch_value(text: object) -> Epoch:
@@ -49,25 +49,25 @@ def epoch_value(text: object) -> Epoch:
         return LAST
     if re.fullmatch("[0-9]{1,6}", value):
         return int(value)
-    raise UserError(f"Epoch: {str(text)!r} is no epoch. Use a number such as 3, or last.")
+    raise UserError(f"Epoch: {str(text)!r} is not an epoch. Use a number such as 3, or last.")
 
 
 def strength_value(text: object) -> float:
     """A finite number.
 
     Raises:
-        UserError: when it is none.
+        UserError: when it is not one.
     """
     try:
         value = float(str(text).replace("_", "?"))
     except ValueError:
-        raise UserError(f"Strength: {str(text)!r} is no number. Use numbers such as 0.8.") from None
+        raise UserError(f"Strength: {str(text)!r} is not a number. Use a number such as 0.8.") from None
     if not math.isfinite(value):
-        raise UserError(f"Strength: {str(text)!r} is no strength. Use numbers such as 0.8.")
+        raise UserError(f"Strength: {str(text)!r} is not a strength. Use a number such as 0.8.")
     return value
 
 
-def _written_out(part: str, axis: str, text: Callable[[float], str]) -> list[str]:
+def _expanded(part: str, axis: str, text: Callable[[float], str]) -> list[str]:
     match = _RANGE.fullmatch(part)
     if not match:
         return [part]
@@ -78,8 +78,9 @@ def _written_out(part: str, axis: str, text: Callable[[float], str]) -> list[str
     else:
         step = float(match[3] or 1)
         count = math.floor((end - start) / step + 1e-9) + 1 if step else 0
-    if not 0 < count <= MOST_VALUES:
+    if not 0 < count <= MAX_VALUES:
         raise UserError(
-            f"{axis}: the range {part!r} gives {'no' if count < 1 else 'too many'} values. Write it as 1-5, 1-9 (+2) or 0-1 [5]."
+            f"{axis}: the range {part!r} has {'no' if count < 1 else 'too many'} values. "
+            "Write it as 1-5, 1-9 (+2) or 0-1 [5]."
         )
     return [text(start + i * step) for i in range(count)]

@@ -1,4 +1,4 @@
-"""Drawing a run's epochs against strengths, on the checkpoint it was trained on."""
+"""Generates images with every epoch of a run at every strength, on the checkpoint it was trained on."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from lib_lora_train.training.samples import sample_prompts, sampling_options, tx
 from lib_lora_train.training.tasks import read_task_data
 
 Progress = Callable[[int, int], None]
-"""Told how many cells are drawn, and of how many."""
+"""Called with (cells done, cells in all)."""
 
 
 def no_progress(done: int, cells: int) -> None:
-    """Tells nobody."""
+    """Does nothing."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The pictures of one epoch at one strength, in the order of the prompts."""
+    """The images of one epoch at one strength, in the order of the prompts."""
 
     point: AdapterPoint
     strength: float
@@ -39,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw in every cell."""
+    """What to generate in every cell: one image for each prompt and seed; `at_once` of them together."""
 
     prompts: Sequence[str]
     seeds: Sequence[int]
@@ -54,16 +54,16 @@ def generate_cells(
     request: Request,
     progress: Progress = no_progress,
 ) -> Iterator[Cell]:
-    """With our own sampler, in one turn of the host; each adapter file is laid over the same views.
+    """Uses our own sampler, in one GPU slot of the host, with the run's sampling settings.
 
-    Drawing follows the run's preview settings.
+    The files of all epochs are loaded into the same adapter, one after another.
 
     Raises:
-        UserError: when an adapter file is damaged or does not fit.
+        UserError: when an adapter file is damaged or does not fit the checkpoint.
     """
     with host.lease() as checkpoint, host.gpu_slot():
         denoiser = open_denoiser(checkpoint, config.model)
-        adapter = make_adapter(denoiser, _shaped_like(config, points[0].path))
+        adapter = make_adapter(denoiser, _with_layers_of(config, points[0].path))
         options = sampling_options(config)
         loaded: list[AdapterPoint] = []
 
@@ -85,30 +85,30 @@ def generate_cells_by_tag(
     request: Request,
     progress: Progress = no_progress,
 ) -> Iterator[Cell]:
-    """With a WebUI's own txt2img, which gets the tag behind the prompt as a person would type it."""
+    """Uses a WebUI's own txt2img, with the adapter's tag at the end of each prompt."""
 
-    def generate(point: AdapterPoint, strength: float) -> list[Image.Image]:
+    def images_of(point: AdapterPoint, strength: float) -> list[Image.Image]:
         tag = f" <lora:{point.path.stem}:{strength_text(strength)}>" if strength else ""
         prompts = [f"{prompt}{tag}" for prompt in request.prompts]
         return [
             txt2img(txt2img_request(config, prompt, seed)) for prompt, seed in zip(prompts, request.seeds, strict=True)
         ]
 
-    yield from _cells(points, request, generate, progress)
+    yield from _cells(points, request, images_of, progress)
 
 
 def _cells(
     points: Sequence[AdapterPoint],
     request: Request,
-    generate: Callable[[AdapterPoint, float], list[Image.Image]],
+    images_of: Callable[[AdapterPoint, float], list[Image.Image]],
     progress: Progress,
 ) -> Iterator[Cell]:
-    """Row by row. At strength 0 every epoch is the base alone, so it is drawn once."""
+    """Row by row. At strength 0 every epoch is the base model, so it is generated once."""
     base: list[Image.Image] | None = None
     total, done = len(points) * len(request.strengths), 0
     for point in points:
         for strength in request.strengths:
-            images = base if strength == 0 and base is not None else generate(point, strength)
+            images = base if strength == 0 and base is not None else images_of(point, strength)
             if strength == 0:
                 base = images
             yield Cell(point, strength, images)
@@ -116,16 +116,16 @@ def _cells(
             progress(done, total)
 
 
-def _shaped_like(config: TrainConfig, path: Path) -> TrainConfig:
-    """`config` with layers, ranks and alphas taken from the file at `path`."""
+def _with_layers_of(config: TrainConfig, path: Path) -> TrainConfig:
+    """`config` with the layers, ranks and alphas of the file at `path`."""
     return replace(config, adapter=replace(config.adapter, continue_from=str(path)))
 
 
 def request_of(config: TrainConfig, options: CompareConfig) -> Request:
-    """What to draw: the prompts asked for, else the run's preview prompts, else what its lesson shows by itself.
+    """The request for `options`, with their prompts, else the run's sample prompts, else those of its training data.
 
     Raises:
-        UserError: when its captions are needed and cannot be read.
+        UserError: when the training data is needed and cannot be read.
     """
     prompts = options.prompts or config.preview.sample_prompts
     if not prompts:

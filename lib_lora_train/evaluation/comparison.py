@@ -1,4 +1,4 @@
-"""The comparison of a run's epochs: a picture, a table of figures, and a recommendation."""
+"""Compares the epochs of a run: a grid of images, a file of figures, and a recommended epoch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from lib_lora_train.evaluation.best_epoch import Recommendation, balanced, recommend
 from lib_lora_train.evaluation.cells import Cell, Request, generate_cells, generate_cells_by_tag
 from lib_lora_train.evaluation.grid import Grid, draw_grid
-from lib_lora_train.files import write_text, written_whole
+from lib_lora_train.files import write_png, write_text
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.hosts.environment import Txt2Img
 from lib_lora_train.training.events import Validated
@@ -21,19 +21,24 @@ from lib_lora_train.training.run_folder import AdapterPoint, RunFolder
 
 Scores = dict[str, float]
 Score = Callable[[Sequence[str], Sequence[Image.Image]], Scores]
-"""(prompts, their pictures) to named figures in 0..1."""
+"""(prompts, their images) to named scores in 0..1."""
 
 
 @dataclass
 class Comparison:
-    """A grid that has been drawn."""
+    """A finished comparison.
+
+    Attributes:
+        grid: the PNG file.
+        figures: the JSON file.
+        scores: by (epoch, strength); empty without a score function.
+    """
 
     grid: Path
     figures: Path
     recommendation: Recommendation
     recommended_file: Path
     scores: dict[tuple[int, float], Scores] = field(default_factory=dict)
-    """By (epoch, strength); empty without a way to score."""
 
 
 def compare(
@@ -48,10 +53,13 @@ def compare(
     caption: Callable[[Scores], str] = lambda scores: "",
     progress: Callable[[int, int], None] = lambda done, cells: None,
 ) -> Comparison:
-    """Draws every epoch at every strength and writes `output` (.png) and, beside it, the figures: NAME.json.
+    """Generates images with every epoch at every strength; writes the grid to `output` (.png) and figures to NAME.json.
 
-    `shown` prompts of the request are in the picture, all of them are scored. With `txt2img`, a WebUI's, the pictures
-    are those that typing the tag gives there.
+    Args:
+        txt2img: a WebUI's; without it, our own sampler generates the images.
+        shown: number of prompts in the grid, None for all; all of them are scored.
+        caption: text below a cell, from its scores.
+        progress: called with (cells done, cells in all).
 
     Raises:
         UserError: when the run has no adapter yet, or files cannot be read or written.
@@ -64,7 +72,7 @@ def compare(
         cells = list(generate_cells_by_tag(txt2img, folder.config, points, request, progress))
     scores = {(c.point.epoch, c.strength): score(request.prompts, c.images) if score else {} for c in cells}
     grid = Grid(
-        title=f"{folder.config.run.name}: epochs against strengths",
+        title=f"{folder.config.run.name}: epochs and strengths",
         rows=[_row_label(point, validated) for point in points],
         columns=[f"{strength:g}" for strength in request.strengths],
         cells=_table(points, request, {(c.point.epoch, c.strength): c.images[:shown] for c in cells}),
@@ -72,7 +80,7 @@ def compare(
         best=[point.epoch for point in points].index(recommendation.epoch),
         footer=recommendation.reason,
     )
-    _save_png(draw_grid(grid), output)
+    write_png(output, draw_grid(grid))
     best = next(point.path for point in points if point.epoch == recommendation.epoch)
     figures = output.with_name(f"{folder.config.run.name}.json")
     comparison = Comparison(output, figures, recommendation, best, scores if score else {})
@@ -83,23 +91,18 @@ def compare(
 
 
 def validations(folder: RunFolder) -> dict[int, Validated]:
-    """The losses on the held-out images by epoch, from the run's record; epoch 0 is the base."""
+    """The losses on the validation images by epoch, from the run's log; epoch 0 is the base model."""
     return {event.epoch: event for event in folder.events() if isinstance(event, Validated)}
 
 
 def _row_label(point: AdapterPoint, validated: dict[int, Validated]) -> str:
-    measured = validated.get(point.epoch)
-    loss = f"  ·  {balanced(measured, validated.get(0)):.4f}" if measured else ""
+    event = validated.get(point.epoch)
+    loss = f"  ·  {balanced(event, validated.get(0)):.4f}" if event else ""
     return f"epoch {point.epoch}{loss}"
 
 
 def _table(points: list[AdapterPoint], request: Request, values: dict[tuple[int, float], Any]) -> list[list[Any]]:
     return [[values[point.epoch, strength] for strength in request.strengths] for point in points]
-
-
-def _save_png(image: Image.Image, path: Path) -> None:
-    with written_whole(path) as file:
-        image.save(file, format="PNG")
 
 
 def _figures(

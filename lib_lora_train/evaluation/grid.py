@@ -1,4 +1,4 @@
-"""The comparison as one picture: epochs downwards, strengths across, the best row marked. Pillow only."""
+"""Draws a comparison as one image: a row for each epoch, a column for each strength, the best row marked."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-PAPER, INK, PALE_INK = (250, 250, 248), (32, 33, 36), (110, 114, 120)
-BEST, BEST_TINT, EMPTY = (22, 120, 80), (228, 243, 234), (234, 234, 230)
+PAGE_COLOR, TEXT_COLOR, PALE_TEXT_COLOR = (250, 250, 248), (32, 33, 36), (110, 114, 120)
+BEST_COLOR, BEST_TINT, EMPTY_COLOR = (22, 120, 80), (228, 243, 234), (234, 234, 230)
 MARGIN, GAP, TILE_GAP, FRAME, LINE = 28, 16, 4, 8, 1.35
 TITLE_SIZE, LABEL_SIZE, CAPTION_SIZE = 24, 16, 13
-LABEL_WIDTH, NARROWEST_COLUMN = 220, 48
+MAX_LABEL_WIDTH, MIN_COLUMN_WIDTH = 220, 48
 SMALLEST_TILE, SMALL_TILE, LARGE_TILE = 16, 128, 256
-MOST_PIXELS = 4096
-"""Longest side of the picture that browsers and viewers still show without trouble."""
+MAX_PIXELS = 4096
+"""Longest side of the grid that browsers and viewers show without problems."""
 RESAMPLING = Image.Resampling.LANCZOS
 BADGE = "best"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What is to be drawn.
+    """The contents of a grid.
 
     Attributes:
-        cells: cells[row][column]: one or more images, tiled.
-        captions: captions[row][column], below each cell.
+        cells: cells[row][column] is a list of images, which are tiled.
+        captions: captions[row][column] is shown below the cell.
         best: the row to mark.
-        footer: a sentence below it all.
+        footer: a sentence below the grid.
     """
 
     title: str
@@ -44,11 +44,11 @@ class Grid:
 
 
 def draw_grid(grid: Grid) -> Image.Image:
-    """The picture. Small images are enlarged, large ones reduced, until it is at most 4096 pixels on each side."""
+    """Draws the grid, at most 4096 pixels on each side. Small images are enlarged, large ones reduced."""
     layout = fitting_layout(grid)
-    page = Image.new("RGB", (layout.width, layout.height), PAPER)
+    page = Image.new("RGB", (layout.width, layout.height), PAGE_COLOR)
     draw = ImageDraw.Draw(page)
-    _draw_lines(draw, (MARGIN, MARGIN), layout.title, TITLE_SIZE, INK)
+    _draw_lines(draw, (MARGIN, MARGIN), layout.title, TITLE_SIZE, TEXT_COLOR)
     if grid.best is not None and grid.rows:
         _draw_best_frame(draw, layout, grid.best)
     for row, label in enumerate(layout.labels):
@@ -57,19 +57,23 @@ def draw_grid(grid: Grid) -> Image.Image:
             _draw_cell(page, layout, row, column, images)
             if grid.captions:
                 below = layout.top(row) + layout.cell_height + 3
-                _draw_centered(draw, layout, column, below, grid.captions[row][column], CAPTION_SIZE, INK)
+                _draw_centered(draw, layout, column, below, grid.captions[row][column], CAPTION_SIZE, TEXT_COLOR)
     for column, name in enumerate(grid.columns):
-        _draw_centered(draw, layout, column, layout.header, name, LABEL_SIZE, PALE_INK)
-    _draw_lines(draw, (MARGIN, layout.height - MARGIN - layout.footer_height), layout.footer, LABEL_SIZE, INK)
+        _draw_centered(draw, layout, column, layout.header, name, LABEL_SIZE, PALE_TEXT_COLOR)
+    _draw_lines(draw, (MARGIN, layout.height - MARGIN - layout.footer_height), layout.footer, LABEL_SIZE, TEXT_COLOR)
     return page
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything stands, in pixels."""
+    """Positions and sizes, in pixels.
+
+    Attributes:
+        tile: (width, height) of the box of one image.
+        labels: each row's label, in lines.
+    """
 
     tile: tuple[int, int]
-    """Box of one image, (width, height)."""
     tiles_across: int
     tiles_down: int
     columns: int
@@ -77,7 +81,6 @@ class Layout:
     column_width: int
     title: list[str]
     labels: list[list[str]]
-    """Each row's label in lines."""
     footer: list[str]
     captioned: bool
     best: int | None
@@ -92,14 +95,14 @@ class Layout:
 
     @property
     def row_height(self) -> int:
-        """From one row's cells to the next row's: room for the longest label, the caption and the frame."""
+        """From one row's cells to the next row's, including the longest label, the caption and the frame."""
         caption = _line_height(CAPTION_SIZE) + 3 if self.captioned else 0
         lines = [len(label) + (row == self.best) for row, label in enumerate(self.labels)]
         return max(self.cell_height + caption, max(lines, default=0) * _line_height(LABEL_SIZE)) + GAP + 4
 
     @property
     def header(self) -> int:
-        """Top of the columns' names."""
+        """Top of the column names."""
         return MARGIN + len(self.title) * _line_height(TITLE_SIZE) + GAP
 
     @property
@@ -124,32 +127,32 @@ class Layout:
 
 
 def fitting_layout(grid: Grid) -> Layout:
-    """The layout with the largest images that keeps within the limit."""
+    """The layout with the largest images that does not exceed the limit."""
     images = [image for row in grid.cells for cell in row for image in cell]
     longest = max((max(image.size) for image in images), default=SMALL_TILE)
     side = min(max(longest, SMALL_TILE), LARGE_TILE)
     while True:
         layout = _layout(grid, side)
-        if max(layout.width, layout.height) <= MOST_PIXELS or side <= SMALLEST_TILE:
+        if max(layout.width, layout.height) <= MAX_PIXELS or side <= SMALLEST_TILE:
             return layout
         side = max(SMALLEST_TILE, side * 9 // 10)
 
 
 def _layout(grid: Grid, side: int) -> Layout:
     cells = [cell for row in grid.cells for cell in row]
-    most = max(map(len, cells), default=1) or 1
-    across = math.ceil(math.sqrt(most))
+    count = max(map(len, cells), default=1) or 1
+    across = math.ceil(math.sqrt(count))
     tile = _tile(next((image.size for cell in cells for image in cell), (1, 1)), side)
-    column_width = max(across * (tile[0] + TILE_GAP) - TILE_GAP, NARROWEST_COLUMN)
+    column_width = max(across * (tile[0] + TILE_GAP) - TILE_GAP, MIN_COLUMN_WIDTH)
     label_width = min(
-        LABEL_WIDTH, max((_text_width(label, LABEL_SIZE) for label in (*grid.rows, BADGE + "xx")), default=0)
+        MAX_LABEL_WIDTH, max((_text_width(label, LABEL_SIZE) for label in (*grid.rows, BADGE + "xx")), default=0)
     )
     page = label_width + len(grid.columns) * (GAP + column_width)
     page_text = max(page, 320)
     return Layout(
         tile=tile,
         tiles_across=across,
-        tiles_down=math.ceil(most / across),
+        tiles_down=math.ceil(count / across),
         columns=len(grid.columns),
         label_width=label_width + max(0, 320 - page),
         column_width=column_width,
@@ -166,8 +169,8 @@ def _tile(size: tuple[int, int], side: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def wrapped(text: str, size: int, width: int, most: int) -> list[str]:
-    """`text` in at most `most` lines of at most `width` pixels; what does not fit ends in an ellipsis."""
+def wrapped(text: str, size: int, width: int, max_lines: int) -> list[str]:
+    """`text` in at most `max_lines` lines of at most `width` pixels; a line that does not fit ends in an ellipsis."""
     lines: list[str] = []
     line = ""
     for word in text.split():
@@ -178,8 +181,8 @@ def wrapped(text: str, size: int, width: int, most: int) -> list[str]:
             lines.append(line)
             line = word
     lines += [line] if line else []
-    if len(lines) > most:
-        lines = [*lines[: most - 1], " ".join(lines[most - 1 :])]
+    if len(lines) > max_lines:
+        lines = [*lines[: max_lines - 1], " ".join(lines[max_lines - 1 :])]
     return [_shortened(line, size, width) for line in lines]
 
 
@@ -193,19 +196,19 @@ def _shortened(text: str, size: int, width: int) -> str:
 def _draw_best_frame(draw: ImageDraw.ImageDraw, layout: Layout, row: int) -> None:
     top = layout.top(row) - FRAME
     box = (MARGIN - FRAME, top, layout.width - MARGIN + FRAME, top + layout.row_height - GAP - 4 + 2 * FRAME)
-    draw.rounded_rectangle(box, radius=8, fill=BEST_TINT, outline=BEST, width=3)
+    draw.rounded_rectangle(box, radius=8, fill=BEST_TINT, outline=BEST_COLOR, width=3)
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, layout: Layout, row: int, lines: list[str], best: bool) -> None:
     line = _line_height(LABEL_SIZE)
     top = layout.top(row) + max(0, (layout.cell_height - (len(lines) + best) * line) // 2)
-    _draw_lines(draw, (MARGIN, top), lines, LABEL_SIZE, INK)
+    _draw_lines(draw, (MARGIN, top), lines, LABEL_SIZE, TEXT_COLOR)
     if best:
         top += len(lines) * line + 2
         width = _text_width(BADGE, CAPTION_SIZE) + 16
-        draw.rounded_rectangle((MARGIN, top, MARGIN + width, top + line - 2), radius=(line - 2) // 2, fill=BEST)
+        draw.rounded_rectangle((MARGIN, top, MARGIN + width, top + line - 2), radius=(line - 2) // 2, fill=BEST_COLOR)
         _draw_text(
-            draw, (MARGIN + 8, top + (line - 2 - _line_height(CAPTION_SIZE)) // 2 + 1), BADGE, CAPTION_SIZE, PAPER
+            draw, (MARGIN + 8, top + (line - 2 - _line_height(CAPTION_SIZE)) // 2 + 1), BADGE, CAPTION_SIZE, PAGE_COLOR
         )
 
 
@@ -215,7 +218,7 @@ def _draw_cell(page: Image.Image, layout: Layout, row: int, column: int, images:
     for index, image in enumerate(images):
         down, across = divmod(index, layout.tiles_across)
         fitted = ImageOps.contain(image.convert("RGB"), layout.tile, RESAMPLING)
-        tile = Image.new("RGB", layout.tile, EMPTY)
+        tile = Image.new("RGB", layout.tile, EMPTY_COLOR)
         tile.paste(fitted, ((width - fitted.width) // 2, (height - fitted.height) // 2))
         page.paste(tile, (left + across * (width + TILE_GAP), layout.top(row) + down * (height + TILE_GAP)))
 
@@ -229,17 +232,17 @@ def _draw_centered(
 
 
 def _draw_lines(
-    draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: list[str], size: int, color: tuple[int, int, int]
+    draw: ImageDraw.ImageDraw, position: tuple[int, int], lines: list[str], size: int, color: tuple[int, int, int]
 ) -> None:
     for i, line in enumerate(lines):
-        _draw_text(draw, (place[0], place[1] + i * _line_height(size)), line, size, color)
+        _draw_text(draw, (position[0], position[1] + i * _line_height(size)), line, size, color)
 
 
 def _draw_text(
-    draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, color: tuple[int, int, int]
+    draw: ImageDraw.ImageDraw, position: tuple[int, int], text: str, size: int, color: tuple[int, int, int]
 ) -> None:
     font = _font(size)
-    draw.text(place, _drawable(text, font), font=font, fill=color)
+    draw.text(position, _drawable(text, font), font=font, fill=color)
 
 
 def _text_width(text: str, size: int) -> int:
@@ -252,13 +255,13 @@ def _line_height(size: int) -> int:
 
 
 def _drawable(text: str, font: Any) -> str:
-    """The text, with a ? for what Pillow's built-in bitmap font cannot draw."""
+    """The text, with ? for characters that Pillow's built-in bitmap font does not have."""
     return text if isinstance(font, ImageFont.FreeTypeFont) else text.encode("latin-1", "replace").decode("latin-1")
 
 
 @lru_cache
 def _font(size: int) -> Any:
-    """A font with many scripts where the machine has one, else Pillow's own, which before 10.1 has one size only."""
+    """A font with many scripts if one is installed, else Pillow's own, which has only one size before Pillow 10.1."""
     for name in ("DejaVuSans.ttf", "arial.ttf", "Arial Unicode.ttf"):
         try:
             return ImageFont.truetype(name, size)

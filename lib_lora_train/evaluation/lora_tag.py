@@ -1,7 +1,7 @@
-"""The one tag, <lora:NAME:STRENGTH>, that a prompt carries for an adapter.
+"""Finds and replaces the tag <lora:NAME:STRENGTH> in a prompt.
 
-What counts as a tag is the WebUI's own rule: angle brackets, `lora` or its other name `lyco`, and parts set apart by
-colons. What stands behind a # is a comment to the WebUI and is left alone.
+The syntax is the WebUI's: angle brackets, `lora` or its other name `lyco`, and parts separated by colons. Text after
+a # is a comment to the WebUI, and is not changed.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ from dataclasses import dataclass
 
 _TAG = re.compile(r"<(?:lora|lyco):([^>]+)>", re.IGNORECASE)
 _WEIGHTS = ("te", "unet")
-"""Arguments by name that weigh the adapter; others, such as dyn, do something else and stay."""
+"""Named arguments that set the strength; others, such as dyn, mean something else and are kept."""
 
 
 @dataclass(frozen=True)
 class Tag:
-    """A tag and where it stands in its prompt."""
+    """A tag and its position in the prompt.
+
+    Attributes:
+        arguments: after the name: the strength, one for the UNet alone, named arguments.
+    """
 
     start: int
     end: int
     name: str
     arguments: tuple[str, ...]
-    """What follows the name: the strength, one for the U-Net alone, arguments by name."""
 
 
 def tags(prompt: str) -> Iterator[Tag]:
@@ -36,10 +39,10 @@ def tags(prompt: str) -> Iterator[Tag]:
 
 
 def with_one_tag(prompt: str, is_ours: Callable[[str], bool], name: str, strength: float | None = None) -> str:
-    """`prompt` with exactly one tag of those whose name `is_ours`, now for the adapter `name`.
+    """`prompt` with exactly one tag for the adapter `name`, in place of all tags whose name `is_ours`.
 
-    The first is replaced where it stands, others are removed, and where there is none it is added at the end. Without
-    a `strength` the tag keeps its own arguments; a new tag then has strength 1.
+    The first of them is replaced, the others are removed; without any, a tag is added at the end. If `strength` is
+    None, the tag keeps its arguments, and a new tag has strength 1.
     """
     ours = [tag for tag in tags(prompt) if is_ours(tag.name)]
     if not ours:
@@ -47,22 +50,22 @@ def with_one_tag(prompt: str, is_ours: Callable[[str], bool], name: str, strengt
     for tag in reversed(ours[1:]):
         prompt = prompt[: tag.start] + prompt[tag.end :]
     first = ours[0]
-    arguments = first.arguments if strength is None else _weighed(first.arguments, strength)
+    arguments = first.arguments if strength is None else _with_strength(first.arguments, strength)
     return prompt[: first.start] + _text(name, arguments) + prompt[first.end :]
 
 
 def strength_text(strength: float) -> str:
-    """0.8, 1, 0, -0.5: as a person would write it, to eight digits after the point."""
+    """The shortest form, such as 0.8, 1, 0 or -0.5, with at most eight decimal places."""
     text = f"{strength:.8f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
 
 
-def _weighed(arguments: tuple[str, ...], strength: float) -> tuple[str, ...]:
-    """`arguments` with one strength for text encoder and U-Net."""
+def _with_strength(arguments: tuple[str, ...], strength: float) -> tuple[str, ...]:
+    """`arguments` with one strength for text encoder and UNet."""
     positional = [argument for argument in arguments if "=" not in argument]
     named = [a for a in arguments if "=" in a and a.partition("=")[0] not in _WEIGHTS]
     weight = strength_text(strength)
-    # A third one means something else, and stays third only behind a weight for the U-Net.
+    # A third one means something else; it must stay the third, after a weight for the UNet.
     weights = [weight, weight, *positional[2:]] if positional[2:] else [weight]
     return (*weights, *named)
 
@@ -73,5 +76,5 @@ def _text(name: str, arguments: tuple[str, ...]) -> str:
 
 def _separator(prompt: str) -> str:
     if "#" in prompt.rpartition("\n")[2]:
-        return "\n"  # else the tag would be part of the comment
+        return "\n"  # otherwise the tag would be part of the comment
     return " " if prompt and not prompt[-1].isspace() else ""

@@ -1,8 +1,8 @@
-"""The runs in a LoRA folder, by the names of folders and files alone.
+"""Finds the runs in a LoRA folder, by the names of folders and files alone.
 
-A run is a folder NAME, however deep, with NAME.safetensors or NAME-000001.safetensors ... in it, as
-`training.run_folder` makes it. The settings and the diary of a run lie elsewhere and are not needed here, so adapters
-that were trained on another machine count too.
+A run is a folder NAME at any depth that contains NAME.safetensors or NAME-000001.safetensors ..., as
+`training.run_folder` makes it. The settings and the log of a run are elsewhere and not needed, so adapters that were
+trained on another machine are found, too.
 """
 
 from __future__ import annotations
@@ -29,12 +29,16 @@ _STEP = re.compile(r"-step[0-9]{8}")
 
 @dataclass(frozen=True)
 class AdapterOfRun:
-    """One file of a run. A file of a step in mid-epoch has no epoch."""
+    """One file of a run.
+
+    Attributes:
+        epoch: None if it was saved between epochs.
+        file: its path as text; making thousands of Path objects takes longer than finding the files.
+    """
 
     run: str
     epoch: Epoch | None
     file: str
-    """Its path, as text: making thousands of Path objects takes longer than finding the files."""
 
     @property
     def path(self) -> Path:
@@ -42,13 +46,13 @@ class AdapterOfRun:
 
     @property
     def stem(self) -> str:
-        """The name in its tag."""
+        """The name in the adapter's tag."""
         return os.path.basename(self.file).removesuffix(_ENDING)
 
 
 @dataclass(frozen=True)
 class RunAdapters:
-    """A run's adapters, and when its last epoch was written."""
+    """A run's adapters, and when the last one was written (seconds since 1970)."""
 
     name: str
     adapters: tuple[AdapterOfRun, ...]
@@ -60,12 +64,12 @@ class RunAdapters:
 
     @property
     def epochs(self) -> list[Epoch]:
-        """The numbers in order, then "last" where the file without a number is there."""
+        """The numbers in order, then "last" if there is a file without a number."""
         numbers: list[Epoch] = sorted(epoch for epoch in self._by_epoch if isinstance(epoch, int))
         return [*numbers, LAST] if LAST in self._by_epoch else numbers
 
     def adapter(self, epoch: Epoch) -> AdapterOfRun:
-        """The file of `epoch`. "last" is the file without a number, or the highest number of an unfinished run.
+        """The file of `epoch`. "last" is the file without a number; in an unfinished run, that of the highest number.
 
         Raises:
             UserError: when there is none.
@@ -76,24 +80,24 @@ class RunAdapters:
             return self._by_epoch[LAST]
         *others, end = map(str, self.epochs)
         has = f"{', '.join(others)} and {end}" if others else end
-        raise UserError(f"The run {self.name} has no epoch {epoch}. Choose one that it has: {has}.")
+        raise UserError(f"The run {self.name} has no epoch {epoch}. It has {has}.")
 
     @cached_property
     def _last_number(self) -> int | None:
-        """Which epoch the file without a number is; only its header says, so it is read when somebody asks."""
+        """The epoch of the file without a number; it is read from the file's header when needed."""
         return _epoch_in_header(self._by_epoch[LAST].path) if LAST in self._by_epoch else None
 
 
 @dataclass(frozen=True)
 class SavedRuns:
-    """All runs of a LoRA folder, newest first. Of two with one name the newer counts."""
+    """All runs in a LoRA folder, newest first. Of two with the same name, only the newer one is used."""
 
     folder: Path
     runs: tuple[RunAdapters, ...]
 
     @classmethod
     def find(cls, folder: Path) -> SavedRuns:
-        """Scans `folder`, which may be missing."""
+        """Searches `folder`, which need not exist."""
         found = (_run(path, files) for path, files in _folders(folder))
         newest: dict[str, RunAdapters] = {}
         for run in sorted((run for run in found if run), key=lambda run: (-run.changed, run.name)):
@@ -106,12 +110,12 @@ class SavedRuns:
 
     @property
     def epochs(self) -> list[Epoch]:
-        """Those that any run has, "last" at the end."""
+        """The epochs of all runs, with "last" at the end."""
         numbers = {epoch for run in self.runs for epoch in run.epochs if isinstance(epoch, int)}
         return [*sorted(numbers), LAST]
 
     def run(self, name: str) -> RunAdapters:
-        """The run called `name`; where none is spelt so, one that differs in upper and lower case.
+        """The run called `name`; without an exact match, one that differs in case.
 
         Raises:
             UserError: when there is none.
@@ -119,14 +123,12 @@ class SavedRuns:
         if found := self._by_name.get(name) or self._by_name.get(_folded(name)):
             return found
         if not self.runs:
-            raise UserError(f"There is no run {name!r}: {self.folder} holds no run yet. Train one first.")
+            raise UserError(f"There is no run {name!r}: {self.folder} contains no runs yet. Train one first.")
         near = get_close_matches(name, self.names, n=3) or self.names[:5]
-        raise UserError(
-            f"There is no run {name!r} in {self.folder}. Choose one that is there, such as {', '.join(near)}."
-        )
+        raise UserError(f"There is no run {name!r} in {self.folder}. Choose another one, such as {', '.join(near)}.")
 
     def adapter_of(self, name: str) -> AdapterOfRun | None:
-        """The adapter that a tag with `name` means, whatever its upper and lower case; None when it is not ours."""
+        """The adapter of a tag with `name`, without regard to case; None if it is not a run's."""
         return self._by_stem.get(name) or self._by_stem.get(_folded(name))
 
     @cached_property
@@ -144,14 +146,14 @@ def _folded(name: str) -> str:
 
 
 def _folders(root: Path) -> Iterator[tuple[str, list[os.DirEntry[str]]]]:
-    """(path, adapter files) of every folder below `root` but the hidden ones; links are followed, each folder once."""
+    """(path, adapter files) of every folder below `root` that is not hidden; links are followed, each folder once."""
     folders, seen = [str(root)], set()
     while folders:
         path = folders.pop()
         try:
             status = os.stat(path)
             entries = list(os.scandir(path))
-        except OSError:  # gone meanwhile, or not ours to read: the WebUI passes over it too
+        except OSError:  # removed in the meantime, or no permission: the WebUI skips it, too
             continue
         identity = (status.st_dev, status.st_ino)
         if identity in seen:
@@ -173,7 +175,7 @@ def _run(path: str, files: list[os.DirEntry[str]]) -> RunAdapters | None:
 
 
 def _epoch_of(rest: str) -> tuple[Epoch | None] | None:
-    """(epoch,) from what follows the run's name in a file's name; None when the file is not the run's."""
+    """(epoch,) from the part of a file name after the run's name; None if the file is not one of the run's."""
     rest = rest.removesuffix(_ENDING)
     if not rest:
         return (LAST,)

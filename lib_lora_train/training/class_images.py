@@ -20,7 +20,7 @@ from PIL import Image
 
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.errors import UserError
-from lib_lora_train.files import write_text, written_whole
+from lib_lora_train.files import write_png, write_text
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.hosts.environment import Txt2Img
 from lib_lora_train.model.open_denoiser import open_denoiser
@@ -87,8 +87,7 @@ class ClassImages:
     def keep(self, number: int, image: Image.Image) -> None:
         """Writes an image and its caption; the caption first, so that no image is ever without one."""
         write_text(self.path(number).with_suffix(".txt"), self.prompt(number))
-        with written_whole(self.path(number)) as file:
-            image.convert("RGB").save(file, format="PNG")
+        write_png(self.path(number), image.convert("RGB"))
 
     @property
     def note(self) -> str:

@@ -6,6 +6,7 @@ import statistics
 from dataclasses import dataclass
 
 from lib_lora_train.adapters.adapter import Adapter
+from lib_lora_train.files import write_png
 from lib_lora_train.model.denoiser import Denoiser
 from lib_lora_train.model.sampling import generate
 from lib_lora_train.training.control import StopRequested
@@ -64,10 +65,9 @@ class Evaluator:
         seeds = [settings.sample_seed] * len(prompts)
         images = generate(self.denoiser, prompts, settings.sample_negative_prompt, seeds, options, at_once=1)
         folder = self.run.folder.samples
-        folder.mkdir(exist_ok=True)
         paths = [folder / f"epoch-{epoch:06d}-{i + 1}.png" for i in range(len(images))]
         for image, path in zip(images, paths, strict=True):
-            image.save(path)
+            write_png(path, image)
         return Sampled(epoch, [str(path) for path in paths], prompts)
 
 

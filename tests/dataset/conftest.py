@@ -1,4 +1,4 @@
-"""Folders of small images, and an encoder whose output can be reckoned by hand."""
+"""Folders of small images, and an encoder whose output is easy to calculate."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def encoder() -> AveragingEncoder:
 
 @pytest.fixture
 def photo() -> Callable[..., Path]:
-    """photo(path, size=(64, 64), caption=None): writes an image whose colours tell it from the others."""
+    """photo(path, size=(64, 64), caption=None): writes an image of random colors that depend on its name and width."""
 
     def write(path: Path, size: tuple[int, int] = (64, 64), caption: str | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def photo() -> Callable[..., Path]:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Callable[..., DatasetConfig]:
-    """small(**settings): a configuration for 64-pixel images in tmp_path/images, none held out."""
+    """small(**settings): settings for 64-pixel images in tmp_path/images, without validation images."""
 
     def make(**settings: object) -> DatasetConfig:
         values = {

@@ -63,7 +63,7 @@ def test_sizes_are_height_and_width_in_pixels(loader):
     batch = next(batch for batch in loader().epoch(0) if batch.examples[0].path.name.startswith("wide"))
     assert batch.geometry.original_sizes.tolist() == [[71, 130]]
     assert batch.geometry.target_sizes.tolist() == [[48, 80]]
-    # 130 x 71 covers 80 x 48 at 48 / 71: 87.9 -> 88 wide, of which 4 are cut at each side
+    # 130 x 71 covers 80 x 48 at 48 / 71: 87.9 -> 88 wide, of which 4 are cropped at each side
     assert batch.geometry.crops.tolist() == [[0, 4]]
     assert (
         batch.geometry.original_sizes.dtype
@@ -73,7 +73,7 @@ def test_sizes_are_height_and_width_in_pixels(loader):
     )
 
 
-def test_a_row_holds_its_own_images_latents(loader, encoder):
+def test_each_row_has_the_latents_of_its_image(loader, encoder):
     for batch in loader(batch_size=3).epoch(0):
         for example, moments in zip(batch.examples, batch.moments, strict=True):
             if example.size == (64, 64):
@@ -92,24 +92,24 @@ def test_epochs_are_repeatable_and_differ(loader):
 
 @pytest.mark.parametrize("extra", [{}, {"random_crop": True, "color_jitter": 0.1}])
 @pytest.mark.parametrize("start", [0, 1, 4, 7])
-def test_a_resumed_epoch_goes_on_exactly(loader, start, extra):
-    this = loader(**VARIED, **extra)
-    whole = list(this.epoch(2))
-    rest = list(this.epoch(2, start=start))
+def test_a_resumed_epoch_has_exactly_the_remaining_batches(loader, start, extra):
+    resumed = loader(**VARIED, **extra)
+    whole = list(resumed.epoch(2))
+    rest = list(resumed.epoch(2, start=start))
     assert len(rest) == len(whole) - start
     assert all(map(same, rest, whole[start:]))
 
 
 def test_skipped_batches_are_not_loaded(loader, monkeypatch):
-    this, asked = loader(), []
-    entry = this._cache.entry
-    monkeypatch.setattr(this._cache, "entry", lambda *arguments: asked.append(1) or entry(*arguments))
-    list(this.epoch(0, start=10))
-    assert len(asked) == this.steps_per_epoch - 10
+    resumed, loaded = loader(), []
+    entry = resumed._cache.entry
+    monkeypatch.setattr(resumed._cache, "entry", lambda *arguments: loaded.append(1) or entry(*arguments))
+    list(resumed.epoch(0, start=10))
+    assert len(loaded) == resumed.steps_per_epoch - 10
 
 
 @pytest.mark.parametrize("extra", [{}, {"loss_mask": "alpha"}, {"random_crop": True, "color_jitter": 0.1}])
-def test_the_parts_of_two_processes_are_the_batches_of_one(loader, tmp_path, extra):
+def test_the_batches_of_two_processes_together_are_those_of_one(loader, tmp_path, extra):
     settings = {**VARIED, **extra, "regularization_folder": str(tmp_path / "classes")}
     ranks = [loader(rank, 2, **settings) for rank in range(2)]
     whole = loader(**{**settings, "batch_size": 4})
@@ -124,7 +124,7 @@ def test_the_parts_of_two_processes_are_the_batches_of_one(loader, tmp_path, ext
             assert parts == [None, None] if expected is None else torch.equal(torch.cat(parts), expected)
 
 
-def test_about_half_of_the_showings_are_mirrored_each_drawn_by_itself(loader):
+def test_about_half_of_the_samples_are_mirrored_independently_of_each_other(loader):
     plain = {batch.examples[0].path: batch.moments for batch in loader().epoch(0)}
     mirrored = {
         position: torch.allclose(batch.moments, plain[batch.examples[0].path].flip(3))
@@ -137,8 +137,8 @@ def test_about_half_of_the_showings_are_mirrored_each_drawn_by_itself(loader):
 
 
 @pytest.mark.parametrize("extra", [{}, {"color_jitter": 1e-9}])
-def test_the_crop_of_a_mirrored_image_is_that_in_the_mirrored_image(root, photo, loader, extra):
-    # 131 x 71 covers 80 x 48 at 89 x 48: of 9 columns too many, 4 are cut at the left and 5 at the right
+def test_the_crop_of_a_mirrored_image_is_relative_to_the_mirrored_image(root, photo, loader, extra):
+    # 131 x 71 covers 80 x 48 at 89 x 48: of 9 extra columns, 4 are cropped at the left and 5 at the right
     name = photo(root / "odd.png", (131, 71), caption="x").name
     settings = {"flip_horizontally": True, "repeats": 10, **extra}
     crops = {
@@ -147,7 +147,7 @@ def test_the_crop_of_a_mirrored_image_is_that_in_the_mirrored_image(root, photo,
     assert crops == {(0, 4), (0, 5)}
 
 
-def test_random_crops_reach_every_place(loader):
+def test_random_crops_reach_every_position(loader):
     settings = {"random_crop": True, "repeats": 20}
     crops = [
         batch.geometry.crops[0].tolist() for batch in loader(**settings).epoch(0) if batch.examples[0].size == (130, 71)
@@ -156,37 +156,37 @@ def test_random_crops_reach_every_place(loader):
     assert {left for _, left in crops} == set(range(9))
 
 
-def test_images_that_vary_come_as_pixels(loader):
-    seen = {}
+def test_images_that_vary_are_loaded_as_pixels(loader):
+    versions = {}
     for batch in loader(random_crop=True, repeats=5, loss_mask="alpha").epoch(0):
         assert batch.moments is None
         height, width = batch.geometry.target_sizes[0].tolist()
         assert batch.pixels.shape == (1, 3, height, width)
         assert batch.masks.shape == (1, 1, height // 8, width // 8)
-        seen.setdefault(batch.examples[0].path.name, set()).add(batch.pixels.numpy().tobytes())
-    assert len(seen["0.png"]) == 1  # fits its bucket exactly
-    assert len(seen["wide 0.png"]) > 1
+        versions.setdefault(batch.examples[0].path.name, set()).add(batch.pixels.numpy().tobytes())
+    assert len(versions["0.png"]) == 1  # fits its bucket exactly
+    assert len(versions["wide 0.png"]) > 1
 
 
-def test_held_out_images_come_once_and_unvaried(loader):
+def test_each_validation_image_is_loaded_once_without_variation(loader):
     settings = {**VARIED, "caption_dropout_rate": 1.0, "validation_images": 5}
-    this = loader(**settings)
-    batches = list(this.validation_batches())
+    validating = loader(**settings)
+    batches = list(validating.validation_batches())
     validation = [example for batch in batches for example in batch.examples]
     assert len({example.path for example in validation}) == len(validation) == 5
     assert all(1 <= len(batch) <= 2 for batch in batches)
     assert all(batch.captions == [example.caption for example in batch.examples] for batch in batches)
-    assert all(map(same, this.validation_batches(), batches))
-    trained = {example.path for batch in this.epoch(0) for example in batch.examples}
+    assert all(map(same, validating.validation_batches(), batches))
+    trained = {example.path for batch in validating.epoch(0) for example in batch.examples}
     assert not trained & {example.path for example in validation}
 
 
-def test_held_out_images_are_latents_even_where_others_are_pixels(loader):
+def test_validation_images_are_latents_even_if_training_images_are_pixels(loader):
     batches = list(loader(random_crop=True, validation_images=2).validation_batches())
     assert all(batch.pixels is None and batch.moments is not None for batch in batches)
 
 
-def test_the_hosts_generators_are_left_alone(loader):
+def test_the_global_random_generators_are_not_used(loader):
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
     list(loader(**VARIED, random_crop=True, color_jitter=0.2, validation_images=2).epoch(0))
     assert torch.equal(torch.get_rng_state(), torch_before)
@@ -199,14 +199,14 @@ def test_leaving_an_epoch_early_ends_its_thread(loader):
     assert not [thread for thread in threading.enumerate() if thread.name == "lora-train-prefetch"]
 
 
-def test_an_image_lost_during_the_run_is_named(loader, root, complaint):
+def test_an_image_removed_during_the_run_is_reported(loader, root, complaint):
     epoch = loader(random_crop=True).epoch(0)
     for path in root.glob("*.png"):
         path.unlink()
     assert "can no longer be read" in complaint(list, epoch)
 
 
-def test_a_batch_moves_whole(loader):
+def test_all_tensors_of_a_batch_are_moved(loader):
     batch = next(loader(loss_mask="alpha").epoch(0)).to("meta")
     geometry = batch.geometry
     tensors = [

@@ -11,7 +11,7 @@ from lib_lora_train.dataset.images import Size
 
 
 def brute_force(resolution: int, shortest: int, longest: int, step: int) -> set[tuple[int, int]]:
-    """Every pair of multiples of the step in which the one side is as long as area and limit allow for the other."""
+    """Every pair of multiples of the step in which one side is as long as area and limits allow for the other."""
     sides = [side for side in range(step, 4 * resolution, step) if shortest <= side <= longest]
     found = {(max(side for side in range(0, resolution + 1, step)),) * 2}
     for one in sides:
@@ -28,7 +28,7 @@ def test_the_sizes_are_kohyas(resolution, step):
     assert set(bucket_sizes(config)) == brute_force(resolution, 256, 1024, step)
 
 
-def test_the_defaults_at_512_are_256_and_1024():
+def test_the_default_limits_at_512_are_256_and_1024():
     assert bucket_sizes(DatasetConfig()) == bucket_sizes(DatasetConfig(min_bucket_reso=256, max_bucket_reso=1024))
     assert {(256, 1024), (512, 512), (1024, 256), (448, 576)} <= set(bucket_sizes(DatasetConfig()))
 
@@ -69,9 +69,9 @@ def test_the_scaled_image_covers_the_bucket_and_touches_it_on_one_side(original)
         assert abs(scaled - side * exact) <= Fraction(1, 2)
 
 
-def test_by_hand():
+def test_an_example_calculated_by_hand():
     placement = place(Size(1000, 667), bucket_sizes(DatasetConfig()))
-    assert placement.bucket == (640, 384)  # 1.667 against the image's 1.499; 576 x 448 is 1.286, further away
+    assert placement.bucket == (640, 384)  # 1.667, the image is 1.499; 576 x 448 is 1.286, further away
     assert placement.scaled == (640, 427)
     assert placement.crop == (0, 21)
 

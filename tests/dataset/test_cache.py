@@ -39,7 +39,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_an_entry_is_what_the_encoder_made_of_the_image(root, small, encoder, folder):
+def test_an_entry_is_the_encoders_output_for_the_image(root, small, encoder, folder):
     config = small()
     dataset = read_dataset(config)
     cache = LatentCache(config, "v1", FACTOR, folder)
@@ -75,10 +75,10 @@ def test_images_are_encoded_in_batches_of_one_bucket(root, small, encoder):
 
 
 def test_progress_counts_to_the_end(root, small, encoder, folder):
-    config, seen = small(flip_horizontally=True), []
+    config, calls = small(flip_horizontally=True), []
     cache = LatentCache(config, "v1", FACTOR, folder)
-    cache.fill(read_dataset(config), encoder, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(done, 10) for done in range(11)]
+    cache.fill(read_dataset(config), encoder, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(done, 10) for done in range(11)]
 
 
 class TestStepByStep:
@@ -99,7 +99,7 @@ class TestStepByStep:
         assert not [thread for thread in threading.enumerate() if thread.name == "lora-train-prefetch"]
 
 
-class TestWhatIsKeptIsUsedAgainOnlyWhereItIsStillRight:
+class TestEntriesOnDiskAreReusedOnlyFor:
     @pytest.fixture
     def encoded_again(self, root, encoder, tmp_path):
         def fill(config, fingerprint="v1") -> int:
@@ -109,42 +109,42 @@ class TestWhatIsKeptIsUsedAgainOnlyWhereItIsStillRight:
 
         return fill
 
-    def test_the_same(self, small, encoded_again):
+    def test_the_same_dataset(self, small, encoded_again):
         assert encoded_again(small()) == 5
         assert encoded_again(small()) == 0
 
-    def test_a_moved_file_is_the_same(self, small, encoded_again, root):
+    def test_a_moved_file(self, small, encoded_again, root):
         encoded_again(small())
         (root / "sub").mkdir()
         (root / "a.png").rename(root / "sub" / "z.png")
         assert encoded_again(small()) == 0
 
-    def test_another_encoder(self, small, encoded_again):
+    def test_the_same_encoder(self, small, encoded_again):
         encoded_again(small())
         assert encoded_again(small(), "v2") == 5
 
     @pytest.mark.parametrize(
-        "change", [{"resolution": 128}, {"enable_bucket": False}, {"flip_horizontally": True}, {"loss_mask": "alpha"}]
+        "changed", [{"resolution": 128}, {"enable_bucket": False}, {"flip_horizontally": True}, {"loss_mask": "alpha"}]
     )
-    def test_another_setting(self, small, encoded_again, change):
+    def test_the_same_settings(self, small, encoded_again, changed):
         encoded_again(small())
-        assert encoded_again(small(**change)) > 0
+        assert encoded_again(small(**changed)) > 0
 
-    def test_an_edited_image_of_the_same_size_and_time(self, small, encoded_again, root):
+    def test_the_same_content_not_the_same_size_and_time(self, small, encoded_again, root):
         encoded_again(small())
         times = (root / "a.png").stat()
         Image.new("RGB", (64, 64), "red").save(root / "a.png")
         os.utime(root / "a.png", ns=(times.st_atime_ns, times.st_mtime_ns))
         assert encoded_again(small()) == 1
 
-    def test_an_edited_mask(self, small, encoded_again, root, photo):
+    def test_the_same_mask(self, small, encoded_again, root, photo):
         photo(root / "mask" / "a.png")
         encoded_again(small(loss_mask="folder"))
         Image.new("L", (64, 64)).save(root / "mask" / "a.png")
         assert encoded_again(small(loss_mask="folder")) == 1
 
     @pytest.mark.parametrize("damage", ["empty", "half", "nonsense", "other shape"])
-    def test_a_damaged_file_is_made_anew(self, small, encoded_again, tmp_path, damage):
+    def test_intact_files(self, small, encoded_again, tmp_path, damage):
         encoded_again(small())
         path = files(tmp_path / "latents")[0]
         whole = path.read_bytes()
@@ -160,53 +160,55 @@ class TestWhatIsKeptIsUsedAgainOnlyWhereItIsStillRight:
         assert {path.suffix for path in files(tmp_path / "latents")} == {".safetensors"}
 
 
-class TestTrouble:
-    def test_a_full_disk_falls_back_to_memory_and_says_so(self, root, small, encoder, tmp_path, monkeypatch):
+class TestErrors:
+    def test_a_full_disk_falls_back_to_memory_with_a_warning(self, root, small, encoder, tmp_path, monkeypatch):
         config, written, replace = small(), [], os.replace
 
-        def put_in_place(source, target):
+        def replace_twice(source, target):
             if len(written) == 2:
                 raise OSError(errno.ENOSPC, "No space left on device")
             written.append(target)
             replace(source, target)
 
-        monkeypatch.setattr(os, "replace", put_in_place)
+        monkeypatch.setattr(os, "replace", replace_twice)
         cache = LatentCache(config, "v1", FACTOR, tmp_path / "latents")
         dataset = cache.fill(read_dataset(config), encoder)
         assert [warning for warning in dataset.warnings if "disk is full" in warning and "in memory" in warning]
         assert len(entries(cache, dataset, config)) == 5
         assert len(files(tmp_path / "latents")) == 2
 
-    def test_a_folder_that_cannot_be_made(self, root, small, encoder, tmp_path):
-        (tmp_path / "latents").write_text("a file is in the way")
+    def test_a_folder_that_cannot_be_created_falls_back_to_memory(self, root, small, encoder, tmp_path):
+        (tmp_path / "latents").write_text("a file with the folder's name")
         cache = LatentCache(small(), "v1", FACTOR, tmp_path / "latents")
         dataset = cache.fill(read_dataset(small()), encoder)
         assert len(entries(cache, dataset, small())) == 5
-        assert "kept in memory" in dataset.warnings[-1]
+        assert "in memory only" in dataset.warnings[-1]
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-    def test_latents_that_are_not_finite_name_the_image_and_the_cure(self, root, small, encoder, value, folder):
+    def test_latents_that_are_not_finite_are_reported_with_the_image_and_what_to_do(
+        self, root, small, encoder, value, folder
+    ):
         def encode(pixels):
             moments = encoder(pixels)
             if pixels.shape[3] > pixels.shape[2]:
                 moments[0, 0, 0, 0] = value
             return moments
 
-        with pytest.raises(UserError, match=r"[ce]\.png is encoded to numbers that are not finite.*fp32"):
+        with pytest.raises(UserError, match=r"[ce]\.png as NaN or infinity.*fp32"):
             LatentCache(small(), "v1", FACTOR, folder).fill(read_dataset(small()), encode)
         assert not [thread for thread in threading.enumerate() if thread.name == "lora-train-prefetch"]
 
-    def test_images_that_vanish_or_break_or_change_after_reading_are_left_out(self, root, small, encoder, folder):
+    def test_images_that_are_removed_damaged_or_changed_after_reading_are_skipped(self, root, small, encoder, folder):
         dataset = read_dataset(small())
         (root / "a.png").unlink()
         (root / "b.png").write_bytes((root / "b.png").read_bytes()[:500])
         Image.new("RGB", (10, 10)).save(root / "c.png")
-        left = LatentCache(small(), "v1", FACTOR, folder).fill(dataset, encoder)
-        assert [example.path.name for example in left.training] == ["d.png", "e.png"]
-        assert len(left.warnings) == 3
-        assert all(any(f"{name}.png" in warning for warning in left.warnings) for name in "abc")
+        filled = LatentCache(small(), "v1", FACTOR, folder).fill(dataset, encoder)
+        assert [example.path.name for example in filled.training] == ["d.png", "e.png"]
+        assert len(filled.warnings) == 3
+        assert all(any(f"{name}.png" in warning for warning in filled.warnings) for name in "abc")
 
-    def test_none_left(self, root, small, encoder):
+    def test_no_usable_image(self, root, small, encoder):
         dataset = read_dataset(small())
         for path in root.glob("*.png"):
             path.unlink()
@@ -221,30 +223,30 @@ class TestTrouble:
         with pytest.raises(UserError, match="removed or damaged during the run"):
             entries(cache, dataset, small())
 
-    def test_an_encoder_of_the_wrong_shape_is_a_fault_of_ours(self, root, small):
-        with pytest.raises(ValueError, match="the encoder made"):
+    def test_an_encoder_with_the_wrong_output_shape_is_a_programming_error(self, root, small):
+        with pytest.raises(ValueError, match="were encoded to"):
             LatentCache(small(), "v1", FACTOR).fill(read_dataset(small()), lambda pixels: pixels)
 
 
-def test_where_images_vary_only_held_out_ones_are_encoded_and_broken_ones_still_found(root, small, encoder):
+def test_if_images_vary_only_validation_images_are_encoded_and_damaged_images_are_still_found(root, small, encoder):
     config = small(random_crop=True, validation_images=1)
     dataset = read_dataset(config)
     broken = dataset.training[0].path
     broken.write_bytes(broken.read_bytes()[:500])
-    left = LatentCache(config, "v1", FACTOR).fill(dataset, encoder)
+    filled = LatentCache(config, "v1", FACTOR).fill(dataset, encoder)
     assert encoder.images == 1
-    assert broken not in [example.path for example in left.training]
+    assert broken not in [example.path for example in filled.training]
 
 
 class TestTwoProcesses:
     def fill_both(self, config, folder, encoders):
-        meeting = threading.Barrier(2, timeout=20)
+        barrier = threading.Barrier(2, timeout=20)
         caches = [LatentCache(config, "v1", FACTOR, folder) for _ in encoders]
         results = {}
 
         def work(rank):
             results[rank] = caches[rank].fill(
-                read_dataset(config), encoders[rank], rank=rank, world_size=2, barrier=meeting.wait
+                read_dataset(config), encoders[rank], rank=rank, world_size=2, barrier=barrier.wait
             )
 
         threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
@@ -254,33 +256,33 @@ class TestTwoProcesses:
             thread.join()
         return caches, results
 
-    def test_each_encodes_its_share_and_both_read_all(self, root, small, encoder, tmp_path):
+    def test_each_encodes_its_part_and_both_have_all(self, root, small, encoder, tmp_path):
         config, encoders = small(flip_horizontally=True), [type(encoder)(), type(encoder)()]
         caches, results = self.fill_both(config, tmp_path / "latents", encoders)
         assert [one.images for one in encoders] == [6, 4]
         for one, other in zip(*(entries(caches[rank], results[rank], config) for rank in range(2)), strict=True):
             assert torch.equal(one.moments, other.moments)
 
-    def test_both_leave_out_the_same_broken_image(self, root, small, encoder, tmp_path):
-        for name in ("a.png", "b.png"):  # one of each share
+    def test_both_skip_the_same_damaged_images(self, root, small, encoder, tmp_path):
+        for name in ("a.png", "b.png"):  # one in each part
             (root / name).write_bytes((root / name).read_bytes()[:500])
         config = small()
         _, results = self.fill_both(config, tmp_path / "latents", [encoder, encoder])
-        kept = [[example.path.name for example in results[rank].training] for rank in range(2)]
-        assert kept == [["c.png", "d.png", "e.png"]] * 2
+        used = [[example.path.name for example in results[rank].training] for rank in range(2)]
+        assert used == [["c.png", "d.png", "e.png"]] * 2
 
-    def test_a_fault_in_one_does_not_leave_the_other_waiting(self, root, small, encoder, tmp_path):
-        met = []
-        with pytest.raises(UserError, match="not finite"):
+    def test_an_error_in_one_does_not_leave_the_other_waiting(self, root, small, encoder, tmp_path):
+        calls = []
+        with pytest.raises(UserError, match="NaN or infinity"):
             LatentCache(small(), "v1", FACTOR, tmp_path / "latents").fill(
                 read_dataset(small()),
                 lambda pixels: encoder(pixels) * torch.nan,
                 world_size=2,
-                barrier=lambda: met.append(1),
+                barrier=lambda: calls.append(1),
             )
-        assert met == [1]
+        assert calls == [1]
 
-    def test_without_a_writable_folder_each_encodes_all(self, root, small, encoder, tmp_path, monkeypatch):
+    def test_without_a_writable_folder_each_encodes_everything(self, root, small, encoder, tmp_path, monkeypatch):
         def refuse(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -11,13 +11,13 @@ from lib_lora_train.errors import UserError
 
 
 def caption_image(image: Image.Image) -> str:
-    """The image's size, in words that no file of these tests has by itself."""
-    return f"seen {image.width} x {image.height}"
+    """A caption made of the image's size."""
+    return f"size {image.width} x {image.height}"
 
 
 @pytest.fixture
 def texts(tmp_path):
-    """texts(): the captions that lie in the folder, by file."""
+    """texts(): the caption files in the folder, name to text."""
     return lambda: {path.name: path.read_text(encoding="utf-8").strip() for path in tmp_path.rglob("*.txt")}
 
 
@@ -25,9 +25,9 @@ def test_each_image_without_a_caption_gets_one(tmp_path, photo, texts):
     photo(tmp_path / "a.png", (32, 16))
     photo(tmp_path / "10_cat" / "b.JPG", (48, 16))
     report = caption_images(tmp_path, caption_image)
-    assert texts() == {"a.txt": "seen 32 x 16", "b.txt": "seen 48 x 16"}
+    assert texts() == {"a.txt": "size 32 x 16", "b.txt": "size 48 x 16"}
     assert {path.name for path in report.written} == {"a.txt", "b.txt"}
-    assert (report.kept, report.problems, report.stopped) == (0, [], False)
+    assert (report.skipped, report.problems, report.stopped) == (0, [], False)
 
 
 def test_training_finds_what_was_written(tmp_path, photo):
@@ -36,13 +36,13 @@ def test_training_finds_what_was_written(tmp_path, photo):
     assert CaptionFiles(tmp_path, []).caption(image) == "ümcat, un été 猫"
 
 
-def test_the_trigger_is_not_put_twice(tmp_path, photo, texts):
+def test_a_trigger_word_in_the_caption_is_not_repeated(tmp_path, photo, texts):
     photo(tmp_path / "a.png")
     caption_images(tmp_path, lambda image: "a Cat on a mat", trigger_word="cat")
     assert texts() == {"a.txt": "a Cat on a mat"}
 
 
-class TestATextThatExistsIsKept:
+class TestAnExistingCaptionIsNotReplaced:
     @pytest.fixture
     def captioned(self, tmp_path, photo):
         photo(tmp_path / "text.png", caption="mine")
@@ -53,59 +53,59 @@ class TestATextThatExistsIsKept:
         photo(tmp_path / "deep" / "kohya.png")
         (tmp_path / "metadata.json").write_text(json.dumps({"kohya": {"tags": "mine"}}))
 
-    def test_wherever_it_stands(self, tmp_path, captioned, texts):
+    def test_in_any_kind_of_file(self, tmp_path, captioned, texts):
         report = caption_images(tmp_path, caption_image)
         assert texts() == {"text.txt": "mine"}
-        assert (report.kept, report.written) == (4, [])
+        assert (report.skipped, report.written) == (4, [])
 
-    def test_unless_asked_otherwise(self, tmp_path, captioned, texts):
+    def test_without_overwrite(self, tmp_path, captioned, texts):
         report = caption_images(tmp_path, caption_image, overwrite=True)
-        assert texts() == dict.fromkeys(("text.txt", "caption.txt", "line.txt", "kohya.txt"), "seen 64 x 64")
-        assert (report.kept, len(report.written)) == (0, 4)
-        assert CaptionFiles(tmp_path, []).caption(tmp_path / "line.png") == "seen 64 x 64"
+        assert texts() == dict.fromkeys(("text.txt", "caption.txt", "line.txt", "kohya.txt"), "size 64 x 64")
+        assert (report.skipped, len(report.written)) == (0, 4)
+        assert CaptionFiles(tmp_path, []).caption(tmp_path / "line.png") == "size 64 x 64"
 
-    def test_an_empty_file_is_no_text(self, tmp_path, photo, texts):
+    def test_but_an_empty_file_is(self, tmp_path, photo, texts):
         photo(tmp_path / "a.png", caption=" \n")
         caption_images(tmp_path, caption_image)
-        assert texts() == {"a.txt": "seen 64 x 64"}
+        assert texts() == {"a.txt": "size 64 x 64"}
 
-    def test_also_one_that_cannot_be_read(self, tmp_path, photo):
+    def test_even_if_it_cannot_be_read(self, tmp_path, photo):
         photo(tmp_path / "a.png")
         (tmp_path / "a.txt").write_bytes(b"\xe9t\xe9")
         report = caption_images(tmp_path, caption_image)
         assert (tmp_path / "a.txt").read_bytes() == b"\xe9t\xe9"
         assert "UTF-8" in report.problems[0]
 
-    def test_and_one_that_was_written_meanwhile(self, tmp_path, photo, texts):
+    def test_if_it_was_written_in_the_meantime(self, tmp_path, photo, texts):
         photo(tmp_path / "a.png")
 
         def slow(image):
             (tmp_path / "a.txt").write_text("mine")
             return "theirs"
 
-        assert caption_images(tmp_path, slow).kept == 1
+        assert caption_images(tmp_path, slow).skipped == 1
         assert texts() == {"a.txt": "mine"}
 
     @pytest.mark.parametrize("overwrite", [False, True])
-    def test_two_images_of_one_name_share_the_first_ones(self, tmp_path, photo, texts, overwrite):
+    def test_by_that_of_another_image_with_the_same_name(self, tmp_path, photo, texts, overwrite):
         photo(tmp_path / "a.jpg", (16, 16))
         photo(tmp_path / "a.png", (32, 32))
         report = caption_images(tmp_path, caption_image, overwrite=overwrite)
-        assert texts() == {"a.txt": "seen 16 x 16"}
-        assert (report.kept, len(report.written)) == (1, 1)
+        assert texts() == {"a.txt": "size 16 x 16"}
+        assert (report.skipped, len(report.written)) == (1, 1)
 
 
-class TestOneBadImageIsLeftOut:
-    def test_a_damaged_file(self, tmp_path, photo, texts):
+class TestABadImageIsSkipped:
+    def test_if_it_is_damaged(self, tmp_path, photo, texts):
         (tmp_path / "a.png").write_bytes(b"no image")
         photo(tmp_path / "b.png")
         report = caption_images(tmp_path, caption_image)
-        assert texts() == {"b.txt": "seen 64 x 64"}
+        assert texts() == {"b.txt": "size 64 x 64"}
         assert len(report.problems) == 1
         assert "a.png is damaged" in report.problems[0]
 
     @pytest.mark.parametrize("error", [RuntimeError("out of\nmemory"), ValueError(), KeyError("x")])
-    def test_one_that_the_describer_fails_on(self, tmp_path, photo, texts, error):
+    def test_if_the_captioner_fails(self, tmp_path, photo, texts, error):
         photo(tmp_path / "a.png", (16, 16))
         photo(tmp_path / "b.png")
 
@@ -116,38 +116,38 @@ class TestOneBadImageIsLeftOut:
 
         report = caption_images(tmp_path, fails_once)
         assert texts() == {"b.txt": "good"}
-        assert "a.png could not be described (" in report.problems[0]
+        assert "a.png could not be captioned (" in report.problems[0]
 
-    def test_one_that_is_described_with_no_word(self, tmp_path, photo, texts):
+    def test_if_its_caption_is_empty(self, tmp_path, photo, texts):
         photo(tmp_path / "a.png")
         report = caption_images(tmp_path, lambda image: " \n", trigger_word="cat")
         assert texts() == {}
-        assert "no word" in report.problems[0]
+        assert "an empty caption" in report.problems[0]
 
 
-def test_the_describer_sees_the_picture_upright_and_in_rgb(tmp_path):
+def test_the_captioner_gets_an_upright_rgb_image(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("L", (32, 16)).save(tmp_path / "a.jpg", exif=exif)
-    seen = []
-    caption_images(tmp_path, lambda image: seen.append((image.mode, image.size)) or "x")
-    assert seen == [("RGB", (16, 32))]
+    received = []
+    caption_images(tmp_path, lambda image: received.append((image.mode, image.size)) or "x")
+    assert received == [("RGB", (16, 32))]
 
 
-def test_it_stops_between_two_images_and_goes_on_another_time(tmp_path, photo, texts):
+def test_it_stops_between_two_images_and_can_be_continued(tmp_path, photo, texts):
     for name in "abc":
         photo(tmp_path / f"{name}.png")
-    described = []
-    report = caption_images(tmp_path, lambda image: described.append(1) or "x", should_stop=lambda: len(described) == 2)
+    captioned = []
+    report = caption_images(tmp_path, lambda image: captioned.append(1) or "x", should_stop=lambda: len(captioned) == 2)
     assert report.stopped
     assert set(texts()) == {"a.txt", "b.txt"}
-    assert "stopped" in str(report)
+    assert "Stopped" in str(report)
     again = caption_images(tmp_path, caption_image)
-    assert (again.kept, len(again.written), again.stopped) == (2, 1, False)
+    assert (again.skipped, len(again.written), again.stopped) == (2, 1, False)
 
 
 def test_progress_counts_every_image(tmp_path, photo):
-    photo(tmp_path / "a.png", caption="kept")
+    photo(tmp_path / "a.png", caption="mine")
     (tmp_path / "b.png").write_bytes(b"bad")
     photo(tmp_path / "c.png")
     calls = []
@@ -155,18 +155,18 @@ def test_progress_counts_every_image(tmp_path, photo):
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
-class TestWhatEndsIt:
-    def test_no_folder(self, tmp_path, complaint):
+class TestErrors:
+    def test_a_missing_folder(self, tmp_path, complaint):
         assert "does not exist" in complaint(caption_images, tmp_path / "x", caption_image)
 
-    def test_a_metadata_file_that_cannot_be_read_lest_its_captions_be_hidden(self, tmp_path, photo, texts):
+    def test_a_metadata_file_that_cannot_be_read_because_its_captions_would_be_ignored(self, tmp_path, photo, texts):
         photo(tmp_path / "a.png")
         (tmp_path / "metadata.json").write_text("{")
         with pytest.raises(UserError, match="not valid JSON"):
             caption_images(tmp_path, caption_image)
         assert texts() == {}
 
-    def test_a_disk_that_takes_nothing(self, tmp_path, photo, monkeypatch):
+    def test_a_full_disk(self, tmp_path, photo, monkeypatch):
         photo(tmp_path / "a.png")
 
         def full(path, content):

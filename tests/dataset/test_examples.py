@@ -35,7 +35,7 @@ class TestLayouts:
         assert (example.repeats, example.weight, example.regularization, example.size) == (3, 1.0, False, (80, 40))
         assert (dataset.warnings, dataset.regularization, dataset.validation) == ([], [], [])
 
-    def test_kohya_folders_multiply_repeats_and_name_what_has_no_caption(self, root, photo, small):
+    def test_kohya_folders_multiply_repeats_and_are_the_caption_of_images_without_one(self, root, photo, small):
         photo(root / "10_white cat" / "a.png")
         photo(root / "10_white cat" / "deeper" / "b.png", caption="mine")
         photo(root / "2_dog" / "c.png")
@@ -44,11 +44,11 @@ class TestLayouts:
         assert captions(dataset) == {"a.png": "white cat", "b.png": "mine", "c.png": "dog", "d.png": "plain"}
         assert [example.repeats for example in dataset.training] == [20, 20, 4, 2]
 
-    def test_a_trigger_stands_before_the_folders_name(self, root, photo, small):
+    def test_a_trigger_word_replaces_the_folders_name(self, root, photo, small):
         photo(root / "10_cat" / "a.png")
         assert captions(read_dataset(small(trigger_word="sks"))) == {"a.png": "sks"}
 
-    def test_order_is_that_of_the_names_whatever_the_disk_says(self, root, photo, small, monkeypatch):
+    def test_the_order_is_that_of_the_names_not_that_of_the_disk(self, root, photo, small, monkeypatch):
         for name in ("b.png", "A.png", "a.png", "C.PNG", "sub/0.png"):
             photo(root / name, caption="x")
         expected = ["A.png", "a.png", "b.png", "C.PNG", "0.png"]
@@ -57,7 +57,7 @@ class TestLayouts:
         monkeypatch.setattr(folders.os, "walk", lambda *a, **k: ((p, d, f[::-1]) for p, d, f in walk(*a, **k)))
         assert names(read_dataset(small()).training) == expected
 
-    def test_hidden_files_masks_and_other_files_are_passed_over(self, root, photo, small):
+    def test_hidden_files_masks_and_other_files_are_skipped(self, root, photo, small):
         photo(root / "a.png", caption="x")
         for name in (".hidden.png", ".git/b.png", "mask/a.png", "sub/Mask/c.png"):
             photo(root / name)
@@ -66,7 +66,7 @@ class TestLayouts:
         dataset = read_dataset(small())
         assert (names(dataset.training), dataset.warnings) == (["a.png"], [])
 
-    def test_a_link_in_a_circle_ends(self, root, photo, small):
+    def test_a_circular_link_is_followed_once(self, root, photo, small):
         photo(root / "sub" / "a.png", caption="x")
         (root / "sub" / "again").symlink_to(root)
         assert names(read_dataset(small()).training) == ["a.png"]
@@ -81,7 +81,7 @@ class TestLayouts:
         assert found == {"a.png": "mask/a.jpg", "b.jpg": "sub/mask/b.png", "c.png": "mask/sub/c.png", "d.png": None}
         assert ["1 of 4 images have no mask" in warning for warning in dataset.warnings] == [True]
 
-    def test_an_image_with_a_broken_mask_is_left_out(self, root, photo, small):
+    def test_an_image_with_a_damaged_mask_is_skipped(self, root, photo, small):
         photo(root / "a.png", caption="x")
         photo(root / "b.png", caption="x")
         photo(root / "mask" / "a.png")
@@ -91,19 +91,19 @@ class TestLayouts:
         assert "mask/b.png is damaged" in dataset.warnings[0].replace(os.sep, "/")
 
     @pytest.mark.parametrize(("images", "repeats"), [(1, 150), (4, 38), (20, 8), (100, 2), (400, 1)])
-    def test_by_itself_an_epoch_shows_about_150_pictures(self, root, photo, small, images, repeats):
+    def test_with_automatic_repeats_an_epoch_has_about_150_images(self, root, photo, small, images, repeats):
         for number in range(images):
             photo(root / f"{number:03}.png")
         dataset = read_dataset(small(repeats=0, validation_images=0))
         assert {example.repeats for example in dataset.training} == {repeats}
 
-    def test_by_itself_counts_in_folder_names_stand(self, root, photo, small):
+    def test_automatic_repeats_respect_those_in_folder_names(self, root, photo, small):
         photo(root / "3_cat" / "a.png")
         photo(root / "b.png")
         dataset = read_dataset(small(repeats=0, validation_images=0))
         assert [example.repeats for example in dataset.training] == [3, 1]
 
-    def test_doubtful_repeats_are_pointed_out(self, root, photo, small):
+    def test_unlikely_repeats_are_reported(self, root, photo, small):
         photo(root / "2024_holidays" / "a.png", caption="x")
         photo(root / "0_off" / "b.png", caption="x")
         dataset = read_dataset(small())
@@ -113,7 +113,7 @@ class TestLayouts:
 
 
 class TestCaptions:
-    def test_the_nearest_file_wins(self, root, photo, small):
+    def test_the_file_nearest_to_the_image_wins(self, root, photo, small):
         photo(root / "a.png", caption="txt")
         (root / "a.caption").write_text("caption")
         for name in ("b.png", "c.png", "d.png"):
@@ -126,17 +126,17 @@ class TestCaptions:
         assert captions(read_dataset(small())) == expected
 
     @pytest.mark.parametrize("key", ["text", "caption", "prompt"])
-    def test_jsonl_under_the_keys_people_use_and_for_sub_folders(self, root, photo, small, key):
+    def test_jsonl_with_common_keys_and_for_sub_folders(self, root, photo, small, key):
         photo(root / "sub" / "a.png")
         (root / "metadata.jsonl").write_text(json.dumps({"file_name": "sub/a.png", key: "an ape"}) + "\n\n")
         assert captions(read_dataset(small())) == {"a.png": "an ape"}
 
-    def test_a_list_of_captions_gives_its_first(self, root, photo, small):
+    def test_of_a_list_of_captions_the_first_is_used(self, root, photo, small):
         photo(root / "a.png")
         (root / "metadata.jsonl").write_text('{"file_name": "a.png", "text": ["one", "two"]}')
         assert captions(read_dataset(small())) == {"a.png": "one"}
 
-    def test_odd_lines_of_jsonl_are_reported_once_and_the_others_used(self, root, photo, small):
+    def test_bad_lines_of_jsonl_are_reported_once_and_the_others_used(self, root, photo, small):
         photo(root / "a.png")
         (root / "metadata.jsonl").write_text(
             '{"file_name": "a.png", "text": "good"}\n{broken\n[1]\n{"file_name": "a.png"}'
@@ -158,23 +158,23 @@ class TestCaptions:
         (root / "a.txt").write_text("ein Kätzchen 猫\r\n", encoding=encoding)
         assert captions(read_dataset(small())) == {"a.png": "ein Kätzchen 猫"}
 
-    def test_an_unknown_encoding_is_reported_and_its_image_left_out(self, root, photo, small):
+    def test_an_unknown_encoding_is_reported_and_its_image_skipped(self, root, photo, small):
         photo(root / "a.png", caption="good")
         photo(root / "b.png")
         (root / "b.txt").write_bytes("Kätzchen".encode("latin-1"))
         dataset = read_dataset(small())
         assert names(dataset.training) == ["a.png"]
-        assert "b.txt is not text in UTF-8" in dataset.warnings[0]
-        assert "save it as UTF-8" in dataset.warnings[0]
+        assert "b.txt is not UTF-8 text" in dataset.warnings[0]
+        assert "Save it as UTF-8" in dataset.warnings[0]
 
-    def test_of_several_lines_the_first_counts_and_this_is_said_once(self, root, photo, small):
+    def test_of_several_lines_the_first_is_used_with_one_warning(self, root, photo, small):
         for name in ("a.png", "b.png"):
             photo(root / name, caption="\n\n first \nsecond\n")
         dataset = read_dataset(small())
         assert set(captions(dataset).values()) == {"first"}
         assert ["2 caption files have several lines" in warning for warning in dataset.warnings] == [True]
 
-    def test_no_caption_at_all_is_said_once(self, root, photo, small):
+    def test_missing_captions_are_reported_once(self, root, photo, small):
         photo(root / "a.png", caption=" \n")
         photo(root / "b.png")
         dataset = read_dataset(small())
@@ -182,12 +182,12 @@ class TestCaptions:
         assert ["2 of 2 images" in warning and "no caption" in warning for warning in dataset.warnings] == [True]
         assert read_dataset(small(trigger_word="mycat")).warnings == []
 
-    def test_capitals_of_the_extension_do_not_matter(self, root, photo, small):
+    def test_extensions_may_be_in_capitals(self, root, photo, small):
         photo(root / "a.PNG")
         (root / "a.TXT").write_text("an ape")
         assert captions(read_dataset(small())) == {"a.PNG": "an ape"}
 
-    def test_the_trigger(self, root, photo, small):
+    def test_the_trigger_word(self, root, photo, small):
         photo(root / "a.png", caption="a sofa")
         photo(root / "b.png", caption="MyCat on a sofa")
         photo(root / "c.png")
@@ -195,7 +195,7 @@ class TestCaptions:
         assert captions(read_dataset(small(trigger_word=" mycat "))) == expected
 
     @pytest.mark.parametrize("content", [b"{broken", "{'ä'}".encode("latin-1")])
-    def test_a_broken_metadata_file_ends_the_run_before_it_begins(self, root, photo, small, complaint, content):
+    def test_a_broken_metadata_file_is_an_error(self, root, photo, small, complaint, content):
         photo(root / "a.png")
         (root / "metadata.json").write_bytes(content)
         message = complaint(read_dataset, small())
@@ -203,7 +203,7 @@ class TestCaptions:
         assert "can be used" not in message
 
 
-class TestRegularisation:
+class TestRegularization:
     @pytest.fixture
     def config(self, root, photo, small, tmp_path):
         photo(root / "a.png", caption="x")
@@ -213,32 +213,32 @@ class TestRegularisation:
             regularization_folder=str(tmp_path / "classes"), prior_loss_weight=0.5, trigger_word="sks", repeats=7
         )
 
-    def test_without_a_caption_it_is_called_by_the_class_word(self, root, photo, small):
+    def test_an_image_without_a_caption_is_captioned_with_the_class_word(self, root, photo, small):
         photo(root / "images" / "a.png"), photo(root / "classes" / "r.png")
         dataset = read_dataset(small(regularization_folder=str(root / "classes"), trigger_word="sks", class_word="dog"))
         assert [example.caption for example in (*dataset.training, *dataset.regularization)] == ["sks dog", "dog"]
 
-    def test_it_has_its_own_weight_and_no_trigger(self, config):
+    def test_images_have_their_own_weight_and_no_trigger_word(self, config):
         first, second = read_dataset(config).regularization
         assert (first.caption, first.repeats, first.weight, first.regularization) == ("cat", 3, 0.5, True)
         assert (second.caption, second.repeats) == ("a dog", 1)
 
-    def test_inside_the_other_folder_it_is_not_trained_on(self, root, photo, small):
+    def test_a_folder_inside_the_dataset_folder_is_not_read_twice(self, root, photo, small):
         photo(root / "a.png", caption="x")
         photo(root / "classes" / "r.png", caption="y")
         dataset = read_dataset(small(regularization_folder=str(root / "classes")))
         assert (names(dataset.training), names(dataset.regularization)) == (["a.png"], ["r.png"])
 
-    def test_the_same_folder_twice(self, config, complaint, root):
+    def test_the_dataset_folder_is_refused(self, config, complaint, root):
         config.regularization_folder = str(root)
         assert "Use two different folders" in complaint(read_dataset, config)
 
-    def test_a_missing_one_is_named(self, config, complaint):
+    def test_a_missing_folder_is_reported(self, config, complaint):
         config.regularization_folder = "nowhere"
         assert complaint(read_dataset, config).startswith("regularization_folder: The folder nowhere does not exist")
 
 
-class TestHeldOut:
+class TestValidationImages:
     @pytest.mark.parametrize(
         ("images", "wanted", "expected"),
         [(1, -1, 0), (4, -1, 0), (5, -1, 1), (19, -1, 1), (20, -1, 2), (100, -1, 10), (5, 0, 0), (5, 4, 4), (1, 0, 0)],
@@ -246,12 +246,12 @@ class TestHeldOut:
     def test_count(self, images, wanted, expected):
         assert validation_count(images, wanted) == expected
 
-    def test_never_all(self, root, photo, small, complaint):
+    def test_at_least_one_image_is_left_to_train_on(self, root, photo, small, complaint):
         photo(root / "a.png", caption="x")
         photo(root / "b.png", caption="x")
         assert "Leaves no image to train on" in complaint(read_dataset, small(validation_images=2))
 
-    def test_the_seed_chooses_and_nothing_is_in_both(self, root, photo, small):
+    def test_they_depend_on_the_seed_and_are_not_trained_on(self, root, photo, small):
         for number in range(12):
             photo(root / f"{number:02}.png", caption="x")
         config = small(validation_images=3)
@@ -266,7 +266,7 @@ class TestHeldOut:
 
 
 class TestBadInputs:
-    def test_folders(self, tmp_path, photo, small, complaint):
+    def test_missing_and_empty_folders(self, tmp_path, photo, small, complaint):
         assert "Enter the folder" in complaint(read_dataset, small(dataset_folder=""))
         assert "does not exist" in complaint(read_dataset, small())
         (tmp_path / "images").mkdir()
@@ -274,7 +274,7 @@ class TestBadInputs:
         path = photo(tmp_path / "one.png")
         assert "is a file" in complaint(read_dataset, small(dataset_folder=str(path)))
 
-    def test_a_folder_that_may_not_be_read(self, root, photo, small, complaint, monkeypatch):
+    def test_a_folder_without_permission(self, root, photo, small, complaint, monkeypatch):
         photo(root / "a.png", caption="x")
 
         def refuse(*_):
@@ -283,26 +283,26 @@ class TestBadInputs:
         monkeypatch.setattr(folders.os, "listdir", refuse)
         assert "cannot be read (Permission denied)" in complaint(read_dataset, small())
 
-    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the administrator may read everything")
-    def test_a_sub_folder_that_may_not_be_read_is_reported(self, root, photo, small):
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root can read everything")
+    def test_a_sub_folder_without_permission_is_reported(self, root, photo, small):
         photo(root / "a.png", caption="x")
         photo(root / "closed" / "b.png").parent.chmod(0)
         dataset = read_dataset(small())
         (root / "closed").chmod(0o700)
         assert names(dataset.training) == ["a.png"]
-        assert "closed may not be read" in dataset.warnings[0]
+        assert "closed cannot be read" in dataset.warnings[0]
 
-    def test_one_bad_image_among_many_is_left_out(self, root, photo, small):
+    def test_bad_images_are_skipped(self, root, photo, small):
         photo(root / "a.png", caption="x")
         (root / "b.png").write_bytes(b"")
         (root / "c.png").write_bytes(b"nonsense")
-        (root / "d.png").symlink_to(root / "gone.png")
+        (root / "d.png").symlink_to(root / "missing.png")
         dataset = read_dataset(small())
         assert names(dataset.training) == ["a.png"]
         assert len(dataset.warnings) == 3
         assert all(name in warning for name, warning in zip(("b.png", "c.png", "d.png"), dataset.warnings, strict=True))
 
-    def test_very_many_bad_images_are_counted(self, root, photo, small):
+    def test_many_bad_images_are_counted(self, root, photo, small):
         photo(root / "a.png", caption="x")
         for number in range(15):
             (root / f"b{number}.png").write_bytes(b"")
@@ -310,7 +310,7 @@ class TestBadInputs:
         assert len(dataset.warnings) == 11
         assert dataset.warnings[-1].startswith("5 more images")
 
-    def test_all_bad_lists_the_first_few(self, root, small, complaint):
+    def test_if_all_images_are_bad_the_first_ones_are_listed(self, root, small, complaint):
         for number in range(5):
             (root / f"{number}.png").write_bytes(b"nonsense")
         message = complaint(read_dataset, small())
@@ -318,7 +318,7 @@ class TestBadInputs:
         assert all(f"{number}.png" in message for number in range(3))
         assert "2 more such images" in message
 
-    def test_small_images_are_pointed_out(self, root, small):
+    def test_small_images_are_reported(self, root, small):
         Image.new("RGB", (20, 20)).save(root / "a.png")
         warnings = read_dataset(small(trigger_word="x")).warnings
         assert ["much smaller than 64 x 64" in warning for warning in warnings] == [True]

@@ -1,4 +1,4 @@
-"""The stamp of a folder differs whenever something in it did."""
+"""The stamp of a folder changes whenever a file in it does."""
 
 import os
 
@@ -17,7 +17,7 @@ def root(tmp_path):
 
 
 def replace(path, content):
-    """As an editor saves: a new file takes the place of the old one."""
+    """Saves as editors do: a new file replaces the old one."""
     new = path.with_suffix(".new")
     new.write_bytes(content)
     os.replace(new, path)
@@ -31,7 +31,7 @@ CHANGES = {
     "a caption in a sub-folder is edited": lambda root: (root / "10_cat" / "b.txt").write_text("other"),
     "a file is touched": lambda root: os.utime(root / "a.png", ns=(1, 1)),
     "a sub-folder is renamed": lambda root: (root / "10_cat").rename(root / "5_cat"),
-    "the folder is removed": lambda root: root.rename(root.with_name("gone")),
+    "the folder is removed": lambda root: root.rename(root.with_name("moved")),
 }
 
 
@@ -53,12 +53,12 @@ def test_it_opens_no_file(root, monkeypatch):
     assert len(folder_stamp([root])) == 2
 
 
-def test_a_link_in_a_circle_ends(root):
+def test_a_circular_link_is_followed_once(root):
     (root / "10_cat" / "up").symlink_to(root)
     assert len(folder_stamp([root])) == 2
 
 
-def test_all_folders_count(root, tmp_path):
+def test_it_covers_all_folders(root, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     before = folder_stamp([root, other])

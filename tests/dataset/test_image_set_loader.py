@@ -1,4 +1,4 @@
-"""Batches of image sets: rows, flips, sizes and masks."""
+"""Batches of image sets: rows, flips and sizes."""
 
 import numpy as np
 import pytest
@@ -14,12 +14,12 @@ from lib_lora_train.randomness import Randomness
 from tests.dataset.conftest import FACTOR, AveragingEncoder
 
 WIDTH, HEIGHT = 101, 64
-"""Cut to a square of 64: 18 pixels are cut off at the left and 19 at the right."""
+"""Cropped to 64 x 64: 18 pixels at the left and 19 at the right are removed."""
 
 
 @pytest.fixture
 def loader(tmp_path):
-    """loader(**settings): two pairs of 101 x 64 images, gray that grows brighter from left to right."""
+    """loader(**settings): two pairs of 101 x 64 images, gray, brighter from left to right."""
     ramp = np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8), (HEIGHT, 1))
     for name in ("a", "a_after", "b", "b_after"):
         Image.fromarray(ramp).convert("RGB").save(tmp_path / f"{name}.png")
@@ -48,7 +48,7 @@ def rows(batch):
     return [(batch.latents[0, i, 0].mean(0), sizes) for i, sizes in enumerate(sizes_of(batch.geometry))]
 
 
-def test_a_batch_holds_each_set_at_every_strength(loader):
+def test_a_batch_has_each_set_at_every_strength(loader):
     batch = next(loader().epoch(0))
     assert batch.strengths.tolist() == [-0.5, 0.5]
     assert batch.latents.shape == (2, 2, 4, 8, 8)
@@ -74,7 +74,7 @@ def test_flips_depend_on_the_position_in_the_epoch_and_not_on_where_it_starts(lo
     assert all(torch.equal(a.latents, b.latents) for a, b in zip(whole[3:], rest, strict=True))
 
 
-def test_batches_run_on_through_the_epochs(loader):
+def test_batches_continue_into_the_next_epoch(loader):
     made = loader()
     per_epoch = made.plan.steps_per_epoch
     batches = made.batches(per_epoch - 1)

@@ -1,4 +1,4 @@
-"""Which pictures belong together, and at which strengths."""
+"""Which images form a set, and at which strengths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lib_lora_train.dataset.image_sets import ImageSets, read_image_sets, read_p
 
 
 def put(root: Path, **captions: str) -> None:
-    """Pictures of 64 x 64; "/" in a name is written as "__"."""
+    """Writes images of 64 x 64 pixels; "__" in a name stands for "/"."""
     for name, caption in captions.items():
         path = root / f"{name.replace('__', '/')}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ class TestPairs:
         assert names(levels) == [["cat", "cat"], ["dog", "dog"]]
         assert [images.examples[1].path.parent.name for images in levels.sets] == ["after", "deep"]
 
-    def test_what_has_no_counterpart_or_one_of_another_size_is_left_out_and_named(self, tmp_path):
+    def test_images_without_a_counterpart_of_the_same_size_are_skipped_with_a_warning(self, tmp_path):
         put(tmp_path, cat="a cat", cat_after="", alone="x", big="x", big_after="")
         Image.new("RGB", (128, 64)).save(tmp_path / "big_after.png")
         levels = read_pairs(config(tmp_path), 1.0)
@@ -52,11 +52,11 @@ class TestPairs:
         assert any(text.startswith("alone has no counterpart") for text in levels.warnings)
         assert any(text.startswith("big has a counterpart of another size") for text in levels.warnings)
 
-    def test_without_any_are_refused(self, tmp_path, complaint):
+    def test_a_folder_without_pairs_is_refused(self, tmp_path, complaint):
         put(tmp_path, cat="a cat", dog="")
         assert "_after" in complaint(read_pairs, config(tmp_path), 1.0)
 
-    def test_fill_an_epoch_unless_they_say_how_often(self, tmp_path):
+    def test_fill_an_epoch_unless_repeats_are_set(self, tmp_path):
         put(tmp_path, cat="a cat", cat_after="", dog="", dog_after="a dog")
         repeats = [read_pairs(config(tmp_path, repeats=n), 1.0).sets[0].examples[0].repeats for n in (0, 3)]
         assert repeats == [75, 3]
@@ -71,7 +71,7 @@ class TestLevels:
         assert [example.path.parent.name for example in levels.sets[0].examples] == ["-2", "-.5", "1.5"]
         assert levels.sets[0].caption == "at -2"
 
-    def test_need_every_picture_at_every_one(self, tmp_path):
+    def test_need_every_image_at_every_level(self, tmp_path):
         put(tmp_path / "-1", cat="a cat", dog="a dog")
         put(tmp_path / "1", cat="a cat")
         assert names(read_image_sets(config(tmp_path))) == [["cat", "cat"]]
@@ -82,11 +82,11 @@ class TestLevels:
             put(tmp_path / folder, cat="a cat")
         assert "at least two sub-folders named by strength" in complaint(read_image_sets, config(tmp_path))
 
-    def test_of_a_set_less_a_broken_image_are_none(self, tmp_path, complaint):
+    def test_a_set_with_a_damaged_image_is_skipped(self, tmp_path, complaint):
         put(tmp_path / "-1", cat="a cat", dog="a dog")
         put(tmp_path / "1", cat="a cat", dog="a dog")
         levels = read_image_sets(config(tmp_path))
-        one_less = levels.dataset().without({tmp_path / "1" / "dog.png"}, ["dog is broken."])
-        assert names(levels.within(one_less)) == [["cat", "cat"]]
-        none = one_less.without({tmp_path / "-1" / "cat.png"}, [])
-        assert "No image set is complete" in complaint(levels.within, none)
+        without_one = levels.dataset().without({tmp_path / "1" / "dog.png"}, ["dog is broken."])
+        assert names(levels.within(without_one)) == [["cat", "cat"]]
+        without_any = without_one.without({tmp_path / "-1" / "cat.png"}, [])
+        assert "No image set is complete" in complaint(levels.within, without_any)

@@ -32,7 +32,7 @@ def plan(training, regularization=(), batch_size=1, world_size=1, seed=0) -> Bat
     return BatchPlan(Dataset(list(training), list(regularization)), config, Randomness(seed), world_size)
 
 
-def shown(plan: BatchPlan, epoch: int = 0) -> Counter[str]:
+def samples(plan: BatchPlan, epoch: int = 0) -> Counter[str]:
     return Counter(sample.example.path.name for batch in plan.order(epoch) for sample in batch)
 
 
@@ -42,28 +42,28 @@ def paths(order) -> list[list[str]]:
 
 @pytest.mark.parametrize("repeats", [1, 3, 10])
 @pytest.mark.parametrize("batch_size", [1, 2, 6])
-def test_each_image_is_shown_as_often_as_it_is_repeated(repeats, batch_size):
+def test_an_epoch_has_as_many_samples_of_an_image_as_its_repeats(repeats, batch_size):
     training = own(6, repeats=repeats)
-    this = plan(training, batch_size=batch_size)
-    assert shown(this) == {item.path.name: repeats for item in training}
-    assert this.steps_per_epoch == len(this.order(0)) == 6 * repeats / batch_size
+    batches = plan(training, batch_size=batch_size)
+    assert samples(batches) == {item.path.name: repeats for item in training}
+    assert batches.steps_per_epoch == len(batches.order(0)) == 6 * repeats / batch_size
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5, 7, 30])
 def test_batches_are_full_and_of_one_bucket(batch_size):
-    this = plan(own(5) + own(7, WIDE), batch_size=batch_size)
-    order = this.order(3)
+    batches = plan(own(5) + own(7, WIDE), batch_size=batch_size)
+    order = batches.order(3)
     assert all(len(batch) == batch_size for batch in order)
     assert all(len({sample.placement.bucket for sample in batch}) == 1 for batch in order)
-    assert len(order) == this.steps_per_epoch == math.ceil(5 / batch_size) + math.ceil(7 / batch_size)
-    assert set(shown(this)) == {item.path.name for item in own(5) + own(7, WIDE)}
+    assert len(order) == batches.steps_per_epoch == math.ceil(5 / batch_size) + math.ceil(7 / batch_size)
+    assert set(samples(batches)) == {item.path.name for item in own(5) + own(7, WIDE)}
 
 
-def test_a_completed_batch_takes_the_buckets_first_images_again():
+def test_the_last_batch_is_filled_with_the_buckets_first_images():
     bucket = plan(own(5), batch_size=4)._bucket_batches((64, 64), 0)
-    row = [item.path.name for batch in bucket for item in batch]
-    assert len(set(row[:5])) == 5
-    assert row[5:] == row[:3]
+    filled = [item.path.name for batch in bucket for item in batch]
+    assert len(set(filled[:5])) == 5
+    assert filled[5:] == filled[:3]
 
 
 def test_the_order_is_a_function_of_seed_and_epoch_alone():
@@ -82,7 +82,7 @@ def test_positions_count_through_the_epoch():
     assert positions == list(range(8))
 
 
-def test_two_processes_see_what_one_with_twice_the_batch_sees():
+def test_two_processes_train_on_the_same_images_as_one_with_twice_the_batch_size():
     training, classes = own(11) + own(5, WIDE), prior(7)
     assert plan(training, classes, batch_size=2, world_size=2).order(1) == plan(training, classes, batch_size=4).order(
         1
@@ -96,50 +96,51 @@ def test_batches_of_different_buckets_are_mixed():
     assert changes > 20
 
 
-class TestRegularisation:
+class TestRegularization:
     @pytest.mark.parametrize("count", [1, 3, 6, 40])
     @pytest.mark.parametrize("repeats", [1, 4])
-    def test_as_many_as_own_images_are_shown(self, count, repeats):
+    def test_an_epoch_has_as_many_samples_as_of_training_images(self, count, repeats):
         training = own(6, repeats=repeats)
-        this = plan(training, prior(count))
+        batches = plan(training, prior(count))
         for epoch in range(3):
-            counted = shown(this, epoch)
+            counted = samples(batches, epoch)
             assert sum(n for name, n in counted.items() if name.startswith("prior")) == 6 * repeats
             assert all(counted[item.path.name] == repeats for item in training)
 
-    def test_of_more_another_part_is_shown_in_each_epoch_until_all_were(self):
-        this = plan(own(6), prior(18))
-        parts = [{name for name in shown(this, epoch) if name.startswith("prior")} for epoch in range(3)]
+    def test_each_epoch_uses_other_images_until_all_have_been_used(self):
+        batches = plan(own(6), prior(18))
+        parts = [{name for name in samples(batches, epoch) if name.startswith("prior")} for epoch in range(3)]
         assert [len(part) for part in parts] == [6, 6, 6]
         assert len(set.union(*parts)) == 18
 
     @pytest.mark.parametrize(("images", "classes"), [(6, 4), (5, 7), (7, 3), (3, 50)])
-    def test_over_the_epochs_all_are_shown_equally_often(self, images, classes):
-        this = plan(own(images), prior(classes))
-        total = sum((shown(this, epoch) for epoch in range(classes)), Counter())
+    def test_over_the_epochs_all_images_are_used_equally_often(self, images, classes):
+        batches = plan(own(images), prior(classes))
+        total = sum((samples(batches, epoch) for epoch in range(classes)), Counter())
         assert {n for name, n in total.items() if name.startswith("prior")} == {images}
 
-    def test_repeats_count_against_each_other(self):
+    def test_repeats_are_relative_to_each_other(self):
         classes = [example("prior a", repeats=3, regularization=True), example("prior b", regularization=True)]
-        counted = shown(plan(own(8), classes))
+        counted = samples(plan(own(8), classes))
         assert (counted["prior a"], counted["prior b"]) == (6, 2)
 
-    def test_every_batch_of_two_holds_one_of_each(self):
+    def test_every_batch_of_two_has_one_of_each(self):
         for batch in plan(own(6), prior(20), batch_size=2).order(0):
             assert sorted(sample.example.regularization for sample in batch) == [False, True]
 
-    def test_in_other_buckets_they_come_in_proportion_to_their_number(self):
-        this = plan(own(9), prior(20) + prior(10, WIDE), batch_size=3)
+    def test_samples_per_bucket_are_in_proportion_to_the_number_of_images(self):
+        batches = plan(own(9), prior(20) + prior(10, WIDE), batch_size=3)
         counted = [
-            sum(n for name, n in shown(this).items() if name.startswith(f"prior {size}")) for size in (SQUARE, WIDE)
+            sum(n for name, n in samples(batches).items() if name.startswith(f"prior {size}"))
+            for size in (SQUARE, WIDE)
         ]
         assert counted == [6, 3]
-        assert sorted(this.samples.values()) == [3, 15]
+        assert sorted(batches.samples.values()) == [3, 15]
 
     def test_every_epoch_has_the_same_number_of_batches(self):
-        this = plan(own(7) + own(2, WIDE), prior(13) + prior(5, WIDE) + prior(1, (48, 96)), batch_size=4)
-        assert {len(this.order(epoch)) for epoch in range(20)} == {this.steps_per_epoch}
+        batches = plan(own(7) + own(2, WIDE), prior(13) + prior(5, WIDE) + prior(1, (48, 96)), batch_size=4)
+        assert {len(batches.order(epoch)) for epoch in range(20)} == {batches.steps_per_epoch}
 
-    def test_fewer_places_than_buckets(self):
-        this = plan(own(1), prior(2) + prior(2, WIDE) + prior(2, (48, 96)))
-        assert sum(shown(this).values()) == 2
+    def test_fewer_samples_than_buckets(self):
+        batches = plan(own(1), prior(2) + prior(2, WIDE) + prior(2, (48, 96)))
+        assert sum(samples(batches).values()) == 2

@@ -19,7 +19,7 @@ def unscaled(width: int, height: int) -> Placement:
     return Placement(Size(width, height), Size(width, height), Size(width, height), (0, 0))
 
 
-def test_an_image_of_the_buckets_size_goes_through_unchanged():
+def test_an_image_of_the_buckets_size_is_not_changed():
     image = noise(64, 48)
     pixels = image_pixels(image, unscaled(64, 48))
     assert (pixels.dtype, tuple(pixels.shape)) == (torch.float32, (3, 48, 64))
@@ -29,7 +29,7 @@ def test_an_image_of_the_buckets_size_goes_through_unchanged():
 
 
 @pytest.mark.parametrize("original", [(100, 64), (150, 100), (64, 99), (30, 20), (64, 64), (301, 97)])
-def test_cutting_while_scaling_is_scaling_then_cutting(original):
+def test_cropping_while_scaling_is_the_same_as_scaling_then_cropping(original):
     image, placement = noise(*original), place(Size(*original), [Size(64, 64)])
     left, top = placement.crop
     scaled = np.asarray(image.resize(placement.scaled, Image.Resampling.LANCZOS), dtype=np.float32)
@@ -37,13 +37,13 @@ def test_cutting_while_scaling_is_scaling_then_cutting(original):
     assert np.abs(image_pixels(image, placement).numpy() - expected).max() <= 2 / 127.5
 
 
-def test_a_very_long_image_needs_no_very_long_memory():
+def test_a_very_long_image_needs_little_memory():
     placement = place(Size(60_000, 4), [Size(128, 32)])
     assert placement.scaled.width == 480_000
     assert image_pixels(Image.new("RGB", (60_000, 4)), placement).shape == (3, 32, 128)
 
 
-def test_mirroring_is_along_the_width_for_image_and_mask_alike():
+def test_image_and_mask_are_mirrored_along_the_width():
     image = noise(64, 48)
     placement = unscaled(64, 48)
     assert torch.equal(image_pixels(image, placement, flip=True), image_pixels(image, placement).flip(2))
@@ -61,7 +61,7 @@ def test_a_cell_of_the_mask_is_the_mean_of_its_64_pixels():
     assert np.abs(cells[0].numpy() - expected).max() < 1 / 255
 
 
-def test_the_mask_is_cut_as_the_image_is_and_stretched_to_it():
+def test_the_mask_is_stretched_to_the_image_and_cropped_with_it():
     placement = place(Size(128, 64), [Size(64, 64)])  # the middle half
     for scale in (1, 2, 0.5):
         mask = Image.new("L", (int(128 * scale), int(64 * scale)))
@@ -70,17 +70,17 @@ def test_the_mask_is_cut_as_the_image_is_and_stretched_to_it():
         assert torch.equal(cells[0], torch.tensor([0.0] * 4 + [1.0] * 4).expand(8, 8))
 
 
-def test_where_the_mask_comes_from():
+def test_the_source_of_the_mask():
     black, white = Image.new("L", (8, 8)), Image.new("L", (8, 8), 255)
-    picture = Image.new("RGB", (8, 8))
-    image, drawn = LoadedImage(picture, black), LoadedImage(picture, None)
+    rgb = Image.new("RGB", (8, 8))
+    image, mask_file = LoadedImage(rgb, black), LoadedImage(rgb, None)
     assert list(mask_of(image, None, "alpha").getdata()) == list(black.getdata())
-    assert list(mask_of(image, drawn, "folder").getdata()) == list(black.getdata())
-    for nothing in (mask_of(LoadedImage(picture, None), None, "alpha"), mask_of(image, None, "folder")):
-        assert list(nothing.getdata()) == list(white.getdata())
+    assert list(mask_of(image, mask_file, "folder").getdata()) == list(black.getdata())
+    for without_mask in (mask_of(LoadedImage(rgb, None), None, "alpha"), mask_of(image, None, "folder")):
+        assert list(without_mask.getdata()) == list(white.getdata())
 
 
-def test_jitter_varies_within_its_share_and_only_then():
+def test_jitter_varies_brightness_within_its_limit():
     gray = Image.new("RGB", (16, 16), (100, 100, 100))
 
     def brightness(jitter: float, seed: int) -> float:

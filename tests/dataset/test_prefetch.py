@@ -8,16 +8,16 @@ import pytest
 from lib_lora_train.dataset.prefetch import prefetched
 
 
-def our_threads() -> int:
+def prefetch_threads() -> int:
     return sum(thread.name == "lora-train-prefetch" for thread in threading.enumerate())
 
 
 def test_all_items_in_order():
     assert list(prefetched(iter(range(100)), 3)) == list(range(100))
-    assert our_threads() == 0
+    assert prefetch_threads() == 0
 
 
-def test_no_more_than_its_depth_is_made_ahead():
+def test_at_most_depth_items_are_made_ahead():
     made = []
 
     def items():
@@ -28,9 +28,9 @@ def test_no_more_than_its_depth_is_made_ahead():
     ahead = prefetched(items(), 3)
     next(ahead)
     time.sleep(0.2)
-    assert len(made) == 1 + 3 + 1  # taken, waiting, and the one that finds no room
+    assert len(made) == 1 + 3 + 1  # taken, queued, and one that waits for the queue
     ahead.close()
-    assert our_threads() == 0
+    assert prefetch_threads() == 0
 
 
 def test_the_producers_exception_is_the_consumers():
@@ -42,7 +42,7 @@ def test_the_producers_exception_is_the_consumers():
     assert next(ahead) == 1
     with pytest.raises(ZeroDivisionError, match="in the thread"):
         next(ahead)
-    assert our_threads() == 0
+    assert prefetch_threads() == 0
 
 
 def test_leaving_the_loop_ends_the_thread_and_closes_the_source():
@@ -58,4 +58,4 @@ def test_leaving_the_loop_ends_the_thread_and_closes_the_source():
         if number == 5:
             break
     assert closed == [True]
-    assert our_threads() == 0
+    assert prefetch_threads() == 0

@@ -1,4 +1,4 @@
-"""The shipped checkpoint: small, complete, named as Stable Diffusion 1 names its weights."""
+"""The embedded checkpoint: its size, weights, config and tokenizer, and the demo images."""
 
 import json
 import re
@@ -25,12 +25,16 @@ def weights():
         yield file
 
 
-def test_everything_is_under_20_megabytes_and_the_twins_under_30_more():
-    files = [file for file in CHECKPOINT.parent.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
-    variants = [file for file in XL_CHECKPOINT.parent.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
-    assert {V_CHECKPOINT, XL_CHECKPOINT} <= set(variants)
-    assert sum(file.stat().st_size for file in variants) < 30 * MEGABYTE
-    assert sum(file.stat().st_size for file in files) < 20 * MEGABYTE
+def size_of(folder):
+    files = [file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    return sum(file.stat().st_size for file in files)
+
+
+def test_the_package_has_less_than_20_megabytes_of_it_and_the_tests_less_than_30_of_its_variants():
+    assert CHECKPOINT.stat().st_size < size_of(CHECKPOINT.parent) < 20 * MEGABYTE
+    variants = V_CHECKPOINT.stat().st_size + XL_CHECKPOINT.stat().st_size
+    assert variants < size_of(V_CHECKPOINT.parent) < 30 * MEGABYTE
+    assert not V_CHECKPOINT.is_relative_to(CHECKPOINT.parent)
 
 
 def test_the_weights_are_those_of_the_three_parts_in_float16(weights):
@@ -64,7 +68,7 @@ def test_the_tokenizer_gives_each_word_one_token_between_start_and_end():
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (start, end, end)
 
 
-def test_unknown_words_fall_apart_into_known_pieces():
+def test_unknown_words_become_known_tokens():
     tokenizer = CLIPTokenizer.from_pretrained(str(TOKENIZER))
     ids = tokenizer("A Photo, of sks (gold) 42!", add_special_tokens=False).input_ids
     spelled = ["a</w>", "photo</w>", ",</w>", "of</w>", "sk", "s</w>"]
@@ -78,7 +82,7 @@ def test_the_text_config_fits_the_tokenizer_and_the_weights(weights):
     assert (config.bos_token_id, config.eos_token_id) == (config.vocab_size - 2, config.vocab_size - 1)
 
 
-def test_the_shipped_tokenizer_is_what_its_code_writes(tmp_path):
+def test_the_tokenizer_is_the_one_that_the_code_writes(tmp_path):
     write_tokenizer(tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {
         file.name: file.read_bytes() for file in TOKENIZER.iterdir()
@@ -86,16 +90,16 @@ def test_the_shipped_tokenizer_is_what_its_code_writes(tmp_path):
 
 
 @pytest.mark.parametrize(("folder", "count"), [(DEMO_IMAGES, 12), (DEMO_REGULARIZATION, 30)])
-def test_every_demo_picture_shows_what_its_caption_says(folder, count):
-    pictures = sorted(folder.glob("*.png"))
-    assert len(pictures) == count
-    for picture in pictures:
-        caption = picture.with_suffix(".txt").read_text().strip()
+def test_every_demo_image_shows_what_is_in_its_caption(folder, count):
+    images = sorted(folder.glob("*.png"))
+    assert len(images) == count
+    for path in images:
+        caption = path.with_suffix(".txt").read_text().strip()
         color, shape, background = re.fullmatch(r"an? (\w+) (\w+) on a (\w+) background", caption).groups()
-        assert measure(Image.open(picture)).shows(shape, color, background)
+        assert measure(Image.open(path)).shows(shape, color, background)
 
 
-def test_the_demo_covers_all_colours_and_backgrounds_and_keeps_the_shapes_apart():
+def test_the_demo_has_all_colors_and_backgrounds_and_stars_only_in_the_training_images():
     words = [set(file.read_text().split()) for file in DEMO_IMAGES.glob("*.txt")]
     assert set(COLORS) | set(BACKGROUNDS) <= set().union(*words)
     assert all(NEW_SHAPE in caption for caption in words)

@@ -1,4 +1,4 @@
-"""What the little world promises: pictures that show exactly what their captions say."""
+"""The synthetic data: images that show exactly what is in their captions."""
 
 import numpy as np
 import pytest
@@ -25,12 +25,12 @@ from tools.checkpoints.augmentation import augmented_batch
 from tools.checkpoints.vocabulary import WORDS, byte_letters, learn_merges
 
 
-def test_a_caption_says_colour_shape_and_background():
+def test_a_caption_has_color_shape_and_background():
     assert caption("circle", "red", "white") == "a red circle on a white background"
     assert caption("heart", "orange", "gray") == "an orange heart on a gray background"
 
 
-def test_what_is_left_out_of_a_caption_stays_unsaid():
+def test_a_caption_may_omit_attributes():
     assert caption("circle") == "a circle"
     assert caption("circle", "red") == "a red circle"
     assert caption("circle", background="black") == "a circle on a black background"
@@ -43,7 +43,7 @@ def test_the_new_shape_is_not_among_the_known_ones():
 
 
 @pytest.mark.parametrize("shape", ALL_SHAPES)
-def test_every_contour_has_the_unit_circles_area_and_its_centroid_in_the_middle(shape):
+def test_every_contour_has_the_unit_circles_area_and_its_centroid_at_0(shape):
     mask = coverage(placed(outline(shape), (0.5, 0.5), 0.25, 0), 64)
     rows, columns = np.mgrid[:64, :64]
     assert mask.mean() == pytest.approx(np.pi * 0.25**2, rel=0.05)
@@ -53,20 +53,20 @@ def test_every_contour_has_the_unit_circles_area_and_its_centroid_in_the_middle(
 
 
 @pytest.mark.parametrize("shape", ALL_SHAPES)
-def test_a_sampled_shape_lies_inside_the_picture(shape):
+def test_a_sampled_shape_is_inside_the_image(shape):
     rng = np.random.default_rng(3)
     for _ in range(30):
         pixels = np.asarray(render(sample_scene(rng, shape, "blue", "gray")), int)
-        rim = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-        assert (rim == BACKGROUNDS["gray"]).all()
+        edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        assert (edge == BACKGROUNDS["gray"]).all()
 
 
-def test_the_same_generator_state_draws_the_same_picture():
+def test_the_same_generator_state_gives_the_same_image():
     first, second = (render(random_scene(np.random.default_rng(7))) for _ in range(2))
     assert first.tobytes() == second.tobytes()
 
 
-def test_drawing_leaves_the_global_generator_alone():
+def test_the_global_generator_is_not_used():
     before = np.random.get_state()[1].copy()
     render(random_scene(np.random.default_rng(0)))
     augmented_batch(np.random.default_rng(0), 2)
@@ -74,26 +74,26 @@ def test_drawing_leaves_the_global_generator_alone():
 
 
 @pytest.mark.parametrize("side", [32, 64, 96])
-def test_a_picture_has_the_asked_size_and_a_plain_background(side):
-    picture = render(Scene("star", "yellow", "black"), side)
-    assert picture.size == (side, side)
-    assert picture.mode == "RGB"
-    assert picture.getpixel((0, 0)) == BACKGROUNDS["black"]
-    assert picture.getpixel((side // 2, side // 2)) == COLORS["yellow"]
+def test_an_image_has_the_given_size_and_a_plain_background(side):
+    image = render(Scene("star", "yellow", "black"), side)
+    assert image.size == (side, side)
+    assert image.mode == "RGB"
+    assert image.getpixel((0, 0)) == BACKGROUNDS["black"]
+    assert image.getpixel((side // 2, side // 2)) == COLORS["yellow"]
 
 
 def test_an_outlined_shape_is_hollow():
-    picture = render(Scene("circle", "red", "white", outlined=True))
-    assert picture.getpixel((32, 32)) == BACKGROUNDS["white"]
-    assert picture.getpixel((32, round(32 - 0.23 * 64))) == COLORS["red"]
+    image = render(Scene("circle", "red", "white", outlined=True))
+    assert image.getpixel((32, 32)) == BACKGROUNDS["white"]
+    assert image.getpixel((32, round(32 - 0.23 * 64))) == COLORS["red"]
 
 
-def test_practice_pictures_fill_the_range_the_autoencoder_takes():
-    pictures = augmented_batch(np.random.default_rng(0), 40)
-    assert pictures.shape == (40, 3, 64, 64)
-    assert pictures.dtype == np.float32
-    assert -1 <= pictures.min() < -0.8
-    assert 0.8 < pictures.max() <= 1
+def test_augmented_images_use_the_range_of_the_autoencoder():
+    images = augmented_batch(np.random.default_rng(0), 40)
+    assert images.shape == (40, 3, 64, 64)
+    assert images.dtype == np.float32
+    assert -1 <= images.min() < -0.8
+    assert 0.8 < images.max() <= 1
 
 
 def test_merges_make_every_word_of_the_vocabulary_one_token():
@@ -103,7 +103,7 @@ def test_merges_make_every_word_of_the_vocabulary_one_token():
     assert len(set(byte_letters())) == 256
 
 
-def test_levels_are_the_same_scenes_but_for_what_changes(tmp_path):
+def test_levels_are_the_same_scenes_but_for_their_changes(tmp_path):
     write_levels(tmp_path, {"-1": {"radius": 0.12}, "1": {"radius": 0.25}}, 6)
     low, high = (sorted((tmp_path / name).glob("*.png")) for name in ("-1", "1"))
     assert [path.name for path in low] == [path.name for path in high]
@@ -114,8 +114,8 @@ def test_levels_are_the_same_scenes_but_for_what_changes(tmp_path):
         assert sizes == pytest.approx([0.12, 0.25], abs=0.02)
 
 
-def test_levels_go_evenly_through_shapes_colours_and_backgrounds(tmp_path):
+def test_levels_are_evenly_distributed_over_shapes_colors_and_backgrounds(tmp_path):
     write_levels(tmp_path, {"1": {}}, 30)
     words = [path.stem.split("_")[1:] for path in (tmp_path / "1").glob("*.png")]
-    for place, names in enumerate((COLORS, SHAPES, BACKGROUNDS)):
-        assert sorted(word[place] for word in words) == sorted([*names] * (30 // len(names)))
+    for index, names in enumerate((COLORS, SHAPES, BACKGROUNDS)):
+        assert sorted(word[index] for word in words) == sorted([*names] * (30 // len(names)))

@@ -1,4 +1,4 @@
-"""LoRA folders to look for runs in: files of a few bytes."""
+"""Writes LoRA folders with runs whose files are a few bytes long."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def write_adapter(path: Path, epoch: int | None = None, changed: int | None = None) -> Path:
-    """A safetensors file without tensors, with the epoch in its header, as last changed at second `changed`."""
+    """Writes a safetensors file without tensors, with the epoch in its header and `changed` as its modification time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     header = json.dumps({"__metadata__": {} if epoch is None else {"ss_epoch": str(epoch)}}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header)
@@ -19,7 +19,7 @@ def write_adapter(path: Path, epoch: int | None = None, changed: int | None = No
 
 
 def write_run(folder: Path, epochs: int, finished: bool = True, changed: int | None = None) -> Path:
-    """A run as `training.run_folder` leaves it; its last epoch is the file without a number."""
+    """Writes the files of a run as `training.run_folder` names them; the last epoch is the file without a number."""
     for epoch in range(1, epochs + (not finished)):
         write_adapter(folder / f"{folder.name}-{epoch:06d}.safetensors", epoch, changed)
     if finished:

@@ -1,4 +1,4 @@
-"""A stand-in for the WebUI's X/Y/Z plot: its axes, the order in which it asks them, and copies of `p` for cells."""
+"""A stand-in for the WebUI's X/Y/Z plot: its axes, the order of its calls, and the copies of `p` for cells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AxisInfo = namedtuple("AxisInfo", ["axis", "values"])
 
 
 class AxisOption:
-    """The WebUI's constructor, argument for argument."""
+    """With the arguments of the WebUI's constructor."""
 
     def __init__(self, label, type, apply, format_value=None, confirm=None, cost=0.0, choices=None, prepare=None):  # noqa: A002
         self.label, self.type, self.apply, self.format_value = label, type, apply, format_value or _label
@@ -22,12 +22,12 @@ class AxisOption:
 
 
 class OtherAxisOption(AxisOption):
-    """For one of txt2img and img2img only."""
+    """An axis of only one of txt2img and img2img."""
 
 
 @dataclass
 class Processing:
-    """What of the WebUI's processing object the axes see."""
+    """The part of the WebUI's processing object that the axes use."""
 
     prompt: str | list[str]
     negative_prompt: str = ""
@@ -62,7 +62,7 @@ def webuis_axes() -> list[AxisOption]:
 
 
 class Plot:
-    """A WebUI with the script: as modules to import, and as the loop that draws."""
+    """A WebUI with the script: the modules to import, and the loop over the cells."""
 
     def __init__(self) -> None:
         self.state = SimpleNamespace()
@@ -71,11 +71,11 @@ class Plot:
         self.shared = ModuleType("modules.shared")
         self.shared.state = self.state
         self.shared.prompt_styles = SimpleNamespace(styles=self.styles)
-        self.drawn: list[Processing] = []
+        self.cells: list[Processing] = []
         self.load_scripts()
 
     def load_scripts(self) -> None:
-        """As at the start and at each reload of the interface: the script's module is made anew."""
+        """Makes a new module of the script, as at the start and at each reload of the interface."""
         self.module = SimpleNamespace(AxisOption=AxisOption, axis_options=webuis_axes())
         self.scripts.scripts_data = [
             SimpleNamespace(script_class=type("Script", (), {"__module__": name}), module=module)
@@ -91,18 +91,18 @@ class Plot:
         (found,) = [option for option in self.module.axis_options if option.label == label]
         return found
 
-    def draw(self, p: Processing, *axes: tuple[str, Any], text: bool = False) -> list[Processing]:
-        """The cells, X fastest. `text`: values are typed, as with "Use text inputs instead of dropdowns"."""
+    def run(self, p: Processing, *axes: tuple[str, Any], text: bool = False) -> list[Processing]:
+        """Returns the cells, X fastest. `text`: values are typed, as with "Use text inputs instead of dropdowns"."""
         axes = (*axes, *[("Nothing", "")] * (3 - len(axes)))
         infos = [self._read(p, self.axis(label), values, text) for label, values in axes]
         self.state.xyz_plot_x, self.state.xyz_plot_y, self.state.xyz_plot_z = infos
         self.labels = [[info.axis.format_value(p, info.axis, value) for value in info.values] for info in infos]
-        self.drawn = []
+        self.cells = []
         for z in infos[2].values:
             for y in infos[1].values:
                 for x in infos[0].values:
-                    self.drawn.append(self._cell(p, list(zip(infos, (x, y, z), strict=True))))
-        return self.drawn
+                    self.cells.append(self._cell(p, list(zip(infos, (x, y, z), strict=True))))
+        return self.cells
 
     @staticmethod
     def _read(p: Processing, option: AxisOption, values: Any, text: bool) -> AxisInfo:

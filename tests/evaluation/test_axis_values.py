@@ -1,11 +1,11 @@
-"""What may be typed as an axis's values."""
+"""The values that can be typed for an axis."""
 
 import pytest
 
 from lib_lora_train.evaluation.axis_values import STRENGTHS, epoch_value, epochs, names, strength_value, strengths
 
 
-def test_names_are_set_apart_by_commas_and_may_hold_some_in_quotation_marks():
+def test_names_are_separated_by_commas_and_may_contain_them_in_quotation_marks():
     assert names('cat, my dog ,"one, two",,') == ["cat", "my dog", "one, two"]
     assert names("") == []
 
@@ -46,24 +46,24 @@ def test_strengths_are_numbers_and_ranges(text, values):
     assert [strength_value(value) for value in strengths(text)] == pytest.approx(values)
 
 
-def test_what_the_axis_offers_can_be_read():
+def test_the_choices_of_the_axis_are_valid():
     assert [strength_value(text) for text in STRENGTHS] == [0, 0.25, 0.5, 0.75, 1, 1.25]
 
 
 @pytest.mark.parametrize("value", [0.5, 1])
-def test_numbers_need_not_be_text(value):
+def test_numbers_are_accepted_too(value):
     assert strength_value(value) == value
     assert epoch_value(3) == 3
 
 
 @pytest.mark.parametrize("text", ["", "abc", "nan", "inf", "-Infinity", "1e999", "0,8", "1_0", "0.5.5", "1 2"])
-def test_a_strength_that_is_no_number_is_refused(text, complaint):
-    assert complaint(strength_value, text).startswith(f"Strength: {text!r} is no ")
+def test_a_strength_that_is_not_a_number_is_refused(text, complaint):
+    assert complaint(strength_value, text).startswith(f"Strength: {text!r} is not a ")
 
 
 @pytest.mark.parametrize("text", ["", "first", "1.5", "-1", "1234567", "epoch 3", "³"])
-def test_an_epoch_that_is_none_is_refused(text, complaint):
-    assert complaint(epoch_value, text) == f"Epoch: {text!r} is no epoch. Use a number such as 3, or last."
+def test_an_invalid_epoch_is_refused(text, complaint):
+    assert complaint(epoch_value, text) == f"Epoch: {text!r} is not an epoch. Use a number such as 3, or last."
 
 
 @pytest.mark.parametrize(
@@ -76,6 +76,6 @@ def test_an_epoch_that_is_none_is_refused(text, complaint):
         ("0-1 (+0.00001)", "too many"),
     ],
 )
-def test_a_range_without_end_or_values_is_refused(text, word, complaint):
-    assert f"gives {word} values" in complaint(strengths, text)
+def test_a_range_with_too_many_values_or_none_is_refused(text, word, complaint):
+    assert f"has {word} values" in complaint(strengths, text)
     assert complaint(epochs, text).startswith("Epoch: the range ")

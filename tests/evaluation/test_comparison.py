@@ -1,4 +1,4 @@
-"""The grid of a real run: epochs against strengths, as picture and as figures."""
+"""The comparison of a real run's epochs at several strengths, as an image and as figures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def host(miniature):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, miniature, host) -> RunFolder:
-    """Two epochs with a text encoder, one image held out."""
+    """Two epochs with the text encoder trained and one validation image."""
     settings = {
         "epochs": 2,
         "validation_images": 1,
@@ -49,8 +49,8 @@ def run(tmp_path_factory, miniature, host) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def cells(run, host):
-    drawn = generate_cells(host, run.config, run.points(), REQUEST)
-    return {(cell.point.epoch, cell.strength): [image.tobytes() for image in cell.images] for cell in drawn}
+    generated = generate_cells(host, run.config, run.points(), REQUEST)
+    return {(cell.point.epoch, cell.strength): [image.tobytes() for image in cell.images] for cell in generated}
 
 
 def test_there_is_a_cell_for_every_epoch_and_strength(cells):
@@ -58,7 +58,7 @@ def test_there_is_a_cell_for_every_epoch_and_strength(cells):
     assert all(len(images) == len(PROMPTS) for images in cells.values())
 
 
-def test_at_strength_0_it_is_the_base_bit_for_bit(cells, run, host):
+def test_at_strength_0_the_images_are_the_base_models_bit_for_bit(cells, run, host):
     base = generate(open_denoiser(host.checkpoint, run.config.model), PROMPTS, "", [1, 2], sampling_options(run.config))
     assert cells[1, 0.0] == cells[2, 0.0] == [image.tobytes() for image in base]
 
@@ -68,7 +68,7 @@ def test_other_cells_differ_from_the_base_and_from_each_other(cells):
     assert len({*others, tuple(cells[1, 0.0])}) == len(others) + 1
 
 
-def test_a_cell_does_not_depend_on_what_was_drawn_before(cells, run, host):
+def test_a_cell_does_not_depend_on_the_cells_before_it(cells, run, host):
     request = Request(PROMPTS[1:], [2], [0.5])
     last = next(generate_cells(host, run.config, run.points()[1:], request))
     again, first = (
@@ -78,7 +78,7 @@ def test_a_cell_does_not_depend_on_what_was_drawn_before(cells, run, host):
     assert np.abs(again - first).max() <= 4
 
 
-def test_a_comparison_writes_a_picture_and_its_figures(run, host, tmp_path):
+def test_a_comparison_writes_an_image_and_figures(run, host, tmp_path):
     done = []
 
     def score(prompts, images):
@@ -95,10 +95,10 @@ def test_a_comparison_writes_a_picture_and_its_figures(run, host, tmp_path):
         progress=lambda *count: done.append(count),
     )
     assert done == [(i, 6) for i in range(1, 7)]
-    with Image.open(comparison.grid) as picture:
-        assert picture.format == "PNG"
-        assert picture.width > 3 * 64
-        assert picture.height > 2 * 64
+    with Image.open(comparison.grid) as image:
+        assert image.format == "PNG"
+        assert image.width > 3 * 64
+        assert image.height > 2 * 64
     figures = json.loads(comparison.figures.read_text(encoding="utf-8"))
     assert comparison.figures == tmp_path / "tiny.json"
     assert [(c["epoch"], c["strength"], c["file"], c["shown"]) for c in figures["cells"]] == [
@@ -119,7 +119,7 @@ def test_a_run_without_an_adapter_has_nothing_to_compare(miniature, host, tmp_pa
     assert "contains no adapter of this run yet" in complaint(compare, folder, host, REQUEST, tmp_path / "grid.png")
 
 
-def test_an_adapter_that_was_damaged_is_named(run, host, tmp_path, complaint):
+def test_a_damaged_adapter_is_reported(run, host, tmp_path, complaint):
     path = Path(run.points()[0].path)
     content = path.read_bytes()
     try:

@@ -1,9 +1,9 @@
-"""What an axis does not give is read from the prompt."""
+"""What no axis chooses is taken from the prompt."""
 
 import pytest
 
 from lib_lora_train.evaluation.runs import SavedRuns
-from lib_lora_train.evaluation.tag_choice import Choice, targets, with_choice
+from lib_lora_train.evaluation.tag_choice import Choice, replaced_runs, with_choice
 from tests.evaluation.lora_folders import write_adapter, write_run
 
 
@@ -19,16 +19,17 @@ def runs(tmp_path):
 
 @pytest.fixture
 def chosen(runs):
-    """chosen(prompt, rivals, run=..., epoch=..., strength=...): the prompt of the cell."""
+    """chosen(prompt, alternatives, run=..., epoch=..., strength=...): the prompt of the cell."""
 
-    def choose(prompt: str, rivals: str = "", **choice: object) -> str:
-        return with_choice(prompt, Choice(**choice), runs, targets(prompt, runs, frozenset(rivals.split())))
+    def choose(prompt: str, alternatives: str = "", **choice: object) -> str:
+        replaced = replaced_runs(prompt, runs, frozenset(alternatives.split()))
+        return with_choice(prompt, Choice(**choice), runs, replaced)
 
     return choose
 
 
 class TestWithoutATag:
-    def test_the_last_epoch_and_strength_1_are_taken(self, chosen):
+    def test_the_last_epoch_and_strength_1_are_used(self, chosen):
         assert chosen("a", run="cat") == "a <lora:cat:1>"
         assert chosen("a", run="cat", epoch=2) == "a <lora:cat-000002:1>"
         assert chosen("a", run="cat", strength=0.5) == "a <lora:cat:0.5>"
@@ -40,24 +41,24 @@ class TestWithoutATag:
 
 
 class TestWithATag:
-    def test_what_is_not_chosen_is_kept(self, chosen):
+    def test_what_is_not_chosen_stays_the_same(self, chosen):
         assert chosen("<lora:cat-000001:0.7>", strength=0.5) == "<lora:cat-000001:0.5>"
         assert chosen("<lora:cat-000001:0.7>", epoch=2) == "<lora:cat-000002:0.7>"
         assert chosen("<lora:cat-000001:0.7>", "dog", run="dog") == "<lora:dog-000001:0.7>"
         assert chosen("<lora:cat:0.7>", "dog", run="dog") == "<lora:dog:0.7>"
 
-    def test_a_step_in_mid_epoch_is_kept_or_gives_way_to_the_last_epoch(self, chosen):
+    def test_a_file_saved_between_epochs_is_kept_or_replaced_by_the_last_epoch(self, chosen):
         assert chosen("<lora:cat-step00000040>", strength=0.5) == "<lora:cat-step00000040:0.5>"
         assert chosen("<lora:cat-step00000040>", "dog", run="dog") == "<lora:dog>"
 
-    def test_its_upper_and_lower_case_are_mended(self, chosen):
+    def test_its_case_is_corrected(self, chosen):
         assert chosen("<lora:CAT-000001:0.7>", strength=0.5) == "<lora:cat-000001:0.5>"
         assert chosen("<lora:cat-000001:0.7>", "CAT", run="CAT") == "<lora:cat-000001:0.7>"
 
-    def test_the_last_epoch_may_be_called_by_its_number(self, chosen):
+    def test_the_last_epoch_may_be_chosen_by_its_number(self, chosen):
         assert chosen("<lora:cat-000001:0.7>", epoch=3) == "<lora:cat:0.7>"
 
-    def test_an_epoch_that_the_run_lacks_is_refused(self, chosen, complaint):
+    def test_an_epoch_that_the_run_does_not_have_is_refused(self, chosen, complaint):
         assert "The run dog has no epoch 3" in complaint(chosen, "<lora:dog:1>", epoch=3)
         assert "The run dog has no epoch 3" in complaint(chosen, "<lora:cat:1>", "dog", run="dog", epoch=3)
 
@@ -65,17 +66,17 @@ class TestWithATag:
 class TestOtherRuns:
     PROMPT = "<lora:ink:0.8> a <lora:cat:0.5>"
 
-    def test_stay_when_they_are_no_rivals(self, chosen):
+    def test_stay_if_they_are_not_alternatives(self, chosen):
         assert chosen(self.PROMPT, "cat dog", run="dog") == "<lora:ink:0.8> a <lora:dog:0.5>"
         assert chosen(self.PROMPT, "cat dog", run="cat") == self.PROMPT
 
-    def test_give_way_when_no_rival_is_there(self, chosen):
+    def test_are_replaced_if_the_prompt_has_no_alternative(self, chosen):
         assert chosen("<lora:ink:0.8> a <lora:foreign:1>", "cat dog", run="dog") == "<lora:dog:0.8> a <lora:foreign:1>"
 
-    def test_behind_the_first_stay_when_no_run_is_chosen(self, chosen):
+    def test_after_the_first_stay_if_no_run_is_chosen(self, chosen):
         assert chosen(self.PROMPT, strength=0.1) == "<lora:ink:0.1> a <lora:cat:0.5>"
 
-    def test_that_are_rivals_leave_one_tag_for_all(self, chosen):
+    def test_that_are_alternatives_become_one_tag(self, chosen):
         prompt = "<lora:dog:0.1> <lora:ink:0.8> <lora:cat:0.5>"
         assert chosen(prompt, "cat dog", run="cat") == "<lora:cat:0.1> <lora:ink:0.8> "
         assert chosen(prompt, "cat dog", run="dog") == "<lora:dog:0.1> <lora:ink:0.8> "

@@ -1,6 +1,6 @@
-"""The axes in the X/Y/Z plot: every cell has the tag that a person would have typed, and bad grids never start.
+"""The axes in the X/Y/Z plot: every cell has the tag that a user would type, and invalid grids do not start.
 
-Here the WebUI is a stand-in; `python tests/host/check_axes.py URL` compares the images of a real one.
+The WebUI is a stand-in here; tests/integration/check_axes.py compares the images of a real one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.evaluation.plot_stand_in import AxisOption, Plot, Processing
 
 
 class LoraExtension(SimpleNamespace):
-    """The WebUI's list of adapters; knows nothing until it is refreshed."""
+    """The WebUI's list of adapters; empty until it is refreshed."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder=folder, refreshed=0, forbidden_network_aliases={})
@@ -37,7 +37,7 @@ class LoraExtension(SimpleNamespace):
 
 @pytest.fixture
 def folder(tmp_path):
-    """cat with epochs 1, 2 and a third as the last; dog with 1 and a second as the last."""
+    """cat with epochs 1, 2 and last (3); dog with epochs 1 and last (2)."""
     write_run(tmp_path / "cat", 3, changed=1000)
     write_run(tmp_path / "dog", 2, changed=2000)
     return tmp_path
@@ -63,10 +63,10 @@ def plot(folder, networks, monkeypatch):
 def prompts(plot):
     """prompts(prompt, axis, axis, ...): the cells' prompts."""
 
-    def draw(prompt: str, *axes: tuple, **more: object) -> list:
-        return [cell.prompt for cell in plot.draw(Processing(prompt), *axes, **more)]
+    def run(prompt: str, *axes: tuple, **more: object) -> list:
+        return [cell.prompt for cell in plot.run(Processing(prompt), *axes, **more)]
 
-    return draw
+    return run
 
 
 def typed(stem: str, strength: str = "1") -> str:
@@ -74,10 +74,10 @@ def typed(stem: str, strength: str = "1") -> str:
 
 
 class TestRegistering:
-    def test_adds_three_axes_for_both_tabs_behind_the_webuis(self, plot):
+    def test_adds_three_axes_for_both_tabs_after_the_webuis(self, plot):
         ours = plot.module.axis_options[-3:]
         assert [option.label for option in ours] == [RUN, EPOCH, STRENGTH]
-        assert all(type(option) is AxisOption for option in ours)  # a subclass is one tab's only
+        assert all(type(option) is AxisOption for option in ours)  # a subclass is for one tab only
         assert len(plot.module.axis_options) == 5 + 3
 
     def test_twice_changes_nothing(self, plot, folder):
@@ -85,31 +85,31 @@ class TestRegistering:
         assert xyz_axes.register(lambda: folder)
         assert [option.label for option in plot.module.axis_options] == before
 
-    def test_the_list_stays_the_webuis_own(self, plot, folder):
+    def test_changes_the_webuis_own_list(self, plot, folder):
         options = plot.module.axis_options
         xyz_axes.register(lambda: folder)
         assert plot.module.axis_options is options
 
-    def test_after_a_reload_has_each_once_and_they_work(self, plot, prompts, folder):
+    def test_after_a_reload_adds_them_again(self, plot, prompts, folder):
         plot.load_scripts()
         assert RUN not in [option.label for option in plot.module.axis_options]
         xyz_axes.register(lambda: folder)
         assert prompts("a", (RUN, ["cat"])) == [typed("cat")]
 
-    def test_without_the_plot_is_told(self, plot, folder):
+    def test_without_the_plot_returns_false(self, plot, folder):
         plot.scripts.scripts_data = plot.scripts.scripts_data[:1]
         assert not xyz_axes.register(lambda: folder)
 
 
 class TestChoices:
-    def test_are_those_of_the_folder_now(self, plot, folder):
+    def test_are_the_current_ones(self, plot, folder):
         assert plot.axis(RUN).choices() == ["dog", "cat"]
         assert plot.axis(EPOCH).choices() == ["1", "2", "last"]
         write_run(folder / "new", 5, changed=3000)
         assert plot.axis(RUN).choices() == ["new", "dog", "cat"]
         assert plot.axis(EPOCH).choices() == ["1", "2", "3", "4", "last"]
 
-    def test_of_strength_are_text_as_dropdowns_need(self, plot):
+    def test_of_strength_are_text_as_dropdowns_require(self, plot):
         assert {"0", "0.25", "0.5", "0.75", "1"} <= set(plot.axis(STRENGTH).choices())
 
     def test_are_all_accepted(self, plot, prompts):
@@ -119,7 +119,7 @@ class TestChoices:
 
 
 class TestCells:
-    def test_take_from_the_prompt_what_no_axis_gives(self, prompts):
+    def test_take_from_the_prompt_what_no_axis_sets(self, prompts):
         tag = "<lora:cat-000001:0.7> a"
         assert prompts(tag, (EPOCH, ["1", "2", "last"])) == [
             "<lora:cat-000001:0.7> a",
@@ -132,7 +132,7 @@ class TestCells:
     @pytest.mark.parametrize("order", itertools.permutations(range(3)))
     @pytest.mark.parametrize("prompt", ["a", "a <lora:cat-000002:0.1:0.2>", "a <lora:dog:0.3>"])
     @pytest.mark.parametrize("text", [False, True])
-    def test_of_all_three_axes_are_as_typed_in_any_order(self, prompts, order, prompt, text):
+    def test_of_all_three_axes_have_the_typed_tag_in_any_order(self, prompts, order, prompt, text):
         values = [(RUN, ["cat", "dog"]), (EPOCH, ["last", "1"]), (STRENGTH, ["0.5", "-1"])]
         x, y, z = (values[i] for i in order)
         expected = []
@@ -141,29 +141,29 @@ class TestCells:
             expected.append(typed(run if epoch == "last" else f"{run}-000001", strength))
         assert prompts(prompt, x, y, z, text=text) == expected
 
-    def test_of_a_run_that_comes_later_know_its_last_epoch_by_number(self, prompts):
-        """Epoch 2 is dog's last file: put there first, it must not become cat's last."""
-        drawn = prompts("a <lora:dog:1>", (EPOCH, ["2"]), (RUN, ["dog", "cat"]))
-        assert drawn == [typed("dog"), typed("cat-000002")]
+    def test_with_the_run_on_a_later_axis_resolve_the_epoch_by_number(self, prompts):
+        """Epoch 2 is dog's last file; for cat, it must not become the last file."""
+        found = prompts("a <lora:dog:1>", (EPOCH, ["2"]), (RUN, ["dog", "cat"]))
+        assert found == [typed("dog"), typed("cat-000002")]
 
-    def test_may_pass_through_an_epoch_that_does_not_exist(self, prompts):
-        """dog has no epoch 3, but no cell is drawn with it."""
+    def test_may_have_an_invalid_epoch_before_the_last_axis(self, prompts):
+        """dog has no epoch 3, but no cell uses it."""
         assert prompts("a <lora:dog:1>", (EPOCH, ["3"]), (RUN, ["cat"])) == [typed("cat")]
 
-    def test_keep_the_tags_of_others(self, prompts):
+    def test_keep_other_tags(self, prompts):
         prompt = "<lora:foreign:1> (a:1.1) <lora:cat:0.5>, <lora:dog:0.2> <lyco:x>"
         assert prompts(prompt, (STRENGTH, ["1"])) == ["<lora:foreign:1> (a:1.1) <lora:cat:1>, <lora:dog:0.2> <lyco:x>"]
 
-    def test_of_a_fixed_style_and_a_varied_run_change_the_varied_one(self, prompts):
+    def test_keep_a_style_and_change_the_run_on_the_axis(self, prompts):
         prompt = "<lora:dog:0.2> a <lora:cat:0.5>"
         for order in ([(RUN, ["cat"]), (STRENGTH, ["1"])], [(STRENGTH, ["1"]), (RUN, ["cat"])]):
             assert prompts(prompt, *order) == ["<lora:dog:0.2> a <lora:cat:1>"]
 
-    def test_read_ranges_when_typed(self, prompts):
-        drawn = prompts("a", (RUN, "cat"), (EPOCH, "1-2, last"), (STRENGTH, "0-1 [3]"), text=True)
-        assert drawn == [typed(stem, s) for s in ("0", "0.5", "1") for stem in ("cat-000001", "cat-000002", "cat")]
+    def test_accept_typed_ranges(self, prompts):
+        found = prompts("a", (RUN, "cat"), (EPOCH, "1-2, last"), (STRENGTH, "0-1 [3]"), text=True)
+        assert found == [typed(stem, s) for s in ("0", "0.5", "1") for stem in ("cat-000001", "cat-000002", "cat")]
 
-    def test_have_labels_that_say_what_they_are(self, plot, prompts):
+    def test_have_labels_with_the_axis_and_its_value(self, plot, prompts):
         prompts("a", (RUN, ["cat"]), (EPOCH, ["2", "last"]), (STRENGTH, ["0.80", "1"]))
         assert plot.labels == [["Run: cat"], ["Epoch: 2", "Epoch: last"], ["Strength: 0.8", "Strength: 1"]]
 
@@ -172,7 +172,7 @@ class TestWithTheWebuisAxes:
     @pytest.mark.parametrize("flipped", [False, True])
     def test_seed(self, plot, flipped):
         both = [(STRENGTH, ["0.5", "1"]), ("Seed", ["4", "9"])]
-        cells = plot.draw(Processing("a <lora:cat>"), *(both[::-1] if flipped else both))
+        cells = plot.run(Processing("a <lora:cat>"), *(both[::-1] if flipped else both))
         assert {(cell.prompt, cell.seed) for cell in cells} == {
             (typed("cat", s), n) for s in ("0.5", "1") for n in (4, 9)
         }
@@ -180,18 +180,18 @@ class TestWithTheWebuisAxes:
     @pytest.mark.parametrize("flipped", [False, True])
     def test_search_and_replace_of_other_words(self, prompts, flipped):
         both = [(EPOCH, ["1", "last"]), ("Prompt S/R", ["red", "blue"])]
-        drawn = prompts("a red <lora:cat:0.5>", *(both[::-1] if flipped else both))
-        assert set(drawn) == {f"a {c} <lora:{s}:0.5>" for c in ("red", "blue") for s in ("cat-000001", "cat")}
+        found = prompts("a red <lora:cat:0.5>", *(both[::-1] if flipped else both))
+        assert set(found) == {f"a {c} <lora:{s}:0.5>" for c in ("red", "blue") for s in ("cat-000001", "cat")}
 
-    def test_search_and_replace_that_runs_before_changes_what_is_found(self, prompts):
-        drawn = prompts("a <lora:cat:0.5>", ("Prompt S/R", ["lora:cat", "lora:dog"]), (EPOCH, ["1"]))
-        assert drawn == [typed("cat-000001", "0.5"), typed("dog-000001", "0.5")]
+    def test_search_and_replace_on_an_earlier_axis_changes_the_tag_that_is_found(self, prompts):
+        found = prompts("a <lora:cat:0.5>", ("Prompt S/R", ["lora:cat", "lora:dog"]), (EPOCH, ["1"]))
+        assert found == [typed("cat-000001", "0.5"), typed("dog-000001", "0.5")]
 
-    def test_search_and_replace_that_runs_between_is_seen_by_the_next(self, prompts):
-        drawn = prompts("a <lora:cat:0.5>", (EPOCH, ["1"]), ("Prompt S/R", ["lora:cat", "lora:dog"]), (STRENGTH, ["2"]))
-        assert drawn == [typed("cat-000001", "2"), typed("dog-000001", "2")]
+    def test_search_and_replace_between_two_axes_affects_the_second(self, prompts):
+        found = prompts("a <lora:cat:0.5>", (EPOCH, ["1"]), ("Prompt S/R", ["lora:cat", "lora:dog"]), (STRENGTH, ["2"]))
+        assert found == [typed("cat-000001", "2"), typed("dog-000001", "2")]
 
-    def test_search_and_replace_may_put_the_tag(self, prompts):
+    def test_search_and_replace_may_add_the_tag(self, prompts):
         assert prompts("a TAG", ("Prompt S/R", ["TAG", "<lora:dog:1>"]), (RUN, ["cat"])) == [
             "a TAG <lora:cat:1>",
             typed("cat"),
@@ -199,23 +199,23 @@ class TestWithTheWebuisAxes:
 
 
 class TestProcessing:
-    def test_is_left_as_it_was(self, plot):
+    def test_is_not_changed(self, plot):
         p = Processing("a <lora:cat:0.5>", hr_prompt="b <lora:cat:1>", all_prompts=["a <lora:cat:0.5>"])
         before = deepcopy(p)
-        plot.draw(p, (RUN, ["cat", "dog"]), (EPOCH, ["1"]), (STRENGTH, ["0.1"]))
+        plot.run(p, (RUN, ["cat", "dog"]), (EPOCH, ["1"]), (STRENGTH, ["0.1"]))
         assert p == before
         assert not hasattr(p, "lora_train_cell")
 
-    def test_gets_all_prompts_changed_where_they_are_set(self, plot):
+    def test_has_all_prompts_changed_if_they_are_set(self, plot):
         p = Processing("a", all_prompts=["a", "b <lora:cat:0.5>"])
-        cells = plot.draw(p, (RUN, ["cat", "dog"]))
+        cells = plot.run(p, (RUN, ["cat", "dog"]))
         assert [cell.all_prompts for cell in cells] == [
             ["a <lora:cat:1>", "b <lora:cat:0.5>"],
             ["a <lora:dog:1>", "b <lora:dog:0.5>"],
         ]
 
     def test_may_have_a_list_of_prompts(self, plot):
-        (cell,) = plot.draw(Processing(["a <lora:cat:1>", "b <lora:cat:0.5>"]), (EPOCH, ["1"]))
+        (cell,) = plot.run(Processing(["a <lora:cat:1>", "b <lora:cat:0.5>"]), (EPOCH, ["1"]))
         assert cell.prompt == ["a <lora:cat-000001:1>", "b <lora:cat-000001:0.5>"]
 
     @pytest.mark.parametrize(
@@ -228,32 +228,32 @@ class TestProcessing:
             (["b <lora:cat>"], ["b <lora:dog>"]),
         ],
     )
-    def test_gets_the_second_passs_own_tag_changed_where_it_has_one(self, plot, second, changed):
-        (cell,) = plot.draw(Processing("a <lora:cat:1>", hr_prompt=second), (RUN, ["dog"]))
+    def test_has_the_tag_of_the_hires_prompt_changed_if_it_has_one(self, plot, second, changed):
+        (cell,) = plot.run(Processing("a <lora:cat:1>", hr_prompt=second), (RUN, ["dog"]))
         assert cell.hr_prompt == changed
 
     def test_can_be_used_for_another_grid(self, plot):
-        """img2img's batch draws many grids with one object."""
+        """img2img's batch makes many grids with one object."""
         p = Processing("a <lora:dog:0.2> <lora:cat:0.5>")
-        plot.draw(p, (RUN, ["cat"]), (EPOCH, ["1"]))
-        (cell,) = plot.draw(p, (STRENGTH, ["1"]))
+        plot.run(p, (RUN, ["cat"]), (EPOCH, ["1"]))
+        (cell,) = plot.run(p, (STRENGTH, ["1"]))
         assert cell.prompt == "a <lora:dog:1> <lora:cat:0.5>"
         p.prompt = "b <lora:cat>"
-        (cell,) = plot.draw(p, (EPOCH, ["2"]))
+        (cell,) = plot.run(p, (EPOCH, ["2"]))
         assert cell.prompt == "b <lora:cat-000002>"
 
 
-class TestRefusing:
+class TestRefused:
     @pytest.fixture
     def refused(self, plot, complaint):
-        """refused(prompt, axis, ...): the message; nothing was drawn."""
+        """refused(prompt, axis, ...): the error message; there must be no cells."""
 
-        def draw(prompt: str, *axes: tuple, styles: tuple = (), **more: object) -> str:
-            message = complaint(plot.draw, Processing(prompt, styles=list(styles)), *axes, **more)
-            assert plot.drawn == []
+        def run(prompt: str, *axes: tuple, styles: tuple = (), **more: object) -> str:
+            message = complaint(plot.run, Processing(prompt, styles=list(styles)), *axes, **more)
+            assert plot.cells == []
             return message
 
-        return draw
+        return run
 
     def test_an_unknown_run(self, refused):
         assert "There is no run 'bird'" in refused("a", (RUN, ["cat", "bird"]))
@@ -262,24 +262,24 @@ class TestRefusing:
         assert "The run cat has no epoch 9" in refused("a <lora:cat:1>", (EPOCH, "1, 9"), text=True)
 
     @pytest.mark.parametrize("order", itertools.permutations(range(3)))
-    def test_an_epoch_that_one_of_the_runs_lacks(self, refused, order):
+    def test_an_epoch_that_one_of_the_runs_does_not_have(self, refused, order):
         values = [(RUN, ["cat", "dog"]), (EPOCH, ["1", "3"]), ("Seed", ["1", "2"])]
         assert "The run dog has no epoch 3" in refused("a", *(values[i] for i in order))
 
-    def test_the_prompts_epoch_in_a_run_that_lacks_it(self, refused, folder):
+    def test_the_prompts_epoch_in_a_run_that_does_not_have_it(self, refused, folder):
         write_run(folder / "cat", 9)
         assert "The run dog has no epoch 7" in refused("a <lora:cat-000007:1>", (RUN, ["cat", "dog"]))
 
     @pytest.mark.parametrize("bad", ["abc", "nan", "inf", "-inf"])
-    def test_a_strength_that_is_no_number(self, refused, bad):
+    def test_a_strength_that_is_not_a_number(self, refused, bad):
         for text in (False, True):
-            assert f"{bad!r} is no " in refused("a <lora:cat:1>", ("Seed", ["1"]), (STRENGTH, ["1", bad]), text=text)
+            assert f"{bad!r} is not a " in refused("a <lora:cat:1>", ("Seed", ["1"]), (STRENGTH, ["1", bad]), text=text)
 
     def test_no_run_at_all(self, refused):
         for axis in ((EPOCH, ["1"]), (STRENGTH, ["1"])):
             assert "The prompt has no tag of a run" in refused("a <lora:foreign:1>", axis)
 
-    def test_no_run_left_by_search_and_replace(self, refused):
+    def test_a_run_that_search_and_replace_removes(self, refused):
         assert "The prompt has no tag of a run" in refused(
             "a <lora:cat:1>", ("Prompt S/R", ["<lora:cat:1>", "b"]), (EPOCH, ["1"])
         )
@@ -289,61 +289,63 @@ class TestRefusing:
         assert f"The axis {label} has no value" in refused("a <lora:cat:1>", (label, []))
         assert f"The axis {label} has no value" in refused("a <lora:cat:1>", (label, " , "), text=True)
 
-    def test_a_second_tag_hidden_in_a_style(self, refused, plot, complaint):
+    def test_a_second_tag_in_a_style(self, refused, plot, complaint):
         plot.styles["mine"] = SimpleNamespace(prompt="{prompt}, <lora:cat-000001:0.4>")
         plot.styles["other"] = SimpleNamespace(prompt="nice <lora:foreign:1>")
         plot.styles["empty"] = SimpleNamespace(prompt=None)
-        assert "The style mine holds a tag" in refused("a", (RUN, ["cat"]), styles=("empty", "mine"))
-        assert "The style mine holds a tag" in refused("a", (RUN, ["cat"]), ("Styles", "other,mine"), text=True)
-        assert len(plot.draw(Processing("a", styles=["other", "empty", "gone"]), (RUN, ["cat"]))) == 1
-        assert len(plot.draw(Processing("a", styles=["mine"]), (RUN, ["dog"]))) == 1
-        p = Processing("a <lora:cat:1>", styles=["mine"])  # dog takes the prompt's place, the style's would stay
-        assert "The style mine holds a tag" in complaint(plot.draw, p, (RUN, ["dog"]), (STRENGTH, ["1"]))
+        assert "The style mine contains the tag" in refused("a", (RUN, ["cat"]), styles=("empty", "mine"))
+        assert "The style mine contains the tag" in refused("a", (RUN, ["cat"]), ("Styles", "other,mine"), text=True)
+        assert len(plot.run(Processing("a", styles=["other", "empty", "missing"]), (RUN, ["cat"]))) == 1
+        assert len(plot.run(Processing("a", styles=["mine"]), (RUN, ["dog"]))) == 1
+        p = Processing(
+            "a <lora:cat:1>", styles=["mine"]
+        )  # the tag in the prompt becomes dog, the one in the style would stay
+        assert "The style mine contains the tag" in complaint(plot.run, p, (RUN, ["dog"]), (STRENGTH, ["1"]))
 
-    def test_leaves_the_styles_as_they_were(self, plot):
+    def test_styles_are_not_changed(self, plot):
         p = Processing("a", styles=["one"])
-        cells = plot.draw(p, (RUN, ["cat"]), ("Styles", ["two", "three"]))
+        cells = plot.run(p, (RUN, ["cat"]), ("Styles", ["two", "three"]))
         assert [cell.styles for cell in cells] == [["one", "two"], ["one", "three"]]
         assert p.styles == ["one"]
 
 
 class TestTheWebuisListOfAdapters:
-    def test_is_refreshed_once_when_a_file_is_unknown(self, plot, networks):
+    def test_is_refreshed_once_for_unknown_files(self, plot, networks):
         for _ in range(2):
-            plot.draw(Processing("a"), (RUN, ["cat", "dog"]), (EPOCH, ["1", "last"]))
+            plot.run(Processing("a"), (RUN, ["cat", "dog"]), (EPOCH, ["1", "last"]))
             assert networks.refreshed == 1
             assert {"cat", "cat-000001", "dog", "dog-000001"} <= set(networks.available_networks)
 
-    def test_is_not_asked_for_files_that_no_cell_uses(self, plot, networks, folder):
-        plot.draw(Processing("a"), (RUN, ["cat"]))
+    def test_is_not_refreshed_for_files_that_no_cell_uses(self, plot, networks, folder):
+        plot.run(Processing("a"), (RUN, ["cat"]))
         write_run(folder / "new", 3)
-        plot.draw(Processing("a"), (RUN, ["cat"]))
+        plot.run(Processing("a"), (RUN, ["cat"]))
         assert networks.refreshed == 1
 
-    def test_that_takes_another_file_of_the_same_name_is_refused(self, plot, networks, folder, complaint):
+    def test_with_another_file_of_the_same_name_is_refused(self, plot, networks, folder, complaint):
         other = write_run(folder / "z" / "other", 1) / "other.safetensors"
         other = other.rename(other.with_name("cat.safetensors"))
-        message = complaint(plot.draw, Processing("a"), (RUN, ["cat"]))
+        message = complaint(plot.run, Processing("a"), (RUN, ["cat"]))
         assert str(other) in message
         assert str(folder / "cat" / "cat.safetensors") in message
-        assert plot.drawn == []
+        assert plot.cells == []
 
-    def test_goes_by_the_files_name_where_an_alias_is_ambiguous(self, plot, networks):
+    def test_is_searched_by_file_name_if_an_alias_is_ambiguous(self, plot, networks):
         networks.list_available_networks()
         networks.available_network_aliases["cat"] = SimpleNamespace(filename="/foreign/with the alias cat.safetensors")
         networks.forbidden_network_aliases["cat"] = 1
-        assert len(plot.draw(Processing("a"), (RUN, ["cat"]))) == 1
+        assert len(plot.run(Processing("a"), (RUN, ["cat"]))) == 1
         assert networks.refreshed == 1
 
-    def test_must_be_there(self, plot, monkeypatch, complaint):
+    def test_must_exist(self, plot, monkeypatch, complaint):
         monkeypatch.delitem(sys.modules, "networks")
-        assert "Lora extension is off" in complaint(plot.draw, Processing("a"), (RUN, ["cat"]))
+        assert "Lora extension is off" in complaint(plot.run, Processing("a"), (RUN, ["cat"]))
 
 
 class TestAnotherFamily:
     @pytest.fixture
     def loaded(self, plot, networks):
-        """loaded("sd2"): such a checkpoint is in the WebUI, and all adapters are SDXL's."""
+        """loaded("sd2"): loads such a checkpoint in the WebUI; all adapters are SDXL's."""
 
         def load(kind: str) -> None:
             networks.list_available_networks()
@@ -353,24 +355,22 @@ class TestAnotherFamily:
 
         return load
 
-    def test_is_refused_before_the_first_cell_with_both_names(self, plot, loaded, complaint):
+    def test_is_refused_before_the_first_cell(self, plot, loaded, complaint):
         loaded("sd2")
-        message = complaint(plot.draw, Processing("a"), (RUN, ["cat"]), (STRENGTH, ["1"]))
-        assert message.startswith(
-            "cat is made for Stable Diffusion XL, and a Stable Diffusion 2.x checkpoint is loaded."
-        )
-        assert plot.drawn == []
+        message = complaint(plot.run, Processing("a"), (RUN, ["cat"]), (STRENGTH, ["1"]))
+        assert message.startswith("cat is for Stable Diffusion XL, but a Stable Diffusion 2.x checkpoint is loaded.")
+        assert plot.cells == []
 
     @pytest.mark.parametrize("kind", ["sdxl", "another"])
-    def test_does_not_stand_in_the_way_of_its_own_or_of_an_unknown_one(self, plot, loaded, kind):
+    def test_the_same_family_and_unknown_ones_are_accepted(self, plot, loaded, kind):
         loaded(kind)
-        assert len(plot.draw(Processing("a"), (RUN, ["cat"]), (STRENGTH, ["1", "2"]))) == 2
+        assert len(plot.run(Processing("a"), (RUN, ["cat"]), (STRENGTH, ["1", "2"]))) == 2
 
 
-def test_what_is_sent_to_the_plot_draws_the_runs_epochs_against_strengths(plot, prompts, folder):
+def test_the_values_sent_to_the_plot_make_a_grid_of_the_runs_epochs_and_strengths(plot, prompts, folder):
     sent = xyz_axes.send_values(SavedRuns.find(folder).run("cat"))
     assert [sent[axis]["label"] for axis in "xyz"] == [EPOCH, STRENGTH, RUN]
     assert sent["x"]["values"] == ["1", "2", "last"]
     assert all(set(sent[axis]["values"]) <= {*plot.axis(sent[axis]["label"]).choices()} for axis in "xyz")
-    drawn = prompts("a", *[(sent[axis]["label"], sent[axis]["values"]) for axis in "xyz"])
-    assert drawn == [typed(stem, s) for s in sent["y"]["values"] for stem in ("cat-000001", "cat-000002", "cat")]
+    found = prompts("a", *[(sent[axis]["label"], sent[axis]["values"]) for axis in "xyz"])
+    assert found == [typed(stem, s) for s in sent["y"]["values"] for stem in ("cat-000001", "cat-000002", "cat")]

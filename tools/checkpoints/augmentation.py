@@ -32,7 +32,7 @@ def augmented_batch(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def augmented_image(rng: np.random.Generator) -> np.ndarray:
-    """One random image, (64, 64, 3) in 0..255: a scene, one random contour in named colors, or several in any colors."""
+    """One random image, (64, 64, 3) in 0..255: a scene, one random contour in named colors, or several in any."""
     kind = rng.random()
     if kind < 0.25:
         return np.asarray(render(random_scene(rng)), np.float32)

@@ -1,4 +1,4 @@
-"""The configs beside the embedded checkpoint and its variants, in LDM's and sgm's format: WebUIs build the modules from them."""
+"""The configs of the embedded checkpoint and its variants in LDM's and sgm's format, for the WebUIs."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ AUTOENCODER"""
 
 
 def sd1_config(stem: str, v: bool = False) -> str:
-    """For the embedded checkpoint, or its v-prediction variant. stem: the name of the file and of its tokenizer's folder."""
+    """For the embedded checkpoint, or its v-prediction variant. stem: the name of file and tokenizer."""
     filled = _SD1.replace("PARAMETERIZATION", "    parameterization: v\n" if v else "")
     filled = filled.replace("CHANNEL_MULT", "[1, 2, 1]" if v else "[1, 2, 2]")
     return _with_parts(filled, stem)

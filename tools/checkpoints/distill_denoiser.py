@@ -64,7 +64,7 @@ MIN_TEACHER_ABAR = 0.02
 def v_batch(
     teacher: Predict, clean: torch.Tensor, eps: torch.Tensor, timesteps: torch.Tensor, captions: list[str]
 ) -> DistillationBatch:
-    """The target is v = alpha eps - sigma x on the zero-terminal schedule, with the teacher's eps at an equal noise level."""
+    """The target is v = alpha eps - sigma x on the zero-terminal schedule, with the teacher's eps at equal noise."""
     abar = zero_terminal(alphas_cumprod()).float()[timesteps].view(-1, 1, 1, 1)
     alpha, sigma = abar.sqrt(), (1 - abar).sqrt()
     noisy = alpha * clean + sigma * eps
@@ -75,13 +75,13 @@ def v_batch(
 
 
 def zero_terminal(abar: torch.Tensor) -> torch.Tensor:
-    """The schedule rescaled to zero terminal SNR (Lin et al. 2023, algorithm 1): the last abar is 0, the first unchanged."""
+    """The schedule rescaled to zero terminal SNR (Lin et al. 2023, algorithm 1); the first abar is unchanged."""
     roots = abar.sqrt()
     return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
 
 
 def equal_timesteps(abar: torch.Tensor) -> torch.Tensor:
-    """The fractional timesteps at which the plain schedule has these values of abar; the last one for smaller values."""
+    """The fractional timesteps at which the plain schedule has these abar; the last one for smaller values."""
     known = alphas_cumprod().numpy()[::-1]
     return torch.from_numpy(np.interp(abar.numpy(), known, np.arange(TIMESTEPS)[::-1])).float()
 
@@ -98,7 +98,7 @@ def distill(
     batch_size: int = 32,
     images_each: int = 20,
 ) -> UNet2DConditionModel:
-    """Trains the student; returns a copy with averaged weights. predict: the student's prediction, with its conditioning."""
+    """Trains the student; returns a copy with averaged weights. predict: the student's prediction."""
     rng, noise = np.random.default_rng([seed, 6]), torch.Generator().manual_seed(seed + 4)
     # Convolutions of this size are 25 % faster with channels_last.
     student.to(memory_format=torch.channels_last)
@@ -138,7 +138,7 @@ def distill_in_rounds(
     seed: int,
     rounds: Sequence[int],
 ) -> UNet2DConditionModel:
-    """As `distill`, in rounds of the given numbers of steps. Each starts from the averaged weights of the round before."""
+    """As `distill`, in rounds of the given numbers of steps. Each starts from the previous averaged weights."""
     for number, steps in enumerate(rounds):
         rate = LATER_RATE if number else FIRST_RATE
         average = distill(student, predict, make_batch, teacher, autoencoder, seed + 10 * number, steps, rate)
@@ -147,7 +147,7 @@ def distill_in_rounds(
 
 
 def with_text(unet: UNet2DConditionModel, encode: Callable[[list[str]], torch.Tensor]) -> Predict:
-    """The predictions of a UNet with Stable Diffusion 1's conditioning. encode: the features of many captions at once."""
+    """The predictions of a UNet with Stable Diffusion 1's conditioning. encode: the features of many captions."""
     features = dict(zip(all_captions(), encode(all_captions()), strict=True))
     return lambda noisy, timesteps, captions: (
         unet(noisy, timesteps, torch.stack([features[text] for text in captions])).sample
@@ -157,8 +157,8 @@ def with_text(unet: UNet2DConditionModel, encode: Callable[[list[str]], torch.Te
 def initialize_from(student: UNet2DConditionModel, weights: dict[str, torch.Tensor]) -> None:
     """Copies a larger network's weights: of every tensor as many of its last rows and columns as the student has.
 
-    The last ones, because a layer with two inputs has the skip connection's channels last. Tensors that are larger in the
-    student, or only there, stay as they are.
+    The last ones, because a layer with two inputs has the skip connection's channels last. Tensors that are larger in
+    the student, or only there, stay as they are.
     """
     own = student.state_dict()
     for key, tensor in weights.items():

@@ -1,7 +1,7 @@
 """Makes the embedded checkpoint from a seed: `python -m tools.checkpoints.make_checkpoint --seed 0 --out FILE`.
 
 Trains the autoencoder, the text encoder and then the denoiser, and writes one float16 file with Stable Diffusion 1's
-names, its config beside it and its tokenizer in a folder of the same name. This takes about two hours on one CPU thread.
+names, its config beside it and its tokenizer in a folder of the same name. It takes about two hours on one CPU thread.
 Every finished stage is saved in --work, so that an interrupted run continues from there. --variant makes the
 v-prediction or SDXL variant from the committed checkpoint, in about ten minutes each.
 """

@@ -143,7 +143,7 @@ def optimize(
     title: str,
     after_step: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Trains with AdamW, one learning rate cycle and gradients clipped to norm 1. `loss` is called with the step's number."""
+    """Trains with AdamW, one learning rate cycle and gradients clipped to norm 1. `loss` takes the step's number."""
     parameters = list(parameters)
     optimizer = torch.optim.AdamW(parameters, lr=peak_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak_rate, total_steps=steps, pct_start=0.05)

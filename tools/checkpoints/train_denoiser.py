@@ -45,7 +45,7 @@ def alphas_cumprod() -> torch.Tensor:
 
 
 def timestep_weights() -> torch.Tensor:
-    """How often each timestep is sampled: in proportion to its min-SNR weight, but to at least `MIN_WEIGHT`. (1000,)."""
+    """How often each timestep is sampled: in proportion to its min-SNR weight, at least `MIN_WEIGHT`. (1000,)."""
     abar = alphas_cumprod().float()
     return (MIN_SNR_GAMMA * (1 - abar) / abar).clamp(min=MIN_WEIGHT, max=1)
 

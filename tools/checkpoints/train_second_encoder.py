@@ -1,4 +1,4 @@
-"""The SDXL variant's two text encoders: the embedded checkpoint's with one more layer, and a small OpenCLIP-like one."""
+"""The SDXL variant's two text encoders: the embedded checkpoint's with one more layer, and an OpenCLIP-like one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def depth(text_encoder: CLIPTextModel) -> int:
 def train_second_encoder(
     tokenizer: CLIPTokenizer, config: CLIPTextConfig, seed: int, steps: int = 600, batch_size: int = 32
 ) -> CLIPTextModelWithProjection:
-    """An encoder trained to predict the words of a text: up to each position, and from the pooled features all of them."""
+    """An encoder trained to predict the words of a text: up to each position; all of them from the pooled features."""
     rng, noise = np.random.default_rng([seed, 7]), torch.Generator().manual_seed(seed + 6)
     encoder = random_weights(CLIPTextModelWithProjection(config), noise)
     encoder.get_input_embeddings().weight.data *= WORD_SCALE

@@ -53,7 +53,7 @@ NEARLY_ZERO = 4.8973451890853435e-08
 
 
 def make_v(out: Path, seed: int, work: Path, base: Path = CHECKPOINT) -> None:
-    """Trains the stages that are not in `work` yet, and writes the v-prediction variant of `base`, config and tokenizer."""
+    """Trains the missing stages, and writes the v-prediction variant of `base`, with config and tokenizer."""
     teacher = load_generator(base)
     unet = UNet2DConditionModel(**V_UNET_CONFIG)
     stage(work / "v_denoiser.pt", unet, lambda: train_v_denoiser(teacher, seed))
@@ -68,7 +68,7 @@ def make_v(out: Path, seed: int, work: Path, base: Path = CHECKPOINT) -> None:
 
 
 def make_xl(out: Path, seed: int, work: Path, base: Path = CHECKPOINT) -> None:
-    """Trains the stages that are not in `work` yet, and writes the SDXL variant of `base`, config and both tokenizers."""
+    """Trains the missing stages, and writes the SDXL variant of `base`, config and both tokenizers."""
     teacher, folder = load_generator(base), out.with_suffix("")
     texts = write_text_folders(folder, teacher)
     stage(
