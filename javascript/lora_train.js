@@ -59,6 +59,7 @@
 
     const poll = request("#lora_train_poll");
     const planUpdate = request("#lora_train_update_plan");
+    const measurement = request("#lora_train_measure");
     let typingTimer = null;
     let runsOver = "0";
     let wasVisible = false;
@@ -71,6 +72,7 @@
     function planUpdated() {
         localize();
         planUpdate.replied();
+        measurement.send();
     }
 
     function pollStatus() {
@@ -244,5 +246,13 @@
         fillInPlot(json).catch(function (error) { console.error("LoRA Train: " + error.message); });
     }
 
-    window.loraTrain = { localize, settingsChanged, planUpdated, poll: poll.send, polled, sendToPlot };
+    window.loraTrain = {
+        localize,
+        settingsChanged,
+        planUpdated,
+        measured: measurement.replied,
+        poll: poll.send,
+        polled,
+        sendToPlot,
+    };
 })();

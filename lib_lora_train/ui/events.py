@@ -89,7 +89,8 @@ class Events:
             **self._event(self._update_plan, inputs, [Part.PLAN, *problems, *GALLERY]), **clicked_by_script()
         )
         self._then(updated, "planUpdated")
-        updated.then(**self._event(settings.measure, [Part.PAGE_STATE], [Part.PLAN]))
+        measuring = self._event(settings.measure, [Part.PAGE_STATE], [Part.PLAN])
+        self._then(self._components[Part.MEASURE].click(**measuring, **clicked_by_script()), "measured")
         started = self._on_click(Part.TRAIN, self._start, inputs, [Part.PLAN, *problems])
         self._then(started, "poll")
 
@@ -159,7 +160,7 @@ class Events:
         self._on_click(Part.DISCARD, runs.ask_to_discard, page, DISCARD_QUESTION)
         self._on_click(Part.CANCEL_DISCARD, runs.cancel_discard, page, DISCARD_QUESTION)
         self._then(self._on_click(Part.CONFIRM_DISCARD, runs.discard, page, DISCARD_QUESTION), "poll")
-        self._then(self._on_click(Part.RESUME, runs.resume, [Part.UNFINISHED]), "poll")
+        self._then(self._on_click(Part.RESUME, runs.resume, [Part.UNFINISHED, Part.PAGE_STATE]), "poll")
         self._components[Part.SELECTED_RUN].input(**browser_only(_call("poll")), **QUIET)
 
     def _connect_comparison(self) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib_lora_train.queue import State
+from lib_lora_train.training.plan import Plan
 from lib_lora_train.ui.background import BackgroundTask
 from lib_lora_train.ui.gallery import GalleryPage
 from lib_lora_train.ui.parts import Part
@@ -19,12 +20,14 @@ class PlanState:
     Attributes:
         values: the settings that the last plan was made for.
         problems: setting -> the problems shown below it, as HTML.
-        measuring: whether the plan is shown and its time per step is still to be measured.
+        plan: the plan that is shown, or None.
+        measuring: whether its time per step is still to be measured.
         refused: whether a message says that the run cannot start.
     """
 
     values: dict[str, object] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    plan: Plan | None = None
     measuring: bool = False
     refused: bool = False
 

@@ -15,6 +15,7 @@ class Part(enum.Enum):
     POLL_STATUS = enum.auto()
     ACK = enum.auto()
     UPDATE_PLAN = enum.auto()
+    MEASURE = enum.auto()
     UPLOADED = enum.auto()
     PLOT_VALUES = enum.auto()
     # Presets

@@ -56,7 +56,7 @@ def headline(job: Job) -> Headline:
     if job.state == State.PREPARING:
         return Headline("Preparing", _preparation(job))
     if job.control.paused and job.state != State.QUEUED:
-        return Headline("Paused") if job.state == State.PAUSED else Headline("Pausing", "After the current steps.")
+        return Headline("Paused" if job.state == State.PAUSED else "Pausing")
     if job.state == State.PAUSED:
         return Headline("Waiting", job.message)
     return Headline(WORDS[job.state])

@@ -146,11 +146,12 @@ class RunsPanel:
         page.run.discarding = ""
         return {Part.DISCARD_BOX: {"visible": False}}
 
-    def resume(self, name: str | None) -> Updates:
+    def resume(self, name: str | None, page: PageState) -> Updates:
         """Adds an unfinished run to the queue."""
         if not name:
             raise UserError("Select a run under Unfinished runs first.")
         self.service.resume(name)
+        page.run.expected = name, State.QUEUED
         return message(f"{name} was added to the queue.")
 
     def _job(self, page: PageState) -> Job:

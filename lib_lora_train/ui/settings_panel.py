@@ -76,7 +76,7 @@ class SettingsPanel:
                 plan = self.service.plan(values)
             except UserError as error:
                 problems = error.problems
-        page.plan.values = values
+        page.plan.values, page.plan.plan = values, plan
         page.plan.measuring = plan is not None and plan.seconds_per_step is None and self.service.queue.current is None
         shown = plan_html(plan, measuring=page.plan.measuring) if plan else self._no_plan(problems, values)
         updates: Updates = {Part.PLAN: {"value": shown}}
@@ -112,7 +112,11 @@ class SettingsPanel:
         except UserError as error:
             return self._refuse(error.problems, values, page)
         page.run.expected = job.name, State.QUEUED
-        return self._problem_updates([], page) | message(f"{job.name} was added to the queue.")
+        updates = self._problem_updates([], page)
+        if page.plan.plan and page.plan.measuring:
+            page.plan.measuring = False
+            updates[Part.PLAN] = {"value": plan_html(page.plan.plan)}
+        return updates | message(f"{job.name} was added to the queue.")
 
     def dataset_folder(self, page: PageState) -> str:
         """The dataset folder of the last plan; "" if the training method has none."""

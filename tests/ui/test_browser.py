@@ -186,6 +186,32 @@ def test_a_change_while_a_plan_is_being_made_updates_the_plan_again(page, server
     page.wait_for_selector("text=Must be at most 512 (is 5000).")
 
 
+def test_a_plan_is_measured_even_if_an_earlier_one_is_still_being_measured(page, server, monkeypatch):
+    service, plan = server[1], server[1].plan
+    measuring, planned, may_continue = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(values, *, timed=False):
+        if timed and not measuring.is_set():
+            measuring.set()
+            may_continue.wait(60)
+        try:
+            return plan(values, timed=timed)
+        finally:
+            if values["batch_size"] == 2:
+                planned.set()
+
+    monkeypatch.setattr(service, "plan", slow)
+    drop_stars(page, "measured", batch_size=3)
+    assert measuring.wait(60)
+    enter(page, "batch_size", 2)
+    assert planned.wait(60)
+    page.wait_for_timeout(2000)  # the reply is on the page, and the measurement is requested
+    expect_text(page, "plan", "measuring...")
+    may_continue.set()
+    playwright.expect(page.locator("#lora_train_plan").first).not_to_contain_text("measuring...", timeout=20_000)
+    expect_text(page, "plan", "Time")
+
+
 def choose(page, name: str, text: str) -> None:
     """Selects from a list, as a user does."""
     page.locator(f"#lora_train_{name} input").first.click()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from lib_lora_train.errors import UserError
-from lib_lora_train.queue import wait_until_over
+from lib_lora_train.queue import State, wait_until_over
+from lib_lora_train.service import TrainingService
 from lib_lora_train.ui.comparison_panel import ComparisonPanel
 from lib_lora_train.ui.page_state import PageState
 from lib_lora_train.ui.parts import Part
@@ -92,6 +95,26 @@ def test_the_message_about_a_button_is_removed_when_it_has_taken_effect(service,
     assert poll(panel, page)[Part.NOTICE] == hidden_message()
 
 
+def stop_midway(service: TrainingService, name: str) -> None:
+    """Starts a long run and stops it after its first steps."""
+    job = service.start({**SHORT, "name": name, "max_steps": 100_000, "epochs": 100_000, "save_every_n_epochs": 0})
+    deadline = time.monotonic() + 120
+    while not job.step and time.monotonic() < deadline:
+        time.sleep(0.02)
+    service.queue.stop(name)
+    assert wait_until_over(job) == State.STOPPED
+
+
+def test_a_stopped_run_can_be_resumed_and_the_message_about_it_is_removed_later(service, panel):
+    stop_midway(service, "one")
+    page = PageState()
+    assert poll(panel, page)[Part.UNFINISHED] == {"choices": ["one"], "value": "one"}
+    assert "one was added to the queue." in panel.resume("one", page)[Part.NOTICE]["value"]
+    service.queue.stop("one")
+    assert wait_until_over(service.queue.get("one")) == State.STOPPED
+    assert poll(panel, page)[Part.NOTICE] == hidden_message()
+
+
 def test_a_run_is_deleted_only_after_confirmation(service, panel):
     train(service, "one")
     page = PageState()
@@ -110,4 +133,4 @@ def test_without_a_run_the_buttons_explain_themselves(panel):
     with pytest.raises(UserError, match="There is no run"):
         panel.stop(PageState())
     with pytest.raises(UserError, match="Select a run under Unfinished runs first"):
-        panel.resume(None)
+        panel.resume(None, PageState())

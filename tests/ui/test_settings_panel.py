@@ -90,6 +90,15 @@ def test_the_time_is_measured_after_the_plan_is_shown(panel):
     assert panel.measure(page) == {}
 
 
+def test_a_plan_whose_run_starts_before_it_is_measured_says_when_its_time_is_known(panel, service):
+    page = PageState()
+    panel.plan(entered(panel), page)
+    started = panel.start(entered(panel), page)
+    assert "known after the first steps" in started[Part.PLAN]["value"]
+    assert panel.measure(page) == {}
+    wait_until_over(service.queue.get("one"))
+
+
 def test_a_refused_run_shows_why_until_a_setting_changes(panel):
     page = PageState()
     refused = panel.start(entered(panel, rank=0), page)

@@ -27,17 +27,17 @@ def add_comparison(components: Components, *, in_webui: bool) -> None:
 def _add_options(components: Components) -> None:
     options: dict[str, Field] = {field.name: field for field in fields_of(CompareConfig)}
     strengths, prompts = options["strengths"], options["prompts"]
-    with gr.Row():
-        with gr.Column(min_width=260):
+    with gr.Row(elem_classes=["lora_train_row"]):
+        with gr.Column(min_width=260, elem_classes=["lora_train_setting"]):
             run = gr.Dropdown([], label="Run", info="Each of its saved epochs becomes a row of the grid.")
             components.add(Part.COMPARISON_RUN, run, saved=False)
-        with gr.Column(min_width=260):
+        with gr.Column(min_width=260, elem_classes=["lora_train_setting"]):
             default = ", ".join(f"{value:g}" for value in strengths.default)
             text = gr.Textbox(
                 default, label=strengths.info.label, info=strengths.info.help, elem_id="lora_train_strengths"
             )
             components.add(Part.STRENGTHS, text)
-        with gr.Column(min_width=260):
+        with gr.Column(min_width=260, elem_classes=["lora_train_setting"]):
             text = gr.Textbox(
                 label=prompts.info.label,
                 info=f"{prompts.info.help} One per line.",

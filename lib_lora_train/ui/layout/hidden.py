@@ -19,7 +19,7 @@ def add_hidden_parts(components: Components) -> None:
     status = poll_status_html({"busy": 0, "over": 0, "announcement": ""})
     with gr.Column(elem_classes=["lora_train_hidden"]):
         components.add(Part.POLL_STATUS, gr.HTML(status))
-        for part in (Part.POLL, Part.UPDATE_PLAN):
+        for part in (Part.POLL, Part.UPDATE_PLAN, Part.MEASURE):
             components.add(part, gr.Button(part.name, elem_id=f"lora_train_{part.name.lower()}"), saved=False)
         for part in (Part.ACK, Part.UPLOADED, Part.PLOT_VALUES):
             text = gr.Textbox(label=part.name, elem_id=f"lora_train_{part.name.lower()}")

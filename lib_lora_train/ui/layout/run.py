@@ -44,7 +44,7 @@ def _add_buttons(components: Components) -> None:
 
 
 def _add_discard_question(components: Components) -> None:
-    with gr.Column(visible=False) as box:
+    with gr.Column(visible=False, elem_classes=["lora_train_question"]) as box:
         components.add(Part.DISCARD_QUESTION, gr.HTML())
         with gr.Row():
             confirm = gr.Button("Delete", variant="stop", elem_id="lora_train_confirm_discard")

@@ -84,7 +84,7 @@ class TestUNet:
         assert count in (None, len(ours))
 
     @pytest.mark.parametrize("name", UNETS)
-    def test_shape_is_read_off_the_weights(self, name):
+    def test_shape_is_read_from_the_weights(self, name):
         config, shape, _ = UNETS[name]
         ldm = renamed(meta(UNet2DConditionModel, config).state_dict(), inverted(unet_modules(shape)))
         assert unet_shape(ldm) == shape
@@ -112,12 +112,12 @@ class TestVae:
             key: tensor.shape for key, tensor in expected.items()
         }
 
-    def test_levels_are_read_off_the_names(self):
+    def test_levels_are_read_from_the_names(self):
         ldm = renamed(meta(AutoencoderKL, SD_VAE).state_dict(), inverted(vae_modules(4, 2)))
         assert vae_levels(ldm) == (4, 2)
 
 
-def test_the_miniatures_values_go_where_diffusers_puts_them(miniature, checkpoint):
+def test_the_miniatures_values_are_where_diffusers_puts_them(miniature, checkpoint):
     file = load_file(miniature)
     unet, vae = meta(UNet2DConditionModel, UNET), meta(AutoencoderKL, VAE)
     theirs = convert_ldm_unet_checkpoint(dict(file), dict(unet.config))
