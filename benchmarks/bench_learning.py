@@ -34,6 +34,7 @@ from lib_lora_train.training.adapter_setup import make_adapter
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.samples import sampling_options
 from lib_lora_train.training.session import train
+from tests.assets import demo_changes
 from tools.checkpoints.evaluate import Score, evaluate_new_shape
 
 SEEDS_PER_PROMPT = range(4)
@@ -85,11 +86,11 @@ def main() -> None:
 def measured_rows(seeds: Sequence[int], checkpoint: Path) -> Iterator[str]:
     """The table's lines, as they are found."""
     yield f"{'run':34} epoch   {'concept':>9}   {'leak':>9}   {'color':>9}   {'backgr.':>9}"
-    yield str(score_base(demo_config(Path(), checkpoint=checkpoint)))
+    yield str(score_base(demo_config(Path(), **demo_changes(checkpoint))))
     for regularized in (True, False) if checkpoint == CHECKPOINT else (True,):
         for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:
-                config = demo_config(Path(folder), seed, checkpoint)
+                config = demo_config(Path(folder), seed, **demo_changes(checkpoint))
                 if not regularized:
                     config.dataset.regularization_folder = ""
                     config.dataset.repeats *= 2  # the same number of steps
@@ -106,7 +107,7 @@ def score_base(config: TrainConfig) -> Row:
 
 def train_and_score(config: TrainConfig, name: str) -> Iterator[str]:
     """One run's row, and whether strength 0 is the base."""
-    config.preview.sample_every_n_epochs = 0
+    config.samples.sample_every_n_epochs = 0
     host = standalone_host(config.model)
     train(config, host)
     folder = RunFolder.at(config)
@@ -134,7 +135,7 @@ def generator(denoiser: Denoiser, config: TrainConfig) -> Generator:
     """Generates as the run's sample images are generated."""
 
     def images_of(prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        negative = config.preview.sample_negative_prompt
+        negative = config.samples.sample_negative_prompt
         return generate(denoiser, prompts, negative, seeds, sampling_options(config), AT_ONCE)
 
     return images_of

@@ -1,14 +1,14 @@
-"""The HTTP API: the same settings, jobs and messages as the tab's, under /lora-train/v1.
+"""The HTTP API under /lora-train/v1, with the same settings, jobs and messages as the tab.
 
-    POST   plan                  what a run with these settings would do, or every problem with its field
-    POST   runs                  starts one
-    GET    runs                  all of them, with their epochs
-    GET    runs/NAME             one, and with ?since=N its events from the Nth on
-    POST   runs/NAME/compare     draws the grid of its epochs; answers with the picture and the best epoch when it is drawn
-    POST   runs/NAME/ACTION      pause, continue, stop, resume, discard
+    POST   plan                  returns what a run with these settings would do
+    POST   runs                  adds a run to the queue
+    GET    runs                  lists all runs with their epochs
+    GET    runs/NAME             returns one run; with ?since=N also its events from number N on
+    POST   runs/NAME/compare     generates the grid of the run's epochs and returns it with the best epoch
+    POST   runs/NAME/ACTION      pause, continue, stop, resume or discard
 
-Settings are JSON by flat name, as in docs/settings.md. A fault is status 422 with
-{"problems": [{"field": "rank", "message": "..."}]}. With --api-auth, name and password are asked for.
+Settings are a JSON object with the names of docs/settings.md. Errors have status 422 and all problems at once:
+{"problems": [{"field": "rank", "message": "..."}]}. With --api-auth, requests need one of its names and passwords.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ from lib_lora_train.queue import Job, State
 from lib_lora_train.service import SavedRun, TrainingService
 
 PREFIX = "/lora-train/v1"
-FAULT, NOT_FOUND = 422, 404
+INVALID, NOT_FOUND = 422, 404
 
 
 def add_routes(app: Any, service: TrainingService, credentials: str = "") -> None:
-    """Adds the API to a FastAPI `app`; `credentials` as --api-auth has them: name:password,name:password."""
+    """Adds the API to the FastAPI `app`. `credentials` are those of --api-auth: name:password,name:password."""
     guard = [Depends(_login(credentials))] if credentials else []
 
-    def route(method: str, path: str, answer: Callable[..., Any]) -> None:
-        app.add_api_route(f"{PREFIX}/{path}", answer, methods=[method], dependencies=guard)
+    def route(method: str, path: str, endpoint: Callable[..., Any]) -> None:
+        app.add_api_route(f"{PREFIX}/{path}", endpoint, methods=[method], dependencies=guard)
 
     def plan(settings: dict[str, Any] = Body()) -> Any:
-        return _answered(lambda: _plan_json(service, settings))
+        return _response(lambda: _plan_json(service, settings))
 
     def start(settings: dict[str, Any] = Body()) -> Any:
-        return _answered(lambda: _job_json(service.start(settings)))
+        return _response(lambda: _job_json(service.start(settings)))
 
     def runs() -> Any:
-        return _answered(lambda: _all_json(service))
+        return _response(lambda: _all_json(service))
 
     def run(name: str, since: int = 0) -> Any:
-        return _answered(lambda: _one_json(service, name, since), NOT_FOUND)
+        return _response(lambda: _one_json(service, name, since), NOT_FOUND)
 
     def compare(name: str, options: dict[str, Any] = Body(default={})) -> Any:
-        return _answered(lambda: _compare_json(service, name, options))
+        return _response(lambda: _compare_json(service, name, options))
 
     def act(name: str, action: str) -> Any:
-        return _answered(lambda: _act(service, name, action))
+        return _response(lambda: _act(service, name, action))
 
     route("POST", "plan", plan)
     route("POST", "runs", start)
@@ -65,8 +65,8 @@ def add_routes(app: Any, service: TrainingService, credentials: str = "") -> Non
     route("POST", "runs/{name}/{action}", act)
 
 
-def _answered(work: Callable[[], Any], status: int = FAULT) -> Any:
-    """What `work` returns, or its fault in words."""
+def _response(work: Callable[[], Any], status: int = INVALID) -> Any:
+    """The result of `work`, or its problems with the given status."""
     try:
         return work()
     except UserError as error:
@@ -88,14 +88,14 @@ def _plan_json(service: TrainingService, settings: dict[str, Any]) -> dict[str, 
 
 
 def _all_json(service: TrainingService) -> list[dict[str, Any]]:
-    """The queue's jobs and the runs on disk, each once."""
+    """The jobs of the queue and the runs on disk, each once."""
     queue = {job.name: job for job in service.queue.all()}
     runs = {run.name: run for run in service.runs()}
     return [_run_json(name, runs.get(name), queue.get(name)) for name in dict.fromkeys([*queue, *runs])]
 
 
 def _one_json(service: TrainingService, name: str, since: int) -> dict[str, Any]:
-    """A run by name; one that waits in line has no folder yet."""
+    """The run of this name. A queued run has no folder yet."""
     job = next((job for job in service.queue.all() if job.name == name), None)
     try:
         return _run_json(name, service.run(name), job, since)
@@ -106,7 +106,7 @@ def _one_json(service: TrainingService, name: str, since: int) -> dict[str, Any]
 
 
 def _run_json(name: str, run: SavedRun | None, job: Job | None, since: int | None = None) -> dict[str, Any]:
-    """A run as it lies on disk and, where it is in the queue, how it goes."""
+    """A run as it is on disk, with its job if it is in the queue."""
     best = run.recommendation if run else None
     return {
         "name": name,
@@ -141,18 +141,18 @@ def _event_json(event: Any) -> dict[str, Any]:
 
 
 def _compare_json(service: TrainingService, name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The grid as the WebUI's API gives pictures, a PNG in base64."""
-    drawn = service.compare(name, _compare_options(values))
-    picture = base64.b64encode(drawn.grid.read_bytes()).decode()
-    best = dataclasses.asdict(drawn.recommendation)
-    return {"name": name, "recommended": best, "file": drawn.recommended_file.name, "grid": picture}
+    """The grid as a PNG in base64, as in the WebUI's own API."""
+    comparison = service.compare(name, _compare_options(values))
+    grid = base64.b64encode(comparison.grid.read_bytes()).decode()
+    best = dataclasses.asdict(comparison.recommendation)
+    return {"name": name, "recommended": best, "file": comparison.recommended_file.name, "grid": grid}
 
 
 def _compare_options(values: dict[str, Any]) -> CompareConfig:
-    """Strengths, prompts and seed; where the grid is written is not a caller's to choose."""
+    """Strengths, prompts and seed. Callers cannot choose where the grid is written."""
     kinds: dict[str, tuple[Callable[[Any], bool], str]] = {
         "strengths": (lambda value: _list_of((int, float), value) and bool(value), "must be a list of numbers."),
-        "prompts": (lambda value: _list_of(str, value), "must be a list of texts."),
+        "prompts": (lambda value: _list_of(str, value), "must be a list of strings."),
         "seed": (
             lambda value: isinstance(value, int) and 0 <= value < 2**32,
             "must be a whole number, 0 to 4294967295.",
@@ -161,9 +161,7 @@ def _compare_options(values: dict[str, Any]) -> CompareConfig:
     problems = []
     for name, value in values.items():
         if name not in kinds:
-            problems.append(
-                Problem("", f"{name}: there is no such setting of a comparison. There is: {', '.join(kinds)}.")
-            )
+            problems.append(Problem("", f"A comparison has no setting {name}. It has: {', '.join(kinds)}."))
         elif not kinds[name][0](value):
             problems.append(Problem("", f"{name} is {value!r} but {kinds[name][1]}"))
     raise_problems(problems)
@@ -183,14 +181,14 @@ def _act(service: TrainingService, name: str, action: str) -> Any:
         "resume": service.resume,
     }
     if action not in actions:
-        raise UserError(f"There is no action {action!r}. There is: {', '.join(actions)}.")
+        raise UserError(f"There is no action {action!r}. There are: {', '.join(actions)}.")
     actions[action](name)
-    left = next((job for job in service.queue.all() if job.name == name), None)
-    return _job_json(left) if left else {"name": name, "state": "discarded"}
+    job = next((job for job in service.queue.all() if job.name == name), None)
+    return _job_json(job) if job else {"name": name, "state": "discarded"}
 
 
 def _login(credentials: str) -> Callable[..., None]:
-    """Asks for one of the names and passwords, as the WebUI's own API does (api.py:279)."""
+    """Requires one of the names and passwords, as the WebUI's own API does (api.py:279)."""
     known = dict(pair.split(":", 1) for pair in credentials.split(",") if ":" in pair)
 
     def check(given: HTTPBasicCredentials = Depends(HTTPBasic())) -> None:

@@ -1,6 +1,6 @@
-"""The runs of this process: one trains, in a thread of its own, and the others wait in line.
+"""The queue of runs in this process: a worker thread trains one after the other.
 
-The tab and the API look at the same jobs, so a page that is closed, loaded again or opened twice loses nothing.
+Tab and API show the same jobs, so nothing is lost when a page is closed, reloaded or opened twice.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class State(str, enum.Enum):
-    """Where a job stands."""
+    """The state of a job."""
 
     QUEUED = "waiting"
     PREPARING = "preparing"
@@ -57,20 +57,20 @@ class State(str, enum.Enum):
 
 @dataclass
 class Job:
-    """One run, from the line to its end. Written by the worker, read by anybody."""
+    """One run, from the queue to its end. Only the worker writes it; any thread may read it."""
 
     config: TrainConfig
     prepared: PreparedRun | None = None
-    """What was read for the plan; None for a run that is resumed."""
+    """Settings and dataset as read for the plan. None for a resumed run."""
     resumed: Path | None = None
-    """The folder of a run that is taken up again."""
+    """The folder of a run that is resumed."""
     state: State = State.QUEUED
     message: str = ""
-    """What a person should know now: why it waits, or what went wrong."""
+    """Why the run waits, or why it failed."""
     events: list[Event] = field(default_factory=list)
-    """All that happened, in order; only ever appended to, so an index into it stays right."""
+    """All events in order. Events are only appended, so an index stays valid."""
     preparing: GeneratingClassImages | Encoding | None = None
-    """How far what comes before the first step is."""
+    """The progress of the work before the first step."""
     control: Control = field(default_factory=Control)
     discard: bool = False
 
@@ -84,28 +84,28 @@ class Job:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run; 0 before it has begun."""
+        """Steps of the whole run; 0 before it starts."""
         return next((event.steps for event in reversed(self.events) if isinstance(event, Started)), 0)
 
     @property
     def progress(self) -> Progress | None:
-        """The last slice of steps."""
+        """The last progress event."""
         return next((event for event in reversed(self.events) if isinstance(event, Progress)), None)
 
     @property
     def step(self) -> int:
-        """Steps done."""
-        # A run that was cut short goes on where it was saved, which may be before the last step that is recorded.
+        """Completed steps."""
+        # A resumed run starts at the step that was saved, which may be before the last recorded step.
         return next((event.step for event in reversed(self.events) if isinstance(event, (Started, Progress))), 0)
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the last step, at the present rate."""
+        """Seconds until the last step, at the current speed."""
         last = self.progress
         return (self.steps - last.step) / last.rate if last and last.rate else None
 
     def record(self, event: Event) -> None:
-        """Takes in what the session reports."""
+        """Records an event of the session."""
         if isinstance(event, (GeneratingClassImages, Encoding)):
             self.preparing = event
             return
@@ -117,7 +117,7 @@ class Job:
 
 
 class RunQueue:
-    """The line of runs. All methods may be called from any thread."""
+    """The queue of runs. All methods may be called from any thread."""
 
     def __init__(
         self,
@@ -126,14 +126,19 @@ class RunQueue:
         queue_file: Path | None = None,
         txt2img: Txt2Img | None = None,
     ) -> None:
-        """`line_file` keeps the settings of the runs that wait, for the next time the program starts; `txt2img` is the
-        WebUI's own, where there is one."""
+        """
+        Args:
+            make_host: the host of a run's checkpoint.
+            adapters_changed: called after an adapter was saved or deleted.
+            queue_file: contains the settings of pending runs while the program is not running.
+            txt2img: the WebUI's own image generation; None without a WebUI.
+        """
         self._make_host = make_host
         self._txt2img = txt2img
         self._adapters_changed = adapters_changed
         self._queue_file = queue_file
-        left = read_queue(queue_file) if queue_file else {}
-        self._interrupted = {name: config for name, config in left.items() if not RunFolder.at(config).path.exists()}
+        pending = read_queue(queue_file) if queue_file else {}
+        self._interrupted = {name: config for name, config in pending.items() if not RunFolder.at(config).path.exists()}
         self._jobs: dict[str, Job] = {}
         self._pending: collections.deque[Job] = collections.deque()
         self._changed = threading.Condition()
@@ -144,44 +149,44 @@ class RunQueue:
         """Adds a new run to the end of the queue.
 
         Raises:
-            UserError: when its name is taken.
+            UserError: when its name is in use.
         """
         raise_problems(name_problems(run.config))
         return self._enqueue(Job(run.config, prepared=run))
 
     def resume(self, path: Path) -> Job:
-        """Puts a run that was stopped, or cut off, at the end of the line.
+        """Adds a run that was stopped or interrupted to the end of the queue.
 
         Raises:
-            UserError: when there is none in `path`, it is complete, or it is in the line already.
+            UserError: when `path` contains no run, or the run is complete or already in the queue.
         """
         folder = RunFolder.open(path)
         if folder.is_complete():
-            raise UserError(f"The run {folder.config.run.name} is complete. Nothing is left to do.")
+            raise UserError(f"The run {folder.config.run.name} is already complete.")
         earlier = self._jobs.get(folder.config.run.name)
         events = [event for event in folder.events() if not isinstance(event, Encoding)]
         job = Job(folder.config, resumed=path, events=earlier.events if earlier else events)
         return self._enqueue(job)
 
     def interrupted(self) -> list[str]:
-        """Names of the runs that waited in the line when the program ended last, in their order."""
+        """Names of the runs that were pending when the program ended, in the order of the queue."""
         with self._changed:
             return list(self._interrupted)
 
     def resume_interrupted(self, name: str) -> Job:
-        """Puts a run of `left_over` at the end of the line.
+        """Adds a run of `interrupted` to the end of the queue.
 
         Raises:
-            UserError: as `add`; it stays left over then.
+            UserError: as `add`; the run then stays in `interrupted`.
         """
         with self._changed:
             config = self._interrupted.get(name)
         if config is None:
-            raise UserError(f"There is no run called {name} that was left in the line.")
+            raise UserError(f"No run named {name} was pending when the program ended.")
         return self.add(PreparedRun.read(config))
 
     def all(self) -> list[Job]:
-        """The jobs in the order in which they came."""
+        """All jobs in the order in which they were added."""
         with self._changed:
             return list(self._jobs.values())
 
@@ -193,24 +198,24 @@ class RunQueue:
         """
         with self._changed:
             if name not in self._jobs:
-                raise UserError(f"There is no run called {name} in the queue.")
+                raise UserError(f"There is no run named {name} in the queue.")
             return self._jobs[name]
 
     @property
     def current(self) -> Job | None:
-        """The job that trains, or is about to."""
+        """The job that is prepared, trained or paused; None if there is none."""
         return next((job for job in self.all() if not job.state.is_done and job.state != State.QUEUED), None)
 
     def pause(self, name: str) -> None:
-        """Lets a run wait after its present slice, with everything saved."""
+        """Pauses a run after its current steps, with everything saved."""
         self.get(name).control.pause()
 
     def unpause(self, name: str) -> None:
-        """Lets a paused run go on."""
+        """Continues a paused run."""
         self.get(name).control.unpause()
 
     def stop(self, name: str) -> None:
-        """Ends a run and keeps what it has learned; out of the line when it has not begun."""
+        """Stops a run after saving it. A run that has not started is removed from the queue."""
         job = self.get(name)
         with self._changed:
             if job in self._pending:
@@ -220,7 +225,7 @@ class RunQueue:
         job.control.stop()
 
     def discard(self, name: str) -> None:
-        """Ends a run and removes all that it wrote."""
+        """Stops a run and deletes everything that it wrote."""
         job = self.get(name)
         job.discard = True
         self.stop(name)
@@ -228,9 +233,9 @@ class RunQueue:
             self._remove(job)
 
     def close(self) -> None:
-        """Stops the run that trains, in a way that it can be resumed, and waits for it; for when the program ends."""
+        """Stops and saves the current run and waits for it. Called when the program ends."""
         with self._changed:
-            self._closing = True  # from here on the line's file stays as it is
+            self._closing = True  # from now on the queue file is not changed
             while self._pending:
                 self._pending.popleft().state = State.STOPPED
             self._changed.notify_all()
@@ -268,18 +273,18 @@ class RunQueue:
                 self._save_queue()
 
     def _save_queue(self) -> None:
-        """Writes down who has no folder yet. A run that is resumed has one, which tells that it is unfinished."""
+        """Saves the runs that have no folder yet. A resumed run has one, from which it is known to be unfinished."""
         if self._queue_file is None or self._closing:
             return
-        early = (State.QUEUED, State.PREPARING)
-        waiting = [job.config for job in self._jobs.values() if job.state in early and not job.resumed]
+        not_started = (State.QUEUED, State.PREPARING)
+        pending = [job.config for job in self._jobs.values() if job.state in not_started and not job.resumed]
         try:
-            write_queue(self._queue_file, [*self._interrupted.values(), *waiting])
-        except UserError as error:  # a full disk is no reason to refuse a run
+            write_queue(self._queue_file, [*self._interrupted.values(), *pending])
+        except UserError as error:  # the run can be trained all the same
             log.warning("%s", error)
 
     def _run(self, job: Job) -> None:
-        """Trains one job; whatever happens ends in its state and message, never in the worker."""
+        """Trains one job. An error ends up in the job's state and message and does not end the worker."""
 
         def report(event: Event) -> None:
             job.record(event)
@@ -295,12 +300,12 @@ class RunQueue:
                 adapter = resume(job.resumed, host, report, job.control, self._txt2img)
             else:
                 adapter = train(job.prepared or job.config, host, report, job.control, self._txt2img)
-            job.state = State.FINISHED if adapter else State.STOPPED  # not before the checkpoint is given back
+            job.state = State.FINISHED if adapter else State.STOPPED  # only now has the checkpoint been released
         except UserError as error:
             job.message, job.state = str(error), State.FAILED
         except Exception as error:
             log.exception("The run %s failed", job.name)
-            job.message = f"The run failed ({type(error).__name__}: {error}). The console has the details."
+            job.message = f"The run failed ({type(error).__name__}: {error}). See the console for details."
             job.state = State.FAILED
         if job.discard:
             self._remove(job)
@@ -313,7 +318,7 @@ class RunQueue:
 
 
 def write_queue(file: Path, configs: Iterable[TrainConfig]) -> None:
-    """Keeps the settings of runs that have not begun; without any, there is no file."""
+    """Writes the settings of runs that have not started. Without any, the file is deleted."""
     settings = [config.to_flat() for config in configs]
     if settings:
         write_text(file, json.dumps(settings, indent=1, ensure_ascii=False))
@@ -322,23 +327,23 @@ def write_queue(file: Path, configs: Iterable[TrainConfig]) -> None:
 
 
 def read_queue(file: Path) -> dict[str, TrainConfig]:
-    """Name -> settings of the runs that `write_line` kept; those that cannot be read are passed over."""
+    """Name -> settings of the runs that `write_queue` wrote. Runs that cannot be read are left out."""
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
+        saved = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     found = {}
-    for flat in kept if isinstance(kept, list) else []:
+    for flat in saved if isinstance(saved, list) else []:
         try:
             config = TrainConfig.from_flat(flat)
-        except (UserError, AttributeError):  # of another version, or no settings at all
+        except (UserError, AttributeError):  # from another version, or not settings
             continue
         found[config.run.name] = config
     return found
 
 
 def unfinished_runs(runs_dir: Path, known: Iterable[str] = ()) -> list[RunFolder]:
-    """Runs of earlier sessions that did not come to their end and can be resumed; newest first."""
+    """Runs that are incomplete and can be resumed, except those in `known`; newest first."""
     found: list[tuple[float, RunFolder]] = []
     for file in runs_dir.glob("*/config.toml"):
         if file.parent.name in set(known):

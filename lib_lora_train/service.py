@@ -1,4 +1,4 @@
-"""What the tab and the API share: from settings to a plan, a run, a grid."""
+"""What tab and API share: plans, starts, resumes and compares runs, and captions images."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from lib_lora_train.training.plan import (
 )
 from lib_lora_train.training.prepared_run import PreparedRun
 from lib_lora_train.training.run_folder import AdapterPoint, RunFolder
+from lib_lora_train.wording import counted
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class TrainingService:
         plan = self.plan(values)
         raise UserError(
             f"The plan was made for {name} ({family}), and {now.name} ({now.family}) is loaded now: "
-            f"{plan.steps} steps, about {megabytes(plan.memory.total)}. Press Train again to use it, or load {name}."
+            f"{counted(plan.steps, 'step')}, about {megabytes(plan.memory.total)}. Press Train again to use it, or load {name}."
         )
 
     # Runs
@@ -193,7 +194,7 @@ class TrainingService:
         return found
 
     def run(self, name: str) -> SavedRun:
-        """The run on disk with that name.
+        """The run on disk with this name.
 
         Raises:
             UserError: when there is none.

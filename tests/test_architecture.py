@@ -10,12 +10,13 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lib_lora_train"
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
-BASE = {"config", "distributed", "errors", "files", "image_geometry", "randomness"}
+BASE = {"config", "distributed", "errors", "files", "image_geometry", "randomness", "wording"}
 HOST_INTERFACE = {"hosts.base", "hosts.environment"}
 ALLOWED = {
     "errors": set(),
     "distributed": set(),
     "image_geometry": set(),
+    "wording": set(),
     "randomness": {"errors"},
     "files": {"errors"},
     "config": {"errors"},
@@ -119,6 +120,11 @@ def test_a_package_imports_only_those_below_it(path):
 def test_only_a_few_packages_know_the_webui(path):
     found = {name for name in imported(path) if name.split(".")[0] in WEBUI_MODULES}
     assert not found or package_of(path) in MAY_IMPORT_WEBUI
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_the_package_imports_nothing_that_is_not_shipped(path):
+    assert {name for name in imported(path) if name.split(".")[0] in {"tests", "tools", "benchmarks"}} == set()
 
 
 @pytest.mark.parametrize(("library", "packages"), ONLY_IN.items())

@@ -46,8 +46,8 @@ def test_the_defaults_lack_only_a_name():
 
 def test_two_configurations_do_not_share_a_list():
     first = TrainConfig()
-    first.preview.sample_prompts.append("a cat")
-    assert TrainConfig().preview.sample_prompts == []
+    first.samples.sample_prompts.append("a cat")
+    assert TrainConfig().samples.sample_prompts == []
 
 
 class TestFlatForm:

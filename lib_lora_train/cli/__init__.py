@@ -6,7 +6,7 @@ import sys
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command; returns the exit code: 0, or 1 with one plain message, or 130 after Ctrl-C."""
+    """Runs one command. Returns the exit code: 0, or 1 after an error message, or 130 after Ctrl-C."""
     from lib_lora_train.cli.arguments import parse
     from lib_lora_train.cli.commands import COMMANDS
     from lib_lora_train.errors import UserError
@@ -18,5 +18,5 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nInterrupted. What was saved before is still there.", file=sys.stderr)
+        print("\nInterrupted. Everything that was saved before is still there.", file=sys.stderr)
         return 130

@@ -1,4 +1,4 @@
-"""The command line, made from the settings' table."""
+"""The command line. Its flags are made from the settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROGRAM = "python -m lib_lora_train"
 
 
 class Parser(argparse.ArgumentParser):
-    """Speaks in one plain sentence, and takes no flag for another that begins alike."""
+    """Raises errors as UserError, and accepts no abbreviated flags."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, allow_abbrev=False)
@@ -33,7 +33,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """The parser of all commands."""
     parser = Parser(prog=PROGRAM, description="Trains LoRA adapters for Stable Diffusion checkpoints.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
     train = commands.add_parser(
@@ -41,37 +41,39 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_run_settings(train)
     plan = commands.add_parser(
-        "plan", help="say what train would do, and change nothing", description="Takes the same flags as train."
+        "plan",
+        help="show what train would do, without doing it",
+        description="Shows what train would do, without doing it. Has the same flags as train.",
     )
     add_run_settings(plan)
-    resume = commands.add_parser("resume", help="go on with a run that was stopped or killed")
+    resume = commands.add_parser("resume", help="continue a run that was stopped or interrupted")
     add_run_folder(resume)
-    inspect = commands.add_parser("inspect", help="what an adapter file holds")
+    inspect = commands.add_parser("inspect", help="show what an adapter file contains")
     inspect.add_argument("file", type=Path, help="a .safetensors LoRA")
-    compare = commands.add_parser("compare", help="draw the grid of a run's epochs against strengths")
+    compare = commands.add_parser("compare", help="generate a grid of a run's epochs against strengths")
     add_run_folder(compare)
     add_fields(compare, fields_of(CompareConfig))
     demo = commands.add_parser(
-        "demo", help="teach the embedded checkpoint a star: no download, less than three minutes"
+        "demo", help="train the embedded checkpoint on a star; takes less than three minutes and no download"
     )
-    demo.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for all that is written")
+    demo.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for all files that are written")
     ui = commands.add_parser(
-        "ui", help="open the tab as a page of its own", description="Opens the tab without a WebUI."
+        "ui", help="open the tab without a WebUI", description="Opens the tab as a web page, without a WebUI."
     )
-    ui.add_argument("--checkpoint", type=Path, help="a Stable Diffusion 1.x file (default: the embedded miniature)")
-    ui.add_argument("--port", type=int, default=7860, help="of the page (default: 7860)")
+    ui.add_argument("--checkpoint", type=Path, help="checkpoint file (default: the embedded one)")
+    ui.add_argument("--port", type=int, default=7860, help="port of the page (default: 7860)")
     ui.add_argument(
-        "--listen", action="store_true", help="let other machines open it; then only dropped images can be used"
+        "--listen", action="store_true", help="allow other machines to open the page; images must then be uploaded"
     )
-    ui.add_argument("--output", type=Path, default=Path("lora-train-ui"), help="folder for all that is written")
+    ui.add_argument("--output", type=Path, default=Path("lora-train-ui"), help="folder for all files that are written")
     return parser
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line's values.
+    """The values of the command line's arguments.
 
     Raises:
-        UserError: for what it does not know, with the nearest thing that it does.
+        UserError: for an argument that is unknown, with the nearest known one, or has a wrong value.
     """
     parser = build_parser()
     values, unknown = parser.parse_known_args(arguments)
@@ -85,24 +87,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def add_run_settings(parser: argparse.ArgumentParser) -> None:
-    """--config and a flag for every setting of a run; those that most people set come first."""
+    """Adds --config and a flag for each setting of a run. The basic settings come first."""
     parser.usage = f"{parser.prog} [--config FILE] [--SETTING VALUE ...]"
-    parser.add_argument("--config", type=Path, help="a .toml file of settings; flags win over it")
-    add_fields(parser.add_argument_group("what most people set"), [field for field in settings() if field.info.basic])
+    parser.add_argument("--config", type=Path, help="TOML file with settings; flags override it")
+    add_fields(parser.add_argument_group("basic settings"), [field for field in settings() if field.info.basic])
     for group, title in GROUP_TITLES.items():
         others = [field for field in settings() if field.group == group and not field.info.basic]
         add_fields(parser.add_argument_group(title), others)
 
 
 def add_run_folder(parser: argparse.ArgumentParser) -> None:
-    """The run to work on, by its name or folder."""
+    """Adds the arguments that choose a run."""
     runs_dir = TrainConfig().run.runs_dir
-    parser.add_argument("run", help="a run's name, or its folder")
-    parser.add_argument("--runs-dir", default=runs_dir, help=f"where runs are (default: {runs_dir})")
+    parser.add_argument("run", help="name or folder of the run")
+    parser.add_argument("--runs-dir", default=runs_dir, help=f"folder of the runs (default: {runs_dir})")
 
 
 def add_fields(parser: Any, fields: Iterable[Field]) -> None:
-    """A flag for each field; a flag that is not given leaves no value behind."""
+    """Adds a flag for each field. A flag that is not used sets no value."""
     for field in fields:
         flag = f"--{field.name.replace('_', '-')}"
         options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS, "help": help_text(field)}
@@ -116,7 +118,7 @@ def add_fields(parser: Any, fields: Iterable[Field]) -> None:
 
 
 def help_text(field: Field) -> str:
-    """The table's help, with unit, range and default."""
+    """The field's help, with unit, range, choices and default."""
     info = field.info
     text = info.help or info.label + "."
     if info.titles:
@@ -126,16 +128,16 @@ def help_text(field: Field) -> str:
     elif info.minimum is not None and info.maximum is not None:
         text += f" {info.minimum:.10g} to {info.maximum:.10g}{' ' + info.unit if info.unit else ''}."
     if info.methods:
-        text += f" Only in mode {' or '.join(info.methods)}."
+        text += f" Only for {', '.join(info.methods)}."
     shown = field.default if field.default not in ("", []) else "none"
     return f"{text} (default: {shown})".replace("%", "%%")
 
 
 def run_config(values: argparse.Namespace) -> TrainConfig:
-    """The run's settings: defaults, then the file, then the flags.
+    """The run's settings: the defaults, overridden by the file, overridden by the flags.
 
     Raises:
-        UserError: when the file cannot be read, or holds what is no setting.
+        UserError: when the file cannot be read or contains unknown settings.
     """
     flat: dict[str, Any] = {}
     if values.config:
@@ -149,7 +151,7 @@ def run_config(values: argparse.Namespace) -> TrainConfig:
 
 
 def run_path(values: argparse.Namespace) -> Path:
-    """The folder of the run that was named."""
+    """The folder of the chosen run."""
     named = Path(values.run)
     return named if (named / "config.toml").is_file() else Path(values.runs_dir) / named
 

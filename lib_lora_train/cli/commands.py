@@ -1,4 +1,4 @@
-"""What each command does: thin, since a session and a comparison do the work."""
+"""The commands of the command line."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from lib_lora_train.cli.arguments import PROGRAM, run_config, run_path
 from lib_lora_train.config import CheckpointConfig, CompareConfig, Problem, TrainConfig, fields_of, raise_problems
 from lib_lora_train.errors import UserError
 
-if typing.TYPE_CHECKING:  # rooms with torch in them are imported when a command runs, so that --help is quick
+if typing.TYPE_CHECKING:  # modules that need torch are imported when a command runs, so that --help is quick
     from lib_lora_train.hosts.base import Host
 
 EXIT_INTERRUPTED = 130
 
 
 def train(values: argparse.Namespace) -> int:
-    """Trains, or says all that is wrong with the settings at once."""
+    """Trains an adapter, or lists all problems of the settings at once."""
     from lib_lora_train.cli.progress import Terminal, stop_on_interrupt
     from lib_lora_train.training.session import train as run
 
@@ -30,7 +30,7 @@ def train(values: argparse.Namespace) -> int:
 
 
 def resume(values: argparse.Namespace) -> int:
-    """Goes on with a run."""
+    """Resumes a run."""
     from lib_lora_train.cli.progress import Terminal, stop_on_interrupt
     from lib_lora_train.training.run_folder import RunFolder
     from lib_lora_train.training.session import resume as run
@@ -53,7 +53,7 @@ def plan(values: argparse.Namespace) -> int:
 
 
 def inspect(values: argparse.Namespace) -> int:
-    """Prints what an adapter file holds."""
+    """Prints what an adapter file contains."""
     from lib_lora_train.adapters.inspect import format_report, inspect_adapter
 
     print(format_report(inspect_adapter(values.file)))
@@ -61,10 +61,10 @@ def inspect(values: argparse.Namespace) -> int:
 
 
 def compare(values: argparse.Namespace) -> int:
-    """Draws the grid of a run."""
+    """Generates the grid of a run."""
     from lib_lora_train.cli.progress import counter
     from lib_lora_train.evaluation.cells import request_of
-    from lib_lora_train.evaluation.comparison import compare as draw
+    from lib_lora_train.evaluation.comparison import compare as generate_grid
     from lib_lora_train.training.run_folder import RunFolder
 
     given = vars(values)
@@ -72,22 +72,22 @@ def compare(values: argparse.Namespace) -> int:
     folder = RunFolder.open(run_path(values))
     output = Path(options.output) if options.output else folder.path / f"{folder.config.run.name}-grid.png"
     request = request_of(folder.config, options)
-    show, bar = counter("drawing")
+    show, bar = counter("generating")
     with bar:
-        comparison = draw(folder, standalone_host(folder.config.model), request, output, progress=show)
+        comparison = generate_grid(folder, standalone_host(folder.config.model), request, output, progress=show)
     print(f"{comparison.recommendation.reason}\n{comparison.recommended_file}\n{comparison.grid}\n{comparison.figures}")
     return 0
 
 
 def demo(values: argparse.Namespace) -> int:
-    """The main job on the embedded checkpoint."""
+    """Trains the embedded checkpoint on a star."""
     from lib_lora_train.cli.demo import run_demo
 
     return run_demo(values.output)
 
 
 def ui(values: argparse.Namespace) -> int:
-    """The tab as a page of its own."""
+    """Opens the tab without a WebUI."""
     if importlib.util.find_spec("gradio") is None:
         raise UserError("The page needs gradio, which is not installed. Run: pip install -r requirements/ui.txt")
     from lib_lora_train.embedded import CHECKPOINT
@@ -109,28 +109,26 @@ COMMANDS = {
 
 
 def standalone_host(config: CheckpointConfig) -> Host:
-    """The host of a command line: the checkpoint's file, on the machine's own device."""
+    """The command line's host: it reads the checkpoint from its file and uses the machine's default device."""
     from lib_lora_train.hosts.standalone import StandaloneHost, default_device
 
     return StandaloneHost(config, default_device())
 
 
 def command_line_problems(config: TrainConfig) -> list[Problem]:
-    """All faults at once, also of what only a command line must be told."""
+    """All problems of the settings, including those that the command line needs and a WebUI fills in."""
     problems = config.problems()
     if not config.model.checkpoint:
-        problems.append(
-            Problem("checkpoint", "is not given. Add --checkpoint FILE, a Stable Diffusion 1.x .safetensors.")
-        )
+        problems.append(Problem("checkpoint", "Is missing. Add --checkpoint FILE."))
     if config.uses("dataset_folder") and not config.dataset.dataset_folder:
         problems.append(
-            Problem("dataset_folder", "is not given. Add --dataset-folder FOLDER, with the images to learn.")
+            Problem("dataset_folder", "Is missing. Add --dataset-folder FOLDER, the folder of the images to train on.")
         )
     return problems
 
 
 def _ended(finished: Path | None, run: Path) -> int:
     if finished is None:
-        print(f"Go on with: {PROGRAM} resume {run.name} --runs-dir {run.parent}")
+        print(f"To resume: {PROGRAM} resume {run.name} --runs-dir {run.parent}")
         return EXIT_INTERRUPTED
     return 0

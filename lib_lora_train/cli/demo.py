@@ -1,4 +1,4 @@
-"""The main job on the embedded checkpoint: teach it a star, which it has never seen, and measure what it learned."""
+"""The demo: trains the embedded checkpoint on a star, which it has never seen, and measures what it learned."""
 
 from __future__ import annotations
 
@@ -19,34 +19,25 @@ from lib_lora_train.evaluation.cells import Request
 from lib_lora_train.evaluation.comparison import Comparison, Scores, compare
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.session import resume, train
-from tests.assets import V_CHECKPOINT, XL_CHECKPOINT
 
 EvaluationPrompt = tuple[str, str, str]
-"""(shape, colour, background) that a prompt asks for."""
+"""(shape, color, background) that a prompt asks for."""
 
 STRENGTHS = (0.0, 0.5, 1.0)
 GUIDANCE = 5.0
 SHOWN = 4
-"""Pictures in each cell of the grid: three stars and a shape that is to stay as it was."""
+"""Images in each cell of the grid: three stars and a shape that should not change."""
 
 
-VARIANTS: dict[Path, dict[str, Any]] = {
-    V_CHECKPOINT: {"learning_rate": 1.5e-3, "epochs": 5},
-    # Held out, one of the twelve would be missed: this network learns slowest (benchmarks/results/learning-2-cores.txt).
-    XL_CHECKPOINT: {"learning_rate": 3e-3, "conv_rank": 16, "epochs": 20, "validation_images": 0},
-}
-"""What the embedded checkpoint's twins are taught the star with, where it differs from the demo."""
-
-
-def demo_config(output: Path, seed: int = 0, checkpoint: Path = CHECKPOINT) -> TrainConfig:
-    """The demo's settings; all that is not here is the default. checkpoint: the embedded one, or a twin of it."""
+def demo_config(output: Path, seed: int = 0, **changes: Any) -> TrainConfig:
+    """The demo's settings with these changes; every other setting has its default."""
     return TrainConfig.from_flat(
         {
             "name": "star",
             "lora_dir": output / "models" / "Lora",
             "runs_dir": output / "runs",
             "seed": seed,
-            "checkpoint": checkpoint,
+            "checkpoint": CHECKPOINT,
             "dataset_folder": DEMO_IMAGES,
             "regularization_folder": DEMO_REGULARIZATION,
             "resolution": 64,
@@ -62,50 +53,54 @@ def demo_config(output: Path, seed: int = 0, checkpoint: Path = CHECKPOINT) -> T
             "learning_rate": 2.5e-3,
             "lr_warmup_steps": 10,
             "sample_every_n_epochs": 2,
-            "sample_prompts": [caption(*asked_stars()[0])],
+            "sample_prompts": [caption(*star_prompts()[0])],
             "sample_cfg_scale": GUIDANCE,
-            **VARIANTS.get(checkpoint, {}),
+            **changes,
         }
     )
 
 
-def asked_stars() -> list[EvaluationPrompt]:
-    """A prompt for the new shape in each colour, backgrounds going round."""
+def star_prompts() -> list[EvaluationPrompt]:
+    """One prompt for the star in each color, with the backgrounds in turn."""
     return [(NEW_SHAPE, color, back) for color, back in zip(COLORS, itertools.cycle(BACKGROUNDS), strict=False)]
 
 
-def asked_others() -> list[EvaluationPrompt]:
-    """A prompt for each known shape, colours and backgrounds going round."""
-    rounds = zip(SHAPES, itertools.cycle(COLORS), itertools.cycle(BACKGROUNDS), strict=False)
-    return [(shape, color, back) for shape, color, back in rounds]
+def known_shape_prompts() -> list[EvaluationPrompt]:
+    """One prompt for each shape that the checkpoint knows, with colors and backgrounds in turn."""
+    attributes = zip(SHAPES, itertools.cycle(COLORS), itertools.cycle(BACKGROUNDS), strict=False)
+    return [(shape, color, back) for shape, color, back in attributes]
 
 
-def asked_wishes() -> list[EvaluationPrompt]:
-    """What every cell is asked for; the first `SHOWN` are in the picture."""
-    stars, others = asked_stars(), asked_others()
-    shown = [stars[0], stars[2], stars[4], others[1]]
-    return shown + [prompt for prompt in stars + others if prompt not in shown]
+def evaluation_prompts() -> list[EvaluationPrompt]:
+    """The prompts of each cell. The grid shows the images of the first `SHOWN`."""
+    stars, known = star_prompts(), known_shape_prompts()
+    shown = [stars[0], stars[2], stars[4], known[1]]
+    return shown + [prompt for prompt in stars + known if prompt not in shown]
 
 
-def score(evaluation_prompts: Sequence[EvaluationPrompt], images: Sequence[Image.Image]) -> Scores:
-    """Shares 0..1: the concept where it was control for, its leak where it was not, colour and background as control."""
-    seen = [(prompt, measure(image)) for prompt, image in zip(evaluation_prompts, images, strict=True)]
-    asked = [m for (shape, _, _), m in seen if shape == NEW_SHAPE]
-    others = [m for (shape, _, _), m in seen if shape != NEW_SHAPE]
+def score(prompts: Sequence[EvaluationPrompt], images: Sequence[Image.Image]) -> Scores:
+    """Shares from 0 to 1.
+
+    concept: of the prompts for the star, how many images show one. leak: of the other prompts, how many show one all the
+    same. color, background: of all prompts, how many images have the one in the prompt.
+    """
+    measured = [(prompt, measure(image)) for prompt, image in zip(prompts, images, strict=True)]
+    stars = [m for (shape, _, _), m in measured if shape == NEW_SHAPE]
+    others = [m for (shape, _, _), m in measured if shape != NEW_SHAPE]
     return {
-        "concept": sum(m.shape == NEW_SHAPE for m in asked) / max(1, len(asked)),
+        "concept": sum(m.shape == NEW_SHAPE for m in stars) / max(1, len(stars)),
         "leak": sum(m.shape == NEW_SHAPE for m in others) / max(1, len(others)),
-        "colour": sum(m.color == color for (_, color, _), m in seen) / len(seen),
-        "background": sum(m.background == back for (_, _, back), m in seen) / len(seen),
+        "color": sum(m.color == color for (_, color, _), m in measured) / len(measured),
+        "background": sum(m.background == back for (_, _, back), m in measured) / len(measured),
     }
 
 
 def run_demo(output: Path) -> int:
-    """Trains, compares, and says where things are; takes up a demo that was interrupted."""
+    """Trains or resumes the demo's run, generates its grid, and prints the results and where they are."""
     config = demo_config(output)
     folder = RunFolder.at(config)
     if folder.final_file.is_file():
-        print(f"The star is trained already: {folder.final_file}. Delete {output} to train it again.")
+        print(f"The adapter exists already: {folder.final_file}. Delete {output} to train it again.")
     else:
         host = standalone_host(config.model)
         with stop_on_interrupt() as control, Terminal() as terminal:
@@ -114,7 +109,7 @@ def run_demo(output: Path) -> int:
             else:
                 finished = train(config, host, terminal, control)
         if finished is None:
-            print("Stopped. Go on with the same command.")
+            print("Stopped. Run the same command to resume.")
             return 130
     comparison = compare_demo(RunFolder.open(folder.path), output / "star-grid.png")
     print(_summary(comparison))
@@ -122,15 +117,15 @@ def run_demo(output: Path) -> int:
 
 
 def compare_demo(folder: RunFolder, output: Path) -> Comparison:
-    """The grid of the demo's run, every cell scored by reading its pictures."""
-    evaluation_prompts = asked_wishes()
+    """The grid of the demo's run, with the measured scores of each cell."""
+    prompts = evaluation_prompts()
     request = Request(
-        [caption(*prompt) for prompt in evaluation_prompts],
-        list(range(1, len(evaluation_prompts) + 1)),
+        [caption(*prompt) for prompt in prompts],
+        list(range(1, len(prompts) + 1)),
         STRENGTHS,
         at_once=40,
     )
-    show, bar = counter("drawing the grid")
+    show, bar = counter("generating the grid")
     with bar:
         return compare(
             folder,
@@ -138,7 +133,7 @@ def compare_demo(folder: RunFolder, output: Path) -> Comparison:
             request,
             output,
             shown=SHOWN,
-            score=lambda prompts, images: score(evaluation_prompts, images),
+            score=lambda _, images: score(prompts, images),
             caption=lambda scores: f"star {scores['concept']:.0%} · leak {scores['leak']:.0%}",
             progress=show,
         )
@@ -151,10 +146,10 @@ def _summary(comparison: Comparison) -> str:
         [
             "",
             best.reason,
-            f"At strength 1 it draws the star in {scores['concept']:.0%} of the prompts that ask for it, and in "
-            f"{scores['leak']:.0%} of the others.",
+            f"At strength 1, {scores['concept']:.0%} of the images for star prompts show a star, and {scores['leak']:.0%} of "
+            "the images for other prompts.",
             "",
-            f"  use      {comparison.recommended_file}",
+            f"  adapter  {comparison.recommended_file}",
             f"  grid     {comparison.grid}",
             f"  figures  {comparison.figures}",
         ]

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees of a run."""
+"""Shows a run in the terminal, and stops it on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from lib_lora_train.training.events import (
     Validated,
     Warned,
 )
+from lib_lora_train.wording import counted
 
 
 class Terminal:
-    """Prints a run's events, under a progress bar: step, epoch, loss, steps per second, time left."""
+    """Prints a run's events above a progress bar with step, epoch, loss, speed and remaining time."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -38,7 +39,7 @@ class Terminal:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Removes the bar, so that a message after it gets a line of its own."""
+        """Removes the bar, so that the next message starts on a new line."""
         self._close()
 
     def __call__(self, event: Event) -> None:
@@ -48,15 +49,17 @@ class Terminal:
                 self._show_preparation(event, "generating class images")
                 if event.done == event.total:
                     self._close()
-                    self.say(f"class images are in {event.folder}")
+                    self._print(f"class images are in {event.folder}")
             case Encoding():
                 self._show_preparation(event, f"encoding {event.what}")
             case Started():
                 self._close()
                 self._epochs = event.epochs
                 resumed = f", resumed at step {event.step}" if event.step else ""
-                images = f"{event.images} images, " if event.images else ""
-                self.say(f"{images}{event.steps} steps, {event.adapter_parameters:,} adapter weights{resumed}")
+                images = f"{counted(event.images, 'image')}, " if event.images else ""
+                self._print(
+                    f"{images}{counted(event.steps, 'step')}, {event.adapter_parameters:,} adapter weights{resumed}"
+                )
                 self._bar = tqdm(total=event.steps, initial=event.step, unit="step", dynamic_ncols=True)
             case Progress():
                 self._bar.set_description(f"epoch {event.epoch}/{self._epochs}", refresh=False)
@@ -64,22 +67,22 @@ class Terminal:
                 self._bar.update(event.step - self._bar.n)
             case Validated():
                 which = f"epoch {event.epoch}" if event.epoch else "without adapter"
-                self.say(f"  validation loss, {which}: {event.loss:.4f}")
+                self._print(f"  validation loss, {which}: {event.loss:.4f}")
             case Saved():
-                self.say(f"  saved {event.path}")
+                self._print(f"  saved {event.path}")
             case Sampled():
-                self.say(f"  sample images {', '.join(event.paths)}")
+                self._print(f"  sample images {', '.join(event.paths)}")
             case Warned():
-                self.say(f"warning: {event.message}")
+                self._print(f"warning: {event.message}")
             case Stopped():
                 self._close()
-                self.say(f"stopped at step {event.step}")
+                self._print(f"stopped at step {event.step}")
             case Finished():
                 self._close()
-                self.say(f"done: {event.path}")
+                self._print(f"done: {event.path}")
 
-    def say(self, text: str) -> None:
-        """A line above the bar."""
+    def _print(self, text: str) -> None:
+        """Prints a line above the bar."""
         tqdm.write(text)
 
     def _show_preparation(self, event: GeneratingClassImages | Encoding, what: str) -> None:
@@ -96,7 +99,7 @@ class Terminal:
 
 
 def counter(what: str) -> tuple[Any, Any]:
-    """(progress callback of (done, total), the bar) for other long work."""
+    """(callback for progress (done, total), the bar) for other work that takes long."""
     bar = tqdm(unit="cell", desc=what, dynamic_ncols=True, leave=False)
 
     def show(done: int, total: int) -> None:
@@ -108,18 +111,18 @@ def counter(what: str) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def stop_on_interrupt() -> Iterator[Control]:
-    """The first Ctrl-C (or SIGTERM) asks the run to save and end; the second one ends it at once."""
+    """Makes the first Ctrl-C (or SIGTERM) stop the run after saving, and the second one end the program at once."""
     control = Control()
     before: dict[int, Any] = {}
 
-    def ask(number: int, frame: Any) -> None:
+    def stop(number: int, frame: Any) -> None:
         control.stop()
-        print("\nStopping: saving what is learned so far. Press Ctrl-C again to end at once.", file=sys.stderr)
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        print("\nStopping and saving. Press Ctrl-C again to end at once, without saving.", file=sys.stderr)
+        for earlier, handler in before.items():
+            signal.signal(earlier, handler)
 
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield control
     finally:

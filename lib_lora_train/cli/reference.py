@@ -1,4 +1,4 @@
-"""The page of all settings, docs/settings.md, made from their table: python -m lib_lora_train.cli.reference > docs/settings.md"""
+"""Makes docs/settings.md, the page of all settings: python -m lib_lora_train.cli.reference > docs/settings.md"""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "One table is behind the command line's flags, the `.toml` files and what an adapter file says of its making:",
-        "`learning_rate = 1e-4` in a file is `--learning-rate 1e-4` on the command line.",
+        "The tab, the command line, the API, presets and the metadata of an adapter use the same names:",
+        "`learning_rate = 1e-4` in a `.toml` file is `--learning-rate 1e-4` on the command line.",
     ]
     group = None
     for field in settings():

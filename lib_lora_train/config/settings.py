@@ -680,6 +680,6 @@ GROUP_TITLES = {
     "objective": "Loss and noise",
     "optimizer": "Optimizer",
     "training": "Length and saving",
-    "preview": "Samples and validation",
+    "samples": "Samples and validation",
 }
 """Group of settings -> its title."""

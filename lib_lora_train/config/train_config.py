@@ -39,7 +39,7 @@ class TrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    preview: SampleConfig = field(default_factory=SampleConfig)
+    samples: SampleConfig = field(default_factory=SampleConfig)
 
     @classmethod
     def from_flat(cls, values: Mapping[str, Any]) -> Self:

@@ -18,6 +18,7 @@ from lib_lora_train.dataset.folders import find_images, require_folder
 from lib_lora_train.dataset.images import load_image
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_text
+from lib_lora_train.wording import counted
 
 CaptionImage = Callable[[Image.Image], str]
 """An upright RGB image to its caption."""
@@ -41,8 +42,8 @@ class CaptionReport:
 
     def __str__(self) -> str:
         end = " Stopped before the last image." if self.stopped else ""
-        problems = f", {len(self.problems)} problems" if self.problems else ""
-        return f"{len(self.written)} captions written, {self.skipped} images already had one{problems}.{end}"
+        problems = f", {counted(len(self.problems), 'problem')}" if self.problems else ""
+        return f"{counted(len(self.written), 'caption')} written, {counted(self.skipped, 'image')} already had one{problems}.{end}"
 
 
 def caption_images(

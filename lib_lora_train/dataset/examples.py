@@ -18,6 +18,7 @@ from lib_lora_train.dataset.folders import MASK_FOLDER, find_images, find_mask, 
 from lib_lora_train.dataset.images import Size, image_size
 from lib_lora_train.errors import UserError
 from lib_lora_train.randomness import Randomness
+from lib_lora_train.wording import counted
 
 LISTED = 10
 """Bad images that are named one by one; the others are counted."""
@@ -211,8 +212,8 @@ def _likely_mistakes(examples: list[Example], root: Path, config: DatasetConfig,
     if captions.multiline_files:
         files = captions.multiline_files
         messages.append(
-            f"{len(files)} caption files have several lines, such as {files[0].name}. "
-            "Only the first line is used. Put the whole caption in one line."
+            f"{counted(len(files), 'caption file')} {'has' if len(files) == 1 else 'have'} several lines, such as "
+            f"{files[0].name}. Only the first line is used. Put the whole caption in one line."
         )
     if config.loss_mask == "folder":
         unmasked = [example for example in examples if example.mask_path is None and not example.regularization]

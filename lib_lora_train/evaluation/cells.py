@@ -72,7 +72,7 @@ def generate_cells(
                 load_weights(adapter, load_adapter(point.path))
                 loaded[:] = [point]
             with adapter.strength(strength):
-                negative = config.preview.sample_negative_prompt
+                negative = config.samples.sample_negative_prompt
                 return generate(denoiser, request.prompts, negative, request.seeds, options, request.at_once)
 
         yield from _cells(points, request, images_of, progress)
@@ -127,7 +127,7 @@ def request_of(config: TrainConfig, options: CompareConfig) -> Request:
     Raises:
         UserError: when the training data is needed and cannot be read.
     """
-    prompts = options.prompts or config.preview.sample_prompts
+    prompts = options.prompts or config.samples.sample_prompts
     if not prompts:
         prompts = sample_prompts(config, read_task_data(config))
     return Request(prompts, [options.seed] * len(prompts), options.strengths)

@@ -153,7 +153,7 @@ def _generator(
         return
     with host.lease() as checkpoint, host.gpu_slot():
         denoiser, options = open_denoiser(checkpoint, config.model), sampling_options(config)
-        negative = config.preview.sample_negative_prompt
+        negative = config.samples.sample_negative_prompt
         # One at a time, so that an image never depends on which others were missing.
         yield lambda prompt, seed: generate(denoiser, [prompt], negative, [seed], options)[0]
 

@@ -32,14 +32,14 @@ class Evaluator:
 
     def evaluate_epoch(self, epoch: int, *, last: bool) -> None:
         """Validates and samples as the settings say; always after the `last` epoch unless turned off."""
-        settings = self.run.config.preview
+        settings = self.run.config.samples
         if _is_due(settings.validate_every_n_epochs, epoch, last):
             self._validate(epoch)
         if _is_due(settings.sample_every_n_epochs, epoch, last):
             self._sample(epoch)
 
     def _validate(self, epoch: int) -> None:
-        if self.run.is_main and self.task.measures and self.run.config.preview.validate_every_n_epochs:
+        if self.run.is_main and self.task.measures and self.run.config.samples.validate_every_n_epochs:
             with self.run.gpu_slot(), self.run.accelerator.autocast():
                 losses = self.task.measured()
             self.run.emit(Validated(epoch, statistics.fmean(losses), losses))
@@ -59,7 +59,7 @@ class Evaluator:
         self.run.accelerator.wait_for_everyone()
 
     def _generate_samples(self, epoch: int) -> Sampled:
-        settings = self.run.config.preview
+        settings = self.run.config.samples
         prompts = sample_prompts(self.run.config, self.task.task_data)
         options = sampling_options(self.run.config)
         seeds = [settings.sample_seed] * len(prompts)

@@ -26,6 +26,7 @@ from lib_lora_train.training.prepared_run import PreparedRun
 from lib_lora_train.training.run_folder import RunFolder, name_problems
 from lib_lora_train.training.run_warnings import run_warnings
 from lib_lora_train.training.tasks import TaskData
+from lib_lora_train.wording import counted
 
 TIMED_STEPS = 2
 
@@ -69,7 +70,7 @@ class Plan:
         lines = [
             f"{self.name} on {self.checkpoint}, {self.device}",
             *self._task_data(),
-            f"  steps       {self.steps} in {self.epochs} epochs",
+            f"  steps       {self.steps} in {counted(self.epochs, 'epoch')}",
             f"  time        {self.time}{', after encoding the images' if self.images else ''}",
             f"  memory      {memory}: {megabytes(self.memory.base)} UNet, {megabytes(self.memory.adapter)} adapter "
             f"and optimizer, {megabytes(self.memory.activations)} activations{text}",
@@ -81,11 +82,14 @@ class Plan:
     def _task_data(self) -> list[str]:
         buckets = ", ".join(f"{size.width}x{size.height} ({count})" for size, count in self.buckets.items())
         if self.about:
-            return [f"  trains on   {self.about}", f"  epoch       {self.shown_per_epoch} images of {buckets}"]
+            return [
+                f"  trains on   {self.about}",
+                f"  epoch       {counted(self.shown_per_epoch, 'image')} of {buckets}",
+            ]
         return [
             f"  images      {self.images} for training, {self.validation_images} for validation, "
             f"{self.regularization_images} for regularization",
-            f"  epoch       {self.shown_per_epoch} samples in buckets {buckets}",
+            f"  epoch       {counted(self.shown_per_epoch, 'sample')} in buckets {buckets}",
         ]
 
 

@@ -12,31 +12,31 @@ OWN_PROMPTS = 3
 
 def sampling_options(config: TrainConfig) -> SamplingOptions:
     """Size, sampler, steps and guidance, from the run's settings."""
-    preview, side = config.preview, config.dataset.resolution
+    settings, side = config.samples, config.dataset.resolution
     return SamplingOptions(
         width=side,
         height=side,
-        sampler=preview.sample_sampler,
-        steps=preview.sample_steps,
-        guidance=preview.sample_cfg_scale,
+        sampler=settings.sample_sampler,
+        steps=settings.sample_steps,
+        guidance=settings.sample_cfg_scale,
     )
 
 
 def txt2img_request(config: TrainConfig, prompt: str, seed: int) -> Txt2ImgRequest:
     """The same for a WebUI's own txt2img."""
-    preview, side = config.preview, config.dataset.resolution
+    settings, side = config.samples, config.dataset.resolution
     return Txt2ImgRequest(
         prompt=prompt,
-        negative=preview.sample_negative_prompt,
+        negative=settings.sample_negative_prompt,
         seed=seed,
         width=side,
         height=side,
-        sampler=preview.sample_sampler,
-        steps=preview.sample_steps,
-        guidance=preview.sample_cfg_scale,
+        sampler=settings.sample_sampler,
+        steps=settings.sample_steps,
+        guidance=settings.sample_cfg_scale,
     )
 
 
 def sample_prompts(config: TrainConfig, task_data: TaskData) -> list[str]:
     """The prompts in the settings, or else the first of the training data's."""
-    return config.preview.sample_prompts or task_data.prompts()[:OWN_PROMPTS]
+    return config.samples.sample_prompts or task_data.prompts()[:OWN_PROMPTS]

@@ -12,6 +12,7 @@ from lib_lora_train.dataset.folders import find_images
 from lib_lora_train.dataset.images import load_image
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_text
+from lib_lora_train.wording import counted
 
 IMAGES_PER_PAGE = 24
 THUMBNAIL_SIZE = 192
@@ -40,7 +41,7 @@ class GalleryPage:
     def title(self) -> str:
         if not self.images:
             return "This folder contains no images."
-        count = "1 image" if self.images == 1 else f"{self.images} images"
+        count = counted(self.images, "image")
         return count if self.pages == 1 else f"{count}, page {self.number + 1} of {self.pages}"
 
 

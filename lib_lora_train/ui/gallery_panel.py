@@ -16,6 +16,7 @@ from lib_lora_train.ui.page_state import GalleryState, PageState
 from lib_lora_train.ui.parts import Part, control
 from lib_lora_train.ui.updates import Updates, message
 from lib_lora_train.uploads import store_uploads, uploads_of
+from lib_lora_train.wording import counted
 
 UNNAMED = "images"
 MAX_PROBLEMS = 5
@@ -48,9 +49,9 @@ class GalleryPanel:
         dataset = self._dataset_name((name or "").strip(), (dataset_folder or "").strip())
         folder = store_uploads(uploads, self.service.environment.datasets_dir, dataset)
         captions = sum(upload.is_caption for upload in uploads)
-        also = f" and {captions} captions" if captions else ""
+        also = f" and {counted(captions, 'caption')}" if captions else ""
         updates: Updates = {Part.UPLOADED: {"value": ""}, control("dataset_folder"): {"value": str(folder)}}
-        return updates | message(f"{len(uploads) - captions} images{also} were saved in {folder}.")
+        return updates | message(f"Saved in {folder}: {counted(len(uploads) - captions, 'image')}{also}.")
 
     def _dataset_name(self, name: str, dataset_folder: str) -> str:
         """The run's name; without one, the uploaded dataset that is in use, so that files are added to it; else a new one."""

@@ -8,6 +8,7 @@ from typing import TypeVar
 from lib_lora_train.config import Problem, settings
 from lib_lora_train.training.plan import Plan, megabytes
 from lib_lora_train.ui.html import facts_html, hint_html, paragraph, section
+from lib_lora_train.wording import counted
 
 MAX_BUCKETS = 4
 BucketSize = TypeVar("BucketSize", bound=tuple[int, int])
@@ -92,7 +93,7 @@ def _images(plan: Plan) -> str:
         parts.append(f"{plan.validation_images} for validation")
     if plan.regularization_images:
         parts.append(f"{plan.regularization_images} for regularization")
-    return f"{', '.join(parts)}; {plan.shown_per_epoch} samples per epoch"
+    return f"{', '.join(parts)}; {counted(plan.shown_per_epoch, 'sample')} per epoch"
 
 
 def _count(number: int, noun: str) -> str:

@@ -237,7 +237,7 @@ class TestOtherCommands:
     def test_plan_says_what_train_would_do_and_does_nothing(self, call, flags, tmp_path):
         result = call("plan", *flags())
         assert result.code == 0
-        assert "1 in 1 epochs" in result.out
+        assert "1 in 1 epoch" in result.out
         assert not (tmp_path / "runs").exists()
         assert not (tmp_path / "Lora").exists()
 

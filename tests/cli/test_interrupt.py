@@ -55,7 +55,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(started, call):
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in err
-    assert "Stopping: saving what is learned so far" in err
+    assert "Stopping and saving." in err
     assert f"resume tiny --runs-dir {config.run.runs_dir}" in out
     step = steps_done(config)
     before = adapter_files(config)

@@ -18,7 +18,7 @@ from PIL import Image
 from lib_lora_train.cli.demo import demo_config
 from lib_lora_train.embedded.evaluator import measure
 from lib_lora_train.embedded.synthetic import BACKGROUNDS, COLORS, NEW_SHAPE, SHAPES, caption
-from tests.assets import V_CHECKPOINT, XL_CHECKPOINT
+from tests.assets import V_CHECKPOINT, XL_CHECKPOINT, demo_changes
 from tests.integration.checks import arguments_of, failures_of, report, running_webui
 from tests.integration.forge_sizes import xl_variant_sizes
 from tests.integration.webui import WebUI
@@ -93,7 +93,7 @@ def check(webui: WebUI, variant: Variant) -> list[str]:
     correct = share_correct(webui, known)
     before = webui.generate(caption(*known[0]))
     run = f"star on {name}"
-    settings = demo_config(Path(), checkpoint=variant.file).to_flat()
+    settings = demo_config(Path(), **demo_changes(variant.file)).to_flat()
     settings = {name: settings[name] for name in DEMO_SETTINGS} | {"name": run, "sample_every_n_epochs": 0}
     response = webui.start(**settings)
     job = webui.wait(run, "finished", "failed", seconds=TIMEOUT) if response.status == 200 else response.body

@@ -133,7 +133,7 @@ def test_a_run_that_fails_at_any_stage_leaves_the_webui_unchanged(webui, setting
 
 
 def test_sample_images_that_fail_do_not_fail_the_run(webui, settings):
-    webui.fail_at("preview")
+    webui.fail_at("samples")
     try:
         webui.start(**settings("no samples", sample_every_n_epochs=1, sample_prompts=[PROMPT]))
         job = webui.wait("no samples", "failed", "finished")

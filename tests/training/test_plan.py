@@ -63,7 +63,7 @@ def test_a_plan_names_what_it_counts(tiny, host, tmp_path):
         "tiny on miniature",
         "3 for training, 1 for validation, 3 for regularization",
         "64x64 (12)",
-        "6 in 1 epochs",
+        "6 in 1 epoch",
     ):
         assert words in text
 

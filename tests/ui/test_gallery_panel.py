@@ -31,7 +31,7 @@ def test_uploaded_files_become_a_dataset_whose_folder_is_entered(panel, tmp_path
     folder = panel.service.environment.datasets_dir / "star"
     assert updates[control("dataset_folder")] == {"value": str(folder)}
     assert len(list(folder.iterdir())) == 4
-    assert f"2 images and 2 captions were saved in {folder}." in updates[Part.NOTICE]["value"]
+    assert f"Saved in {folder}: 2 images and 2 captions." in updates[Part.NOTICE]["value"]
 
 
 def test_without_a_name_files_are_added_to_the_dataset_in_use(panel, tmp_path):
@@ -94,7 +94,7 @@ def test_captioning_reports_its_result_once_on_each_page(panel, tmp_path):
         time.sleep(0.01)
     assert (tmp_path / "cats" / "1.txt").read_text().strip() == "sks, a photo"
     updates = panel.captioning_progress(page)
-    assert "1 captions written, 3 kept" in updates[Part.NOTICE]["value"]
+    assert "1 caption written, 3 images already had one." in updates[Part.NOTICE]["value"]
     assert [caption for _, caption in updates[Part.GALLERY]["value"]][1] == "sks, a photo"
     assert panel.captioning_progress(page) == {}
     assert Part.NOTICE in panel.captioning_progress(PageState())

@@ -42,7 +42,7 @@ class CaptionedData:
         Raises:
             UserError: as `read_dataset`.
         """
-        measured = config.preview.validate_every_n_epochs > 0
+        measured = config.samples.validate_every_n_epochs > 0
         chosen = config.dataset if measured else replace(config.dataset, validation_images=0)
         return cls(config, read_dataset(chosen, config.run.seed))
 

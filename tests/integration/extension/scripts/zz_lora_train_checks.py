@@ -20,7 +20,7 @@ STAGES = {
     "inject": (session, "make_adapter"),
     "step": (session.Loop, "run_until"),
     "save": (checkpointer, "save_adapter"),
-    "preview": (evaluator.Evaluator, "_generate_samples"),
+    "samples": (evaluator.Evaluator, "_generate_samples"),
     "validation": (captioned, "validation_losses"),
     "release": (Attachment, "changed"),
 }
