@@ -59,13 +59,21 @@ class Family:
     """Of the UNet's attention: the one part of its architecture that weights do not show."""
     text: tuple[TextPart, ...]
     resolution: int
-    """Side in pixels that its base models were trained on."""
+    """Side in pixels of the images that its base models were trained on."""
     ldm_names: bool
     """Whether adapter files name the UNet's layers as LDM does; else as diffusers does."""
     base_model_version: str
     """`ss_base_model_version` of an adapter file; SD 2 with v prediction appends `_v`."""
     architecture: str
     """`modelspec.architecture` of an adapter file, without `/lora`."""
+    v_resolution: int = 0
+    """The same side for its base models with v prediction, where it differs."""
+    float16_vae: bool = True
+    """Whether its VAE can compute in float16; where it cannot, it gives NaN."""
+
+    @property
+    def has_clip_skip(self) -> bool:
+        return any(part.clip_skip for part in self.text)
 
     def __str__(self) -> str:
         return self.title
@@ -92,6 +100,7 @@ SD2 = Family(
     ldm_names=False,
     base_model_version="sd_v2",
     architecture="stable-diffusion-v2",
+    v_resolution=768,
 )
 SDXL = Family(
     name="sdxl",
@@ -106,4 +115,5 @@ SDXL = Family(
     ldm_names=True,
     base_model_version="sdxl_base_v1-0",
     architecture="stable-diffusion-xl-v1-base",
+    float16_vae=False,
 )

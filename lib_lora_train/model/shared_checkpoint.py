@@ -17,6 +17,8 @@ from lib_lora_train.model.family import Family, Heads, TextPart
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """Number formats by their names in the settings."""
+FULL_WIDTH = 320
+"""Channels of the first layer of every published Stable Diffusion. Narrower models are test models for small images."""
 
 
 def is_copy(parameter: torch.Tensor) -> bool:
@@ -117,6 +119,14 @@ class SharedCheckpoint:
         """What the family says of text encoder `number`, with layers counted from those that the host has loaded."""
         part = self.family.text[number]
         return replace(part, skipped_layers=part.skipped_layers - self.text_layers_left_out)
+
+    @property
+    def native_resolution(self) -> int:
+        """Side in pixels of the images that the model was made for; 0 if not known."""
+        first = self.unet.get("input_blocks.0.0.weight")
+        if first is not None and first.shape[0] < FULL_WIDTH:
+            return 0
+        return (self.family.v_resolution if self.prediction == "v" else 0) or self.family.resolution
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Arithmetic in `precision` inside; nothing for float32, which older versions of torch refuse."""

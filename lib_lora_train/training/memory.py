@@ -130,7 +130,7 @@ def _unet_activations(
     batch = config.dataset.batch_size
     with PeakBytes([*checkpoint.unet.values(), *adapter.parameters()]) as held:
         latents = torch.empty(denoiser.latent.shape(batch, size.height, size.width))
-        timesteps = torch.zeros(batch, dtype=torch.long)
+        timesteps = torch.full((batch,), denoiser.process.last_timestep)
         prediction = denoiser.predict(latents, timesteps, denoiser.example_conditioning(batch))
     del prediction
     return held.peak

@@ -5,31 +5,28 @@ from __future__ import annotations
 import torch
 
 from lib_lora_train.config import TrainConfig
-from lib_lora_train.model.family import SD2, SDXL
 from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
 
-FULL_WIDTH = 320
-"""Channels of the first layer of every published base model. Narrower models are test models, made for small images."""
-V_RESOLUTION = 768
-"""Pixels per side that SD 2's v-prediction models were trained at."""
+SMALL = 3 / 4
+"""Of the resolution that a model is made for. Below it, a warning is shown."""
 
 
 def run_warnings(checkpoint: SharedCheckpoint, config: TrainConfig) -> list[str]:
     """A message for each problem that does not prevent the run from starting."""
     family, data, warnings = checkpoint.family, config.dataset, []
-    if config.model.clip_skip > 1 and not family.text[0].clip_skip:
+    if config.model.clip_skip > 1 and not family.has_clip_skip:
         warnings.append(
             f"clip_skip is {config.model.clip_skip}, but {family.title} always uses the same text encoder layer: it has no effect."
         )
-    native = V_RESOLUTION if family is SD2 and checkpoint.prediction == "v" else family.resolution
-    small = data.resolution < native * 3 / 4
-    if small and checkpoint.unet["input_blocks.0.0.weight"].shape[0] >= FULL_WIDTH:
+    native = checkpoint.native_resolution
+    if data.resolution < native * SMALL:
         warnings.append(
             f"resolution is {data.resolution}, but {family.title} is made for {native}, so details will be lost. "
             "Increase it if memory allows."
         )
-    if family is SDXL and any(tensor.dtype == torch.float16 for tensor in checkpoint.vae.values()):
+    if not family.float16_vae and any(tensor.dtype == torch.float16 for tensor in checkpoint.vae.values()):
         warnings.append(
-            "The WebUI holds the VAE in float16, in which SDXL's VAE gives NaN. Images are encoded in float32."
+            f"The WebUI holds the VAE in float16, in which the VAE of {family.title} gives NaN. "
+            "Images are encoded in float32."
         )
     return warnings

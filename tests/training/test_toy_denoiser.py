@@ -27,6 +27,7 @@ from lib_lora_train.model.family import Family, Heads
 from lib_lora_train.model.processes.flow import FlowMatching
 from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
 from lib_lora_train.training.events import Sampled, Validated
+from lib_lora_train.training.plan import make_plan
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.session import resume, train
 from tests.training.runs import SharingHost, adapter_files, of_kind, stopping_after_a_slice, tiny_config
@@ -202,6 +203,17 @@ def test_its_epochs_are_compared_at_several_strengths(host, config):
     assert images.keys() == {(epoch, strength) for epoch in (1, 2) for strength in (0.0, 1.0)}
     assert images[1, 0.0] == images[2, 0.0]
     assert len(set(images.values())) == 3
+
+
+def test_its_plan_counts_its_memory_and_names_it(host, config):
+    plan = make_plan(config(rank=2, batch_size=1, clip_skip=2), host)
+    weights = sum(tensor.numel() for tensor in host.checkpoint.unet.values())
+    adapter = 2 * ((3 + WIDTH) + (TEXT_WIDTH + WIDTH) + (WIDTH + 3))
+    assert plan.memory.base == 4 * weights
+    assert plan.memory.adapter == adapter * (4 + 4 + 8)  # weight, gradient, AdamW's two moments
+    assert plan.memory.activations >= 4 * (64 // 4) ** 2 * WIDTH
+    assert "Toy" in plan.checkpoint
+    assert any("clip_skip is 2" in warning for warning in plan.warnings)
 
 
 def test_it_learns(host, config, tmp_path):
