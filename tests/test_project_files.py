@@ -71,3 +71,17 @@ def test_the_metadata_name_the_extension_as_its_repository():
     name = tomllib.loads(text_of("pyproject.toml"))["project"]["name"]
     assert metadata["Extension"]["Name"] == name
     assert json.loads(text_of("docs/extension-index.json"))["url"].endswith(f"/{name}.git")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "benchmarks/README.md",
+        *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+    ],
+)
+def test_files_that_a_document_mentions_exist(document):
+    paths = re.findall(r"\b(?:benchmarks|docs|lib_lora_train|presets|tests|tools)/[\w/-]+\.[a-z]+\b", text_of(document))
+    assert [path for path in paths if not (ROOT / path).exists()] == []
