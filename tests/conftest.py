@@ -1,4 +1,4 @@
-"""Fixtures for all tests: one random miniature checkpoint for the whole session, and no network."""
+"""Fixtures for all tests: a random miniature checkpoint, shared by all of them, and no network access."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random float32 SD 1.x checkpoint with its tokenizer folder beside it. Tests must not write to it."""
+    """A random float32 SD 1.x checkpoint with its tokenizer folder next to it. Tests must not write to it."""
     return write_checkpoint(tmp_path_factory.mktemp("miniature"))
 
 
 @pytest.fixture
 def own_copy(miniature: Path, tmp_path: Path) -> Path:
-    """A copy of the miniature and its tokenizer folder that the test may change."""
+    """A copy of the miniature checkpoint and its tokenizer folder, which the test may change."""
     shutil.copytree(miniature.with_suffix(""), tmp_path / "miniature")
     return Path(shutil.copy(miniature, tmp_path))
 
 
 @pytest.fixture
 def checkpoint(miniature: Path) -> Iterator[SharedCheckpoint]:
-    """The miniature, shared by the standalone host."""
+    """The miniature checkpoint, shared by the standalone host."""
     with StandaloneHost(CheckpointConfig(checkpoint=str(miniature)), torch.device("cpu")).lease() as checkpoint:
         yield checkpoint
 
 
 @pytest.fixture
 def complaint() -> Callable[..., str]:
-    """complaint(function, *arguments): the text of the UserError that it raises."""
+    """complaint(function, *arguments): calls the function, which must raise a UserError, and returns its message."""
 
     def call(function: Callable, *arguments: object, **named: object) -> str:
         with pytest.raises(UserError) as caught:

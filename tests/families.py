@@ -1,4 +1,4 @@
-"""Random checkpoints of the other families, as small as tests/miniature.py's: SD 2 and SDXL, in LDM's layout."""
+"""Small random checkpoints of the other model families, SD 2 and SDXL, in LDM's layout."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class OpenClip:
 
 
 def open_clip_weights(sizes: OpenClip, seed: int) -> dict[str, torch.Tensor]:
-    """A text encoder's weights under OpenCLIP's names."""
+    """Random weights of a text encoder, with OpenCLIP's names."""
     width = sizes.width
     shapes = {
         "token_embedding.weight": (sizes.vocabulary, width),
@@ -83,14 +83,17 @@ def open_clip_weights(sizes: OpenClip, seed: int) -> dict[str, torch.Tensor]:
     for name, shape in shapes.items():
         scale = 0.1 if len(shape) < 2 else 1 / width**0.5
         weights[name] = torch.randn(shape, generator=generator) * scale
-        if "ln_" in name:  # a mean off 0, as A1111 divides by it
+        if "ln_" in name:  # not 0 on average: A1111 divides by the mean
             weights[name] += 1 if name.endswith("weight") else -0.1
     return weights
 
 
 def open_clip_by_hand(weights: dict[str, torch.Tensor], ids: torch.Tensor, heads: int = 1) -> tuple[torch.Tensor, ...]:
-    """(penultimate, last, pooled) states of OpenCLIP's text transformer for ids [N, 77]: penultimate and last without
-    the final norm; pooled at the highest id, as open_clip finds the end token."""
+    """The outputs of OpenCLIP's text transformer for ids [N, 77], calculated step by step.
+
+    Returns the hidden states of the penultimate and of the last layer, both without the final norm, and the pooled
+    features, taken at the highest id, which is how open_clip finds the end token.
+    """
     width = weights["ln_final.weight"].shape[0]
 
     def norm(x: torch.Tensor, name: str) -> torch.Tensor:
@@ -118,7 +121,7 @@ def open_clip_by_hand(weights: dict[str, torch.Tensor], ids: torch.Tensor, heads
 
 
 def clip_config(vocabulary: int) -> CLIPTextConfig:
-    """SDXL's first text encoder."""
+    """The configuration of SDXL's first text encoder."""
     return CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=32,
@@ -136,16 +139,16 @@ def clip_config(vocabulary: int) -> CLIPTextConfig:
 def write_family(
     folder: Path,
     family: str,
-    marks: tuple[str, ...] = (),
+    markers: tuple[str, ...] = (),
     *,
     words: int = 0,
     name: str = "",
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """A whole checkpoint of family sd2 or sdxl with its tokenizer folder; returns the .safetensors file.
+    """Writes a whole checkpoint of the family sd2 or sdxl and its tokenizer folder. Returns the .safetensors file.
 
-    `marks`: names of empty tensors in it, such as v_pred. `words`: rows of OpenCLIP's token embedding, where they are
-    not as many as the small tokenizer has.
+    `markers`: names of empty tensors in the file, such as v_pred. `words`: number of rows of OpenCLIP's token
+    embedding; 0: as many as the small tokenizer has tokens.
     """
     path = folder / f"{name or family}.safetensors"
     size = write_tokenizer(path.with_suffix(""))
@@ -166,7 +169,7 @@ def write_family(
         weights |= _prefixed("conditioner.embedders.0.transformer.text_model.", bare)
         weights |= _prefixed("conditioner.embedders.1.model.", open_clip)
     weights = {key: tensor.to(dtype).contiguous() for key, tensor in weights.items()}
-    save_file(weights | {mark: torch.zeros(0) for mark in marks}, path)
+    save_file(weights | {marker: torch.zeros(0) for marker in markers}, path)
     return path
 
 

@@ -1,4 +1,4 @@
-"""A random SD 1.x checkpoint, small enough to build in a blink, for tests that need a file and not a trained model."""
+"""A small random SD 1.x checkpoint for tests that need a file but no trained model."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ VAE = {
 WORDS = ["a", "red", "blue", "star", "cat", "photo", "of", "on", "white", ","]
 
 
-def vocabulary() -> list[str]:
-    """Bytes as CLIP's tokenizer writes them, with and without a word's end, then merged words, then the two specials."""
+def byte_tokens() -> list[str]:
+    """The single-byte tokens of CLIP's tokenizer, without and with the end-of-word marker."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [256 + i for i in range(256 - len(printable))]
     letters = [chr(code) for code in printable + others]
@@ -39,9 +39,9 @@ def vocabulary() -> list[str]:
 
 
 def write_tokenizer(folder: Path) -> int:
-    """A CLIP tokenizer that knows bytes and `WORDS`; returns the size of its vocabulary."""
+    """Writes a CLIP tokenizer of single bytes and `WORDS`. Returns the size of its vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokens, merges = vocabulary(), []
+    tokens, merges = byte_tokens(), []
     for word in WORDS:
         pieces = [*word[:-1], f"{word[-1]}</w>"]
         while len(pieces) > 1:
@@ -84,7 +84,7 @@ def text_config(vocabulary_size: int) -> CLIPTextConfig:
 
 
 def random_weights(module: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
-    """The module's weights, replaced by well-scaled random ones (a fresh module's zeros would hide mistakes)."""
+    """Random weights for the module, scaled by fan-in. The zeros of a new module would hide mistakes."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, tensor in module.state_dict().items():
@@ -98,7 +98,7 @@ def random_weights(module: torch.nn.Module, seed: int) -> dict[str, torch.Tensor
 
 
 def write_checkpoint(folder: Path, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
-    """A whole checkpoint with its tokenizer folder; returns the .safetensors file."""
+    """Writes a whole checkpoint and its tokenizer folder. Returns the .safetensors file."""
     path = folder / "miniature.safetensors"
     size = write_tokenizer(folder / "miniature")
     config = text_config(size)

@@ -1,4 +1,4 @@
-"""The HTTP API: the same runs and the same words as everywhere."""
+"""The HTTP API."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def service(checkpoint, tmp_path):
         readable=lambda text: readable_folder(text, policy),
     )
     photos(environment.datasets_dir / "cats")
-    made = TrainingService(environment)
-    yield made
-    made.queue.close()
+    service = TrainingService(environment)
+    yield service
+    service.queue.close()
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ SETTINGS = {
 }
 
 
-def test_a_plan_says_what_would_happen_and_changes_nothing(client, service):
+def test_plan_shows_the_run_and_writes_nothing(client, service):
     plan = client.post(f"{PREFIX}/plan", json=SETTINGS).json()
     assert plan["steps"] == plan["shown_per_epoch"] == 4
     assert plan["seconds_per_step"] is None
@@ -62,25 +62,25 @@ def test_a_plan_says_what_would_happen_and_changes_nothing(client, service):
     assert not service.environment.runs_dir.exists()
 
 
-def test_a_time_that_was_measured_is_remembered(client):
+def test_a_measured_time_is_remembered(client):
     measured = client.post(f"{PREFIX}/plan", json={**SETTINGS, "timed": True}).json()["seconds_per_step"]
     assert measured > 0
     assert client.post(f"{PREFIX}/plan", json=SETTINGS).json()["seconds_per_step"] == measured
 
 
 def test_problems_name_their_fields(client):
-    answer = client.post(f"{PREFIX}/runs", json={**SETTINGS, "rank": 0, "resolution": 65})
-    assert answer.status_code == 422
-    assert [problem["field"] for problem in answer.json()["problems"]] == ["rank", "resolution"]
+    response = client.post(f"{PREFIX}/runs", json={**SETTINGS, "rank": 0, "resolution": 65})
+    assert response.status_code == 422
+    assert [problem["field"] for problem in response.json()["problems"]] == ["rank", "resolution"]
 
 
-def test_an_unknown_setting_gets_the_nearest_known_one(client):
+def test_an_unknown_setting_gets_a_suggestion(client):
     problem = client.post(f"{PREFIX}/plan", json={**SETTINGS, "learning_rat": 1}).json()["problems"][0]
     assert problem["field"] == "learning_rat"
     assert "learning_rate" in problem["message"]
 
 
-def test_a_folder_outside_is_not_read(client, tmp_path):
+def test_a_folder_outside_the_roots_is_refused(client, tmp_path):
     photos(tmp_path / "private")
     for outside in (str(tmp_path / "private"), "../../private", "/etc"):
         problems = client.post(f"{PREFIX}/plan", json={**SETTINGS, "dataset_folder": outside}).json()["problems"]
@@ -88,7 +88,7 @@ def test_a_folder_outside_is_not_read(client, tmp_path):
         assert str(tmp_path) not in problems[0]["message"]
 
 
-def test_a_run_is_started_followed_and_listed(client, service):
+def test_a_run_can_be_started_followed_and_listed(client, service):
     assert client.post(f"{PREFIX}/runs", json=SETTINGS).json()["name"] == "cat"
     wait_until_over(service.queue.get("cat"))
     run = client.get(f"{PREFIX}/runs/cat").json()
@@ -102,44 +102,44 @@ def test_a_run_is_started_followed_and_listed(client, service):
     assert [run["name"] for run in client.get(f"{PREFIX}/runs").json()] == ["cat"]
 
 
-def test_a_run_is_discarded(client, service):
+def test_a_run_can_be_discarded(client, service):
     client.post(f"{PREFIX}/runs", json=SETTINGS)
     wait_until_over(service.queue.get("cat"))
     assert client.post(f"{PREFIX}/runs/cat/discard").json()["state"] == "discarded"
     assert client.get(f"{PREFIX}/runs").json() == []
 
 
-def test_a_comparison_answers_with_the_grid_and_the_best_epoch(client, service):
+def test_compare_returns_the_grid_and_the_recommended_epoch(client, service):
     client.post(f"{PREFIX}/runs", json={**SETTINGS, "sample_steps": 1})
     wait_until_over(service.queue.get("cat"))
-    answer = client.post(
+    response = client.post(
         f"{PREFIX}/runs/cat/compare", json={"strengths": [0, 1], "prompts": ["a cat"], "seed": 3}
     ).json()
-    assert (answer["name"], answer["file"], answer["recommended"]["epoch"]) == ("cat", "cat.safetensors", 1)
-    assert base64.b64decode(answer["grid"]).startswith(b"\x89PNG")
+    assert (response["name"], response["file"], response["recommended"]["epoch"]) == ("cat", "cat.safetensors", 1)
+    assert base64.b64decode(response["grid"]).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
     "options", [{"strengths": "1"}, {"strengths": []}, {"prompts": [1]}, {"seed": -1}, {"output": "/tmp/x.png"}]
 )
-def test_a_comparison_that_cannot_be_is_refused_by_name(client, options):
-    answer = client.post(f"{PREFIX}/runs/cat/compare", json=options)
-    assert answer.status_code == 422
-    assert next(iter(options)) in answer.json()["problems"][0]["message"]
+def test_compare_refuses_an_invalid_option_by_name(client, options):
+    response = client.post(f"{PREFIX}/runs/cat/compare", json=options)
+    assert response.status_code == 422
+    assert next(iter(options)) in response.json()["problems"][0]["message"]
 
 
 @pytest.mark.parametrize("name", ["nobody", "..", "%2e%2e", "cat%00"])
-def test_a_run_that_is_not_there(client, name):
+def test_a_missing_run_is_not_found(client, name):
     assert client.get(f"{PREFIX}/runs/{name}").status_code == 404
 
 
-def test_an_unknown_action_names_the_known_ones(client):
-    answer = client.post(f"{PREFIX}/runs/cat/explode")
-    assert answer.status_code == 422
-    assert "pause, continue" in answer.json()["problems"][0]["message"]
+def test_an_unknown_action_gets_a_list_of_actions(client):
+    response = client.post(f"{PREFIX}/runs/cat/explode")
+    assert response.status_code == 422
+    assert "pause, continue" in response.json()["problems"][0]["message"]
 
 
-def test_with_a_login_nothing_is_answered_without_it(service):
+def test_requests_without_a_login_are_refused(service):
     app = fastapi.FastAPI()
     add_routes(app, service, "ann:secret,bob:word")
     client = TestClient(app)
@@ -151,24 +151,22 @@ def test_with_a_login_nothing_is_answered_without_it(service):
     assert client.get(f"{PREFIX}/runs", auth=("bob", "word")).status_code == 200
 
 
-def test_images_of_the_class_are_drawn_by_the_webui_and_the_api_tells_how_far_it_is(checkpoint, service, client):
-    conditioning = []
+def test_the_webui_generates_class_images_and_the_api_reports_progress(checkpoint, service, client):
+    jobs = []
 
     def txt2img(request):
-        conditioning.append(client.get(f"{PREFIX}/runs/cat").json()["job"])
+        jobs.append(client.get(f"{PREFIX}/runs/cat").json()["job"])
         return Image.new("RGB", (request.width, request.height))
 
     service.queue._txt2img = txt2img
     dreambooth = {"training_method": "dreambooth", "trigger_word": "sks", "class_word": "cat", "num_class_images": 2}
     client.post(f"{PREFIX}/runs", json={**SETTINGS, **dreambooth})
     wait_until_over(service.queue.get("cat"))
-    assert [(job["state"], job["preparing"]["event"], job["preparing"]["done"]) for job in conditioning] == [
+    assert [(job["state"], job["preparing"]["event"], job["preparing"]["done"]) for job in jobs] == [
         ("preparing", "generatingclassimages", 0),
         ("preparing", "generatingclassimages", 1),
     ]
-    assert conditioning[0]["preparing"]["total"] == 2
-    assert conditioning[0]["preparing"]["folder"].startswith(
-        str(service.environment.runs_dir / "cache" / "class-images")
-    )
+    assert jobs[0]["preparing"]["total"] == 2
+    assert jobs[0]["preparing"]["folder"].startswith(str(service.environment.runs_dir / "cache" / "class-images"))
     after = client.get(f"{PREFIX}/runs/cat").json()["job"]
     assert (after["state"], after["preparing"]) == ("finished", None)

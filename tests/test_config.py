@@ -1,4 +1,4 @@
-"""The table of settings: its defaults, its two written forms, and the faults it finds."""
+"""The settings: defaults, flat and TOML form, and validation."""
 
 import math
 
@@ -7,14 +7,14 @@ import pytest
 from lib_lora_train.config import TRAINING_METHODS, CompareConfig, TrainConfig, fields_of, settings
 from lib_lora_train.errors import UserError
 
-ALL = [*settings(), *fields_of(CompareConfig)]
+ALL_FIELDS = [*settings(), *fields_of(CompareConfig)]
 
 
-def faulty_fields(**values: object) -> list[str]:
+def invalid_fields(**values: object) -> list[str]:
     return [problem.field for problem in TrainConfig.from_flat({"name": "mycat", **values}).problems()]
 
 
-@pytest.mark.parametrize("entry", ALL, ids=[entry.name for entry in ALL])
+@pytest.mark.parametrize("entry", ALL_FIELDS, ids=lambda entry: entry.name)
 class TestEveryField:
     def test_has_a_label(self, entry):
         assert entry.info.label.strip()
@@ -29,8 +29,8 @@ class TestEveryField:
             assert default <= info.maximum
 
 
-@pytest.mark.parametrize("entry", [entry for entry in ALL if entry.info.methods], ids=lambda entry: entry.name)
-def test_a_setting_belongs_to_modes_that_exist(entry):
+@pytest.mark.parametrize("entry", [entry for entry in ALL_FIELDS if entry.info.methods], ids=lambda entry: entry.name)
+def test_the_training_methods_of_a_setting_exist(entry):
     assert set(entry.info.methods) <= set(TRAINING_METHODS)
 
 
@@ -39,12 +39,12 @@ def test_names_are_unique_over_all_groups():
     assert len(names) == len(set(names))
 
 
-def test_the_defaults_lack_only_a_name():
+def test_the_defaults_need_only_a_name():
     assert [problem.field for problem in TrainConfig().problems()] == ["name"]
     assert TrainConfig.from_flat({"name": "mycat"}).problems() == []
 
 
-def test_two_configurations_do_not_share_a_list():
+def test_configurations_do_not_share_lists():
     first = TrainConfig()
     first.samples.sample_prompts.append("a cat")
     assert TrainConfig().samples.sample_prompts == []
@@ -56,11 +56,11 @@ class TestFlatForm:
         assert (config.run.name, config.adapter.rank, config.optimizer.learning_rate) == ("mycat", 8, 2e-4)
         assert config.dataset.enable_bucket is False
 
-    def test_comes_back_as_it_went_in(self):
+    def test_survives_a_round_trip(self):
         config = TrainConfig.from_flat({"name": "mycat", "rank": 8, "sample_prompts": ["a", "b"]})
         assert TrainConfig.from_flat(config.to_flat()) == config
 
-    def test_takes_whole_floats_as_ints_and_ints_as_floats(self):
+    def test_converts_whole_floats_to_ints_and_ints_to_floats(self):
         config = TrainConfig.from_flat({"rank": 8.0, "alpha": 4})
         assert (type(config.adapter.rank), type(config.adapter.alpha)) == (int, float)
 
@@ -81,19 +81,19 @@ class TestFlatForm:
             ("sample_prompts", [1]),
         ],
     )
-    def test_refuses_the_wrong_kind_of_value(self, name, value):
+    def test_refuses_a_value_of_the_wrong_type(self, name, value):
         with pytest.raises(UserError, match=f"^{name}: Must be "):
             TrainConfig.from_flat({name: value})
 
-    def test_names_the_nearest_setting_for_one_that_does_not_exist(self):
+    def test_suggests_a_setting_for_an_unknown_name(self):
         with pytest.raises(UserError, match=r"learnig_rate.*Did you mean learning_rate\?"):
             TrainConfig.from_flat({"learnig_rate": 1e-4})
 
-    def test_takes_no_guess_where_nothing_is_near(self):
+    def test_suggests_nothing_if_no_setting_is_similar(self):
         with pytest.raises(UserError, match=r"qqqqqq: There is no such setting\. Remove it\."):
             TrainConfig.from_flat({"qqqqqq": 1})
 
-    def test_lists_all_wrong_values_at_once(self):
+    def test_lists_all_problems_at_once(self):
         with pytest.raises(UserError) as caught:
             TrainConfig.from_flat({"rank": "x", "flipp": True, "epochs": []})
         assert [line.split(":")[0] for line in str(caught.value).splitlines()] == ["rank", "flipp", "epochs"]
@@ -115,29 +115,29 @@ class TestToml:
             "a = 1",
         ],
     )
-    def test_brings_back_any_text(self, text):
+    def test_keeps_any_text(self, text):
         config = TrainConfig.from_flat({"trigger_word": text, "sample_prompts": [text, "other"]})
         assert TrainConfig.from_toml(config.to_toml()) == config
 
     @pytest.mark.parametrize("number", [1e-4, 1e-16, 0.1 + 0.2, 1.0, 0.0])
-    def test_brings_back_every_digit(self, number):
+    def test_keeps_every_digit(self, number):
         config = TrainConfig.from_flat({"learning_rate": number})
         assert TrainConfig.from_toml(config.to_toml()).optimizer.learning_rate == number
 
-    def test_may_lack_group_headings_and_settings(self):
+    def test_needs_no_group_headings_and_no_settings(self):
         assert TrainConfig.from_toml('name = "mycat"\nrank = 4\n') == TrainConfig.from_flat(
             {"name": "mycat", "rank": 4}
         )
 
-    def test_refuses_what_is_not_toml(self):
+    def test_refuses_invalid_toml(self):
         with pytest.raises(UserError, match="not valid TOML"):
             TrainConfig.from_toml("rank = = 4")
 
-    def test_refuses_a_name_that_stands_in_two_groups(self):
+    def test_refuses_a_setting_in_two_groups(self):
         with pytest.raises(UserError, match="sets rank twice"):
             TrainConfig.from_toml("rank = 4\n[adapter]\nrank = 8\n")
 
-    def test_refuses_a_group_that_does_not_exist(self):
+    def test_refuses_an_unknown_group(self):
         with pytest.raises(UserError, match="no such setting"):
             TrainConfig.from_toml("[adaptor]\nrank = 8\n")
 
@@ -163,16 +163,16 @@ class TestProblems:
             ({"prior_loss_weight": 0, "regularization_folder": "classes"}, ["prior_loss_weight"]),
         ],
     )
-    def test_names_the_field_at_fault(self, values, fields):
-        assert faulty_fields(**values) == fields
+    def test_name_the_invalid_field(self, values, fields):
+        assert invalid_fields(**values) == fields
 
-    def test_accepts_a_zero_rate_where_the_text_encoder_has_its_own(self):
-        assert faulty_fields(learning_rate=0, train_text_encoder=True, text_encoder_learning_rate=1e-5) == []
+    def test_allow_a_zero_unet_rate_if_the_text_encoder_has_its_own(self):
+        assert invalid_fields(learning_rate=0, train_text_encoder=True, text_encoder_learning_rate=1e-5) == []
 
-    def test_reports_all_faults_at_once(self):
-        assert set(faulty_fields(rank=0, loss_type="l1", epochs=0, name="")) == {"rank", "loss_type", "epochs", "name"}
+    def test_are_reported_all_at_once(self):
+        assert set(invalid_fields(rank=0, loss_type="l1", epochs=0, name="")) == {"rank", "loss_type", "epochs", "name"}
 
-    def test_says_what_to_do(self):
+    def test_give_the_limit_and_the_value(self):
         (problem,) = TrainConfig.from_flat({"name": "mycat", "rank": 600}).problems()
         assert str(problem) == "rank: Must be at most 512 (is 600)."
 
@@ -182,8 +182,8 @@ class TestName:
         "name",
         ["mycat", "my cat", "my-cat_2.1", "кошка", "猫", "a", "C++", "cat-12", "2024", "Köhler", "猫" * 66, "x" * 100],
     )
-    def test_may_be(self, name):
-        assert faulty_fields(name=name) == []
+    def test_accepts_a_valid_name(self, name):
+        assert invalid_fields(name=name) == []
 
     @pytest.mark.parametrize(
         "name",
@@ -220,5 +220,5 @@ class TestName:
             "猫" * 67,
         ],
     )
-    def test_may_not_be(self, name):
-        assert faulty_fields(name=name) == ["name"]
+    def test_refuses_a_name_that_cannot_be_a_file_and_a_tag(self, name):
+        assert invalid_fields(name=name) == ["name"]

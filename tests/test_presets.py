@@ -22,49 +22,49 @@ def own(tmp_path):
     return tmp_path / "presets"
 
 
-class TestTheShippedOnes:
-    def test_are_offered_first_with_what_they_are_for(self, own):
+class TestShippedPresets:
+    def test_are_listed_first_with_a_description(self, own):
         presets = list_presets(own)
         assert [preset.name for preset in presets] == SHIPPED_NAMES
         assert all(preset.shipped and preset.about.endswith("SD 1.5.") for preset in presets)
 
     @pytest.mark.parametrize("name", SHIPPED_NAMES)
-    def test_are_valid_for_a_run(self, own, name):
+    def test_are_valid_settings(self, own, name):
         assert TrainConfig.from_flat(load_preset(name, own) | PERSONAL | {"prompt_pairs": ["a -> b"]}).problems() == []
 
-    def test_there_is_one_for_every_mode(self, own):
+    def test_cover_every_training_method(self, own):
         assert {load_preset(name, own)["training_method"] for name in SHIPPED_NAMES} == set(TRAINING_METHODS)
 
     @pytest.mark.parametrize("name", SHIPPED_NAMES)
-    def test_say_why_for_each_setting(self, name):
+    def test_explain_each_setting(self, name):
         lines = (SHIPPED / f"{name}.toml").read_text(encoding="utf-8").splitlines()
         assert [line for line in lines if "=" in line and "  # " not in line] == []
 
-    def test_differ_as_their_subjects_do(self, own):
-        character, style, thing = (load_preset(name, own) for name in SUBJECTS)
-        assert thing["rank"] < character["rank"] < style["rank"]
-        assert thing["epochs"] < character["epochs"] < style["epochs"]
-        assert (character["flip_horizontally"], thing["flip_horizontally"], style["train_text_encoder"]) == (
+    def test_differ_by_subject(self, own):
+        character, style, item = (load_preset(name, own) for name in SUBJECTS)
+        assert item["rank"] < character["rank"] < style["rank"]
+        assert item["epochs"] < character["epochs"] < style["epochs"]
+        assert (character["flip_horizontally"], item["flip_horizontally"], style["train_text_encoder"]) == (
             False,
             False,
             False,
         )
 
     @pytest.mark.parametrize("name", ["character", "Character", " STYLE "])
-    def test_stay_as_they_are(self, own, complaint, name):
+    def test_cannot_be_changed(self, own, complaint, name):
         assert "cannot be changed" in complaint(save_preset, name, {}, own)
         assert "cannot be changed" in complaint(delete_preset, name, own)
         assert not own.exists()
 
-    def test_are_not_hidden_by_a_file_of_their_name(self, own):
+    def test_are_not_replaced_by_a_file_of_the_same_name(self, own):
         own.mkdir()
         (own / "Style.toml").write_text("rank = 1")
         assert [preset.name for preset in list_presets(own)] == SHIPPED_NAMES
         assert load_preset("Style", own)["rank"] == 32
 
 
-class TestTheUsers:
-    def test_come_back_as_they_were_saved(self, own):
+class TestUserPresets:
+    def test_load_as_saved(self, own):
         save_preset(
             "Für Katzen", {"rank": 4, "learning_rate": 2e-5, "loss_type": "huber", "flip_horizontally": True}, own
         )
@@ -76,14 +76,14 @@ class TestTheUsers:
             True,
         )
 
-    def test_hold_every_setting_but_those_of_one_run(self, own):
+    def test_contain_every_setting_except_those_of_one_run(self, own):
         path = save_preset("mine", PERSONAL | {"rank": 4, "sample_prompts": ["mycat"]}, own)
         assert set(load_preset("mine", own)) == {field.name for field in settings()} - ONE_RUN
         text = path.read_text(encoding="utf-8")
         assert "mycat" not in text
         assert "/photos" not in text
 
-    def test_what_belongs_to_one_run_are_all_the_paths_and_words(self):
+    def test_settings_of_one_run_exist_and_include_all_paths(self):
         assert {
             "name",
             "dataset_folder",
@@ -95,31 +95,31 @@ class TestTheUsers:
         } <= ONE_RUN
         assert {field.name for field in settings()} >= ONE_RUN
 
-    def test_a_whole_configuration_can_be_saved(self, own):
+    def test_can_be_saved_from_a_whole_configuration(self, own):
         config = TrainConfig.from_flat(PERSONAL | {"epochs": 3})
         save_preset("mine", config.to_flat(), own)
         assert load_preset("mine", own)["epochs"] == 3
 
-    def test_may_leave_settings_out_that_are_then_the_defaults(self, own):
+    def test_use_the_default_of_a_missing_setting(self, own):
         own.mkdir()
         (own / "short.toml").write_text("[adapter]\nrank = 3\n")
         assert load_preset("short", own) == {
             name: value for name, value in TrainConfig.from_flat({"rank": 3}).to_flat().items() if name not in ONE_RUN
         }
 
-    def test_are_listed_after_the_shipped_ones_by_name(self, own):
+    def test_are_listed_by_name_after_the_shipped_presets(self, own):
         for name in ("b", "A", "c"):
             save_preset(name, {}, own)
         assert [preset.name for preset in list_presets(own)] == [*SHIPPED_NAMES, "A", "b", "c"]
         assert not list_presets(own)[-1].shipped
 
-    def test_saving_again_replaces_whatever_the_capitals(self, own):
+    def test_are_replaced_regardless_of_case(self, own):
         save_preset("Mine", {"rank": 4}, own)
         save_preset("mine", {"rank": 5}, own)
         assert [preset.name for preset in list_presets(own) if not preset.shipped] == ["Mine"]
         assert load_preset("MINE", own)["rank"] == 5
 
-    def test_are_deleted(self, own, complaint):
+    def test_can_be_deleted(self, own, complaint):
         save_preset("mine", {}, own)
         delete_preset("mine", own)
         assert all(preset.shipped for preset in list_presets(own))
@@ -131,10 +131,10 @@ class TestBadInput:
     @pytest.mark.parametrize(
         "name", ["", "..", "../x", "a/b", "a\\b", ".hidden", "a:b", "<b>", 'a"b', "con", "nul.x", "a\0b", "x" * 201]
     )
-    @pytest.mark.parametrize("act", [load_preset, delete_preset, lambda name, own: save_preset(name, {}, own)])
-    def test_no_name_leads_elsewhere(self, own, tmp_path, complaint, name, act):
+    @pytest.mark.parametrize("action", [load_preset, delete_preset, lambda name, own: save_preset(name, {}, own)])
+    def test_a_name_cannot_leave_the_folder(self, own, tmp_path, complaint, name, action):
         (tmp_path / "x.toml").write_text("rank = 1")
-        assert "in a preset's name" in complaint(act, name, own)
+        assert "in a preset's name" in complaint(action, name, own)
         assert (tmp_path / "x.toml").exists()
 
     def test_a_setting_out_of_range_is_not_saved(self, own, complaint):
@@ -144,7 +144,7 @@ class TestBadInput:
         assert not own.exists()
 
     @pytest.mark.parametrize(
-        ("text", "words"),
+        ("text", "expected"),
         [
             ("rank = ", "not valid TOML"),
             ("rank = 'many'", "whole number"),
@@ -153,21 +153,21 @@ class TestBadInput:
             ("name = 'mycat'", "Belongs to one run"),
         ],
     )
-    def test_a_file_with_faults_is_named_with_them(self, own, complaint, text, words):
+    def test_an_invalid_file_is_reported_by_name(self, own, complaint, text, expected):
         own.mkdir()
         (own / "bad.toml").write_text(text)
         message = complaint(load_preset, "bad", own)
-        assert words in message
+        assert expected in message
         assert "The preset bad" in message
 
-    def test_a_file_that_is_not_text_is_still_listed_so_that_it_can_be_deleted(self, own, complaint):
+    def test_a_file_that_is_not_text_is_listed_and_can_be_deleted(self, own, complaint):
         own.mkdir()
         (own / "bad.toml").write_bytes(b"\xff\xff")
         assert list_presets(own)[-1].name == "bad"
         assert "cannot be read" in complaint(load_preset, "bad", own)
         delete_preset("bad", own)
 
-    def test_a_failed_write_leaves_the_older_one(self, own, monkeypatch):
+    def test_a_failed_write_keeps_the_previous_preset(self, own, monkeypatch):
         save_preset("mine", {"rank": 4}, own)
 
         def fail(source, target):

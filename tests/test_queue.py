@@ -1,4 +1,4 @@
-"""The line of runs."""
+"""The queue of runs."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ import threading
 
 import pytest
 
+from lib_lora_train.hosts.base import keep_waiting
 from lib_lora_train.queue import Job, RunQueue, State, read_queue, unfinished_runs, wait_until_over
 from lib_lora_train.training.events import Finished, Progress, Started
 from lib_lora_train.training.prepared_run import PreparedRun
 from tests.training.runs import SharingHost, photos, tiny_config
 
 
-class Gate(SharingHost):
-    """Lends, but gives no turn before it is opened."""
+class BlockedHost(SharingHost):
+    """Gives no GPU slot until `unblocked` is set."""
 
     def __init__(self, checkpoint) -> None:
         super().__init__(checkpoint)
-        self.open = threading.Event()
+        self.unblocked = threading.Event()
 
     @contextlib.contextmanager
-    def gpu_slot(self, waiting=None):
-        while not self.open.wait(0.02):
-            waiting("The gate is shut.")
+    def gpu_slot(self, on_wait=keep_waiting):
+        while not self.unblocked.wait(0.02):
+            on_wait("The host is blocked.")
         yield
 
 
@@ -34,20 +35,20 @@ def config(tmp_path, miniature):
 
 
 @pytest.fixture
-def gate(checkpoint):
-    return Gate(checkpoint)
+def host(checkpoint):
+    return BlockedHost(checkpoint)
 
 
 @pytest.fixture
-def queue(gate):
-    made = RunQueue(lambda model: gate)
-    yield made
-    gate.open.set()
-    made.close()
+def queue(host):
+    queue = RunQueue(lambda model: host)
+    yield queue
+    host.unblocked.set()
+    queue.close()
 
 
-def test_a_job_trains_in_its_own_thread_and_ends_finished(queue, gate, config):
-    gate.open.set()
+def test_a_job_trains_in_its_own_thread_and_finishes(queue, host, config):
+    host.unblocked.set()
     job = queue.add(PreparedRun.read(config()))
     assert wait_until_over(job) == State.FINISHED
     assert job.folder.final_file.is_file()
@@ -55,22 +56,22 @@ def test_a_job_trains_in_its_own_thread_and_ends_finished(queue, gate, config):
     assert job.step == job.steps > 0
 
 
-def test_the_settings_of_those_that_wait_are_on_disk_until_they_begin(gate, config, tmp_path):
-    file = tmp_path / "waiting.json"
-    before = []
+def test_settings_of_queued_runs_are_on_disk_until_they_start(host, config, tmp_path):
+    file = tmp_path / "queue.json"
+    queued_before = []
 
     def make_host(model):
-        before.append(list(read_queue(file)))
-        return gate
+        queued_before.append(list(read_queue(file)))
+        return host
 
     queue = RunQueue(make_host, queue_file=file)
     first, second, third = (queue.add(PreparedRun.read(config(name))) for name in ("one", "two", "three"))
     while first.state in (State.QUEUED, State.PREPARING):
         pass
-    assert before[0][0] == "one"  # a program that is killed while it prepares a run loses nothing
+    assert queued_before[0][0] == "one"  # a process that is killed while preparing a run does not lose it
     queue.stop("three")
-    assert {name: kept.to_flat() for name, kept in read_queue(file).items()} == {"two": second.config.to_flat()}
-    gate.open.set()
+    assert {name: config.to_flat() for name, config in read_queue(file).items()} == {"two": second.config.to_flat()}
+    host.unblocked.set()
     assert wait_until_over(second) == State.FINISHED
     assert not file.exists()
     assert third.state == State.STOPPED
@@ -78,62 +79,62 @@ def test_the_settings_of_those_that_wait_are_on_disk_until_they_begin(gate, conf
 
 
 @pytest.mark.parametrize("text", ["", "{", "7", "[7]", '[{"nme": "x"}]', '[{"rank": "x"}]'])
-def test_a_damaged_list_of_those_that_wait_is_passed_over(tmp_path, text):
-    file = tmp_path / "waiting.json"
+def test_a_damaged_queue_file_is_ignored(tmp_path, text):
+    file = tmp_path / "queue.json"
     file.write_text(text)
     assert read_queue(file) == {}
 
 
-def test_what_keeps_it_waiting_is_said(queue, gate, config):
+def test_a_waiting_job_reports_the_reason(queue, host, config):
     job = queue.add(PreparedRun.read(config()))
     while job.state != State.PAUSED:
         assert not job.state.is_done
-    assert job.message == "The gate is shut."
-    gate.open.set()
+    assert job.message == "The host is blocked."
+    host.unblocked.set()
     assert wait_until_over(job) == State.FINISHED
     assert job.message == ""
 
 
-def test_others_wait_in_line_and_can_leave_it(queue, gate, config):
+def test_queued_runs_wait_and_can_be_stopped(queue, host, config):
     first, second, third = (queue.add(PreparedRun.read(config(name))) for name in ("one", "two", "three"))
     assert second.state == third.state == State.QUEUED
     queue.stop("two")
-    gate.open.set()
+    host.unblocked.set()
     assert wait_until_over(third) == State.FINISHED
     assert first.state == State.FINISHED
     assert second.state == State.STOPPED
     assert not second.folder.path.exists()
 
 
-def test_a_name_in_the_line_is_refused(queue, config, complaint):
+def test_the_name_of_a_queued_run_is_refused(queue, config, complaint):
     queue.add(PreparedRun.read(config()))
     assert "already" in complaint(queue.add, PreparedRun.read(config()))
 
 
-def without_its_images(config, tmp_path, name):
+def run_without_images(config, tmp_path, name):
     """A run whose images are deleted while it waits in the queue."""
     prepared = PreparedRun.read(config(name, dataset_folder=str(photos(tmp_path / "removed"))))
     shutil.rmtree(tmp_path / "removed")
     return prepared
 
 
-def test_a_failure_is_told_in_words_and_the_next_one_runs(queue, gate, config, tmp_path):
-    gate.open.set()
-    lost = queue.add(without_its_images(config, tmp_path, "lost"))
-    assert wait_until_over(lost) == State.FAILED
-    assert "removed" in lost.message
+def test_a_failed_run_has_a_message_and_the_next_run_starts(queue, host, config, tmp_path):
+    host.unblocked.set()
+    failed = queue.add(run_without_images(config, tmp_path, "failed"))
+    assert wait_until_over(failed) == State.FAILED
+    assert "removed" in failed.message
     assert wait_until_over(queue.add(PreparedRun.read(config("next")))) == State.FINISHED
 
 
-def test_a_failed_name_can_be_used_again(queue, gate, config, tmp_path):
-    gate.open.set()
-    wait_until_over(queue.add(without_its_images(config, tmp_path, "tiny")))
+def test_the_name_of_a_failed_run_can_be_used_again(queue, host, config, tmp_path):
+    host.unblocked.set()
+    wait_until_over(queue.add(run_without_images(config, tmp_path, "tiny")))
     assert wait_until_over(queue.add(PreparedRun.read(config()))) == State.FINISHED
     assert len(queue.all()) == 1
 
 
-def test_discarding_removes_all_that_the_run_wrote_and_nothing_else(queue, gate, config):
-    gate.open.set()
+def test_discard_removes_the_files_of_the_run_only(queue, host, config):
+    host.unblocked.set()
     job = queue.add(PreparedRun.read(config()))
     wait_until_over(job)
     other = job.folder.adapters / "notes.txt"
@@ -144,46 +145,46 @@ def test_discarding_removes_all_that_the_run_wrote_and_nothing_else(queue, gate,
     assert list(job.folder.adapters.iterdir()) == [other]
 
 
-def test_closing_stops_in_a_way_that_can_be_resumed(gate, config):
-    queue = RunQueue(lambda model: gate)
-    job, never_begun = queue.add(PreparedRun.read(config())), queue.add(PreparedRun.read(config("other")))
+def test_a_run_stopped_by_close_can_be_resumed(host, config):
+    queue = RunQueue(lambda model: host)
+    job, never_started = queue.add(PreparedRun.read(config())), queue.add(PreparedRun.read(config("other")))
     while job.state != State.PAUSED:
         assert not job.state.is_done
     queue.close()
-    assert job.state == never_begun.state == State.STOPPED
+    assert job.state == never_started.state == State.STOPPED
     runs_dir = job.folder.path.parent
     assert [folder.config.run.name for folder in unfinished_runs(runs_dir)] == ["tiny"]
-    gate.open.set()
-    again = RunQueue(lambda model: gate)
-    resumed = again.resume(job.folder.path)
+    host.unblocked.set()
+    new_queue = RunQueue(lambda model: host)
+    resumed = new_queue.resume(job.folder.path)
     assert wait_until_over(resumed) == State.FINISHED
     assert any(isinstance(event, Started) for event in resumed.events)
     assert unfinished_runs(runs_dir) == []
-    again.close()
+    new_queue.close()
 
 
-def test_a_complete_run_cannot_be_resumed(queue, gate, config, complaint):
-    gate.open.set()
+def test_a_complete_run_cannot_be_resumed(queue, host, config, complaint):
+    host.unblocked.set()
     job = queue.add(PreparedRun.read(config()))
     wait_until_over(job)
     assert "complete" in complaint(queue.resume, job.folder.path)
 
 
-def test_new_adapters_are_announced(gate, config):
+def test_new_adapters_are_announced(host, config):
     announced = []
-    queue = RunQueue(lambda model: gate, lambda: announced.append(1))
-    gate.open.set()
+    queue = RunQueue(lambda model: host, lambda: announced.append(1))
+    host.unblocked.set()
     wait_until_over(queue.add(PreparedRun.read(config(epochs=2))))
     assert len(announced) == 2
     queue.close()
 
 
-def test_an_unknown_name_is_said(queue, complaint):
+def test_an_unknown_name_is_reported(queue, complaint):
     assert "nobody" in complaint(queue.pause, "nobody")
 
 
-def test_a_run_that_goes_on_from_an_earlier_save_is_as_far_as_that(config):
-    job = Job(config("again"))
+def test_a_resumed_job_starts_at_the_step_of_its_saved_state(config):
+    job = Job(config("resumed"))
     for event in (Started(0, 40, 4, 5, 1), Progress(10, 1, 0.1, 2.0), Started(4, 40, 4, 5, 1)):
         job.record(event)
     assert job.step == 4
@@ -191,17 +192,17 @@ def test_a_run_that_goes_on_from_an_earlier_save_is_as_far_as_that(config):
     assert job.step == 6
 
 
-def test_a_run_is_over_only_when_the_checkpoint_is_given_back(checkpoint, config):
-    seen = []
+def test_a_job_is_over_only_after_the_checkpoint_is_released(checkpoint, config):
+    states = []
 
-    class Watched(SharingHost):
+    class ObservedHost(SharingHost):
         @contextlib.contextmanager
         def lease(self):
-            with super().lease() as given:
-                yield given
-            seen.append(queue.get("tiny").state)
+            with super().lease() as leased:
+                yield leased
+            states.append(queue.get("tiny").state)
 
-    queue = RunQueue(lambda model: Watched(checkpoint))
+    queue = RunQueue(lambda model: ObservedHost(checkpoint))
     assert wait_until_over(queue.add(PreparedRun.read(config()))) == State.FINISHED
-    assert seen == [State.TRAINING]
+    assert states == [State.TRAINING]
     queue.close()

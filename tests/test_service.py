@@ -1,4 +1,4 @@
-"""What tab and API both do."""
+"""The service that the tab and the API share."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from PIL import Image
 
 from lib_lora_train.config import CompareConfig
 from lib_lora_train.evaluation.best_epoch import recommend
+from lib_lora_train.hosts.base import keep_waiting
 from lib_lora_train.hosts.environment import Environment
 from lib_lora_train.model.family import SD1
 from lib_lora_train.queue import State, wait_until_over
@@ -53,12 +54,12 @@ def environment(checkpoint, tmp_path):
 
 @pytest.fixture
 def service(environment):
-    made = TrainingService(environment)
-    yield made
-    made.queue.close()
+    service = TrainingService(environment)
+    yield service
+    service.queue.close()
 
 
-def test_the_place_decides_where_files_go(service, environment, tmp_path):
+def test_the_environment_sets_folders_and_checkpoint(service, environment, tmp_path):
     config = service.config(
         {**SETTINGS, "lora_dir": str(tmp_path / "elsewhere"), "runs_dir": "/", "checkpoint": "/etc/passwd"}
     )
@@ -67,17 +68,17 @@ def test_the_place_decides_where_files_go(service, environment, tmp_path):
     assert config.model.checkpoint == ""
 
 
-def test_every_problem_comes_with_its_field(service):
+def test_every_problem_names_its_field(service):
     assert {problem.field for problem in service.problems({**SETTINGS, "name": "a/b", "rank": 0})} == {"name", "rank"}
     assert [problem.field for problem in service.problems({**SETTINGS, "dataset_folder": ""})] == ["dataset_folder"]
     assert [problem.field for problem in service.problems({**SETTINGS, "dataset_folder": "dogs"})] == ["dataset_folder"]
     assert service.problems(SETTINGS) == []
 
 
-def test_all_problems_come_at_once(service, complaint):
-    unfit = {**SETTINGS, "name": "a/b", "rank": 0, "dataset_folder": "dogs", "regularization_folder": "birds"}
-    for ask in (service.plan, service.start):
-        fields = [line.split(":")[0] for line in complaint(ask, unfit).splitlines()]
+def test_all_problems_are_reported_at_once(service, complaint):
+    invalid = {**SETTINGS, "name": "a/b", "rank": 0, "dataset_folder": "dogs", "regularization_folder": "birds"}
+    for action in (service.plan, service.start):
+        fields = [line.split(":")[0] for line in complaint(action, invalid).splitlines()]
         assert sorted(fields) == ["dataset_folder", "name", "rank", "regularization_folder"]
     assert {
         problem.field for problem in service.problems({**SETTINGS, "name": "", "dataset_folder": "", "rank": 0})
@@ -85,17 +86,17 @@ def test_all_problems_come_at_once(service, complaint):
 
 
 @pytest.mark.parametrize("path", ["../../secret.safetensors", "/etc/secret.safetensors"])
-def test_an_adapter_outside_the_lora_folder_is_not_continued_from(service, path):
+def test_continue_from_refuses_an_adapter_outside_the_lora_folder(service, path):
     assert [problem.field for problem in service.problems({**SETTINGS, "continue_from": path})] == ["continue_from"]
 
 
-def test_an_adapter_in_the_lora_folder_is(service, environment):
+def test_continue_from_accepts_an_adapter_in_the_lora_folder(service, environment):
     wait_until_over(service.start(SETTINGS))
     config = service.config({**SETTINGS, "name": "more", "continue_from": "cat/cat.safetensors"})
     assert config.adapter.continue_from == str(environment.lora_dir / "cat" / "cat.safetensors")
 
 
-def test_runs_are_listed_with_their_epochs_and_the_best(service):
+def test_runs_are_listed_with_their_epochs_and_the_recommended_one(service):
     assert service.runs() == []
     wait_until_over(service.start(SETTINGS))
     (run,) = service.runs()
@@ -103,7 +104,7 @@ def test_runs_are_listed_with_their_epochs_and_the_best(service):
     assert run.recommendation.epoch == recommend(run.validated, [1, 2]).epoch
 
 
-def test_a_run_is_read_again_only_when_it_has_changed(service, monkeypatch):
+def test_a_run_is_read_again_only_after_a_change(service, monkeypatch):
     wait_until_over(service.start(SETTINGS))
     (first,) = service.runs()
     read = []
@@ -127,21 +128,21 @@ def test_listing_runs_reads_no_weights(service, monkeypatch):
     assert [point.epoch for point in service.run("cat").points] == [1, 2]
 
 
-def test_a_run_left_in_the_line_can_be_taken_up_the_next_time(environment, checkpoint, service):
-    shut = threading.Event()
+def test_a_queued_run_can_be_resumed_after_a_restart(environment, checkpoint, service):
+    unblocked = threading.Event()
 
-    class Slow(SharingHost):
+    class BlockedHost(SharingHost):
         @contextlib.contextmanager
-        def gpu_slot(self, waiting=None):
-            while not shut.wait(0.02):
-                waiting("Not yet.")
+        def gpu_slot(self, on_wait=keep_waiting):
+            while not unblocked.wait(0.02):
+                on_wait("Not yet.")
             yield
 
-    first = TrainingService(dataclasses.replace(environment, make_host=lambda model: Slow(checkpoint)))
+    first = TrainingService(dataclasses.replace(environment, make_host=lambda model: BlockedHost(checkpoint)))
     first.start(SETTINGS)
     first.start({**SETTINGS, "name": "dog"})
     first.queue.close()
-    shut.set()
+    unblocked.set()
 
     second = TrainingService(environment)
     assert second.unfinished()[0] == "dog"
@@ -151,7 +152,7 @@ def test_a_run_left_in_the_line_can_be_taken_up_the_next_time(environment, check
     second.queue.close()
 
 
-def test_a_webuis_own_drawing_gets_the_tag_a_person_would_type(environment):
+def test_compare_calls_txt2img_with_the_adapter_tag(environment):
     requests = []
 
     def txt2img(request):
@@ -168,7 +169,7 @@ def test_a_webuis_own_drawing_gets_the_tag_a_person_would_type(environment):
     service.queue.close()
 
 
-def test_one_grid_at_a_time(environment, complaint):
+def test_compare_refuses_a_second_grid_at_the_same_time(environment, complaint):
     def txt2img(request):
         assert "being generated" in complaint(service.compare, "cat", CompareConfig())
         return Image.new("RGB", (64, 64))
@@ -180,27 +181,27 @@ def test_one_grid_at_a_time(environment, complaint):
 
 
 @pytest.mark.parametrize("name", ["../cats", "cat/../cat", "", "."])
-def test_a_run_is_found_by_its_name_alone(service, complaint, name):
+def test_a_run_is_found_by_its_exact_name_only(service, complaint, name):
     wait_until_over(service.start(SETTINGS))
     assert "no run" in complaint(service.run, name)
 
 
-def test_captions_are_written_by_the_describer_that_is_chosen(environment, complaint):
+def test_captions_are_written_by_the_selected_captioner(environment, complaint):
     @contextlib.contextmanager
-    def parrot():
+    def captioner():
         yield lambda image: f"{image.width} wide"
 
-    service = TrainingService(dataclasses.replace(environment, captioners={"parrot": parrot}))
+    service = TrainingService(dataclasses.replace(environment, captioners={"width": captioner}))
     folder = environment.datasets_dir / "cats"
     (folder / "0.txt").unlink()
-    report = service.caption("cats", "parrot")
+    report = service.caption("cats", "width")
     assert [path.name for path in report.written] == ["0.txt"]
     assert (folder / "0.txt").read_text(encoding="utf-8").strip() == "64 wide"
-    assert "parrot" in complaint(service.caption, "cats", "owl")
-    assert "images" in complaint(service.caption, "../..", "parrot")
+    assert "width" in complaint(service.caption, "cats", "unknown")
+    assert "images" in complaint(service.caption, "../..", "width")
 
 
-def test_a_plan_for_another_kind_of_checkpoint_is_made_anew_before_a_run_starts(environment, checkpoint, complaint):
+def test_start_asks_again_after_another_kind_of_checkpoint_was_loaded(environment, checkpoint, complaint):
     loaded = [checkpoint]
     service = TrainingService(dataclasses.replace(environment, make_host=lambda model: SharingHost(loaded[-1])))
     service.plan(SETTINGS)
@@ -214,7 +215,7 @@ def test_a_plan_for_another_kind_of_checkpoint_is_made_anew_before_a_run_starts(
     service.queue.close()
 
 
-def test_another_checkpoint_of_the_same_kind_needs_no_new_plan(environment, checkpoint):
+def test_start_accepts_another_checkpoint_of_the_same_kind(environment, checkpoint):
     loaded = [checkpoint]
     service = TrainingService(dataclasses.replace(environment, make_host=lambda model: SharingHost(loaded[-1])))
     service.plan(SETTINGS)

@@ -1,4 +1,4 @@
-"""Variants of the embedded checkpoint that only the tests and benchmarks need. `make variants` makes them again."""
+"""Variants of the embedded checkpoint for tests and benchmarks. `make variants` makes them again."""
 
 from pathlib import Path
 from typing import Any
@@ -6,10 +6,11 @@ from typing import Any
 _HERE = Path(__file__).resolve().parent
 
 V_CHECKPOINT = _HERE / "shapes-v-v1.safetensors"
-"""Predicts v on a zero-terminal schedule; otherwise the same as the embedded checkpoint."""
+"""v prediction with zero terminal SNR; otherwise the same as the embedded checkpoint."""
 
 XL_CHECKPOINT = _HERE / "xl-v1.safetensors"
-"""In SDXL's layout. The first text encoder's files are in the folder `xl-v1`, the second's in `xl-v1/tokenizer_2`."""
+"""In SDXL's layout. The folder `xl-v1` has the config and tokenizer of the first text encoder, `xl-v1/tokenizer_2` those
+of the second."""
 
 DEMO_CHANGES: dict[Path, dict[str, Any]] = {
     V_CHECKPOINT: {"learning_rate": 1.5e-3, "epochs": 5},

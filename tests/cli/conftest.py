@@ -1,8 +1,7 @@
-"""The command line called as a function, and its flags for a tiny run."""
+"""Fixtures that run the command line in this process."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from tests.training.runs import tiny_config
 
 @dataclass
 class Result:
-    """What a command left on the terminal."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -24,7 +23,7 @@ class Result:
 
 @pytest.fixture
 def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """call("train", "--name", "x"): runs a command in this process."""
+    """call("train", "--name", "x"): runs a command in this process and returns its result."""
 
     def run(*arguments: object) -> Result:
         capfd.readouterr()
@@ -36,7 +35,7 @@ def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
 @pytest.fixture
 def flags(tmp_path: Path, miniature: Path) -> Callable[..., list[str]]:
-    """flags(**settings): the arguments of `train` for a run of one step in tmp_path."""
+    """flags(**settings): arguments of `train` for a run of one step in tmp_path."""
 
     def make(**settings: object) -> list[str]:
         checkpoint = Path(str(settings.pop("checkpoint", miniature)))
@@ -46,9 +45,3 @@ def flags(tmp_path: Path, miniature: Path) -> Callable[..., list[str]]:
         return ["--config", str(path)]
 
     return make
-
-
-def recorded(tmp_path: Path) -> list[dict]:
-    """The run's diary."""
-    lines = (tmp_path / "runs" / "tiny" / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]

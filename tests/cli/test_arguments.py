@@ -1,4 +1,4 @@
-"""The flags: one for every setting, none taken for another."""
+"""The flags of the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from lib_lora_train.cli.arguments import build_parser, help_text, parse, run_config
 from lib_lora_train.config import CompareConfig, TrainConfig, fields_of, settings
 
-OTHER_VALUE = {int: "7", float: "0.5", str: "some words"}
+OTHER_VALUES = {int: "7", float: "0.5", str: "some words"}
 
 
 @pytest.mark.parametrize("command", ["train", "plan"])
@@ -16,15 +16,15 @@ def test_every_setting_has_a_flag(command, field):
     flag = f"--{field.name.replace('_', '-')}"
     if field.type is bool:
         arguments, expected = [flag if not field.default else f"--no-{flag[2:]}"], not field.default
-    elif field.type in OTHER_VALUE:
-        arguments, expected = [flag, OTHER_VALUE[field.type]], field.type(OTHER_VALUE[field.type])
+    elif field.type in OTHER_VALUES:
+        arguments, expected = [flag, OTHER_VALUES[field.type]], field.type(OTHER_VALUES[field.type])
     else:
         arguments, expected = [flag, "first", "second one"], ["first", "second one"]
     config = run_config(parse([command, *arguments]))
     assert config.to_flat() == {**TrainConfig().to_flat(), field.name: expected}
 
 
-def test_every_setting_of_a_comparison_has_a_flag():
+def test_every_comparison_setting_has_a_flag():
     values = parse(
         ["compare", "mycat", "--strengths", "0", "0.5", "--prompts", "a cat", "--seed", "4", "--output", "x.png"]
     )
@@ -33,11 +33,11 @@ def test_every_setting_of_a_comparison_has_a_flag():
         assert hasattr(values, field.name)
 
 
-def test_without_flags_there_are_the_defaults():
+def test_settings_without_a_flag_have_their_defaults():
     assert run_config(parse(["train"])) == TrainConfig()
 
 
-def test_a_file_goes_over_the_defaults_and_a_flag_over_the_file(tmp_path):
+def test_a_file_overrides_the_defaults_and_a_flag_overrides_the_file(tmp_path):
     path = tmp_path / "my.toml"
     path.write_text('name = "fromfile"\nrank = 4\n[dataset]\nflip_horizontally = true\n')
     config = run_config(parse(["train", "--config", str(path), "--rank", "8", "--no-flip-horizontally"]))
@@ -45,28 +45,28 @@ def test_a_file_goes_over_the_defaults_and_a_flag_over_the_file(tmp_path):
     assert config.adapter.alpha == TrainConfig().adapter.alpha
 
 
-def test_a_flag_that_equals_the_default_still_wins_over_the_file(tmp_path):
+def test_a_flag_with_the_default_value_overrides_the_file(tmp_path):
     path = tmp_path / "my.toml"
     path.write_text("rank = 4\n")
     assert run_config(parse(["train", "--config", str(path), "--rank", "16"])).adapter.rank == 16
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
+    ("flag", "suggestion"),
     [("--learning-rte", "learning-rate"), ("--epoch", "epochs"), ("--batchsize", "batch-size"), ("--ranks=3", "rank")],
 )
-def test_an_unknown_flag_is_told_the_nearest_one(complaint, typed, meant):
-    text = complaint(parse, ["train", "--name", "x", typed, "3"])
-    assert text.startswith(f"{typed}: There is no such setting. Did you mean {meant}?")
+def test_an_unknown_flag_gets_a_suggestion(complaint, flag, suggestion):
+    text = complaint(parse, ["train", "--name", "x", flag, "3"])
+    assert text.startswith(f"{flag}: There is no such setting. Did you mean {suggestion}?")
     assert "train --help" in text
 
 
-def test_a_flag_is_not_taken_for_another_that_begins_alike(complaint):
+def test_a_flag_cannot_be_abbreviated(complaint):
     assert "There is no such setting" in complaint(parse, ["train", "--learning", "1e-4"])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "expected"),
     [
         (["train", "--rank", "four"], "--rank: 'four' is not a whole number"),
         (["train", "--learning-rate", "fast"], "--learning-rate: 'fast' is not a number"),
@@ -76,9 +76,9 @@ def test_a_flag_is_not_taken_for_another_that_begins_alike(complaint):
         (["resume"], "run"),
     ],
 )
-def test_what_cannot_be_read_is_one_sentence(complaint, arguments, words):
+def test_invalid_arguments_give_a_message_of_one_line(complaint, arguments, expected):
     text = complaint(parse, arguments)
-    assert words in text
+    assert expected in text
     assert "\n" not in text
     assert text.endswith("--help")
 
@@ -86,25 +86,25 @@ def test_what_cannot_be_read_is_one_sentence(complaint, arguments, words):
 @pytest.mark.parametrize(
     "content", ["rank = ", "rnak = 4", "rank = 4\n[adapter]\nrank = 5", 'rank = "four"', b"\xff\xfe\x00"]
 )
-def test_a_bad_settings_file_is_one_sentence(complaint, tmp_path, content):
+def test_an_invalid_settings_file_gives_a_message(complaint, tmp_path, content):
     path = tmp_path / "my.toml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert complaint(run_config, parse(["train", "--config", str(path)]))
 
 
-def test_a_missing_settings_file_is_one_sentence(complaint, tmp_path):
+def test_a_missing_settings_file_is_reported_with_its_path(complaint, tmp_path):
     values = parse(["train", "--config", str(tmp_path / "none.toml")])
     assert str(tmp_path / "none.toml") in complaint(run_config, values)
 
 
-def test_help_shows_every_setting_with_range_and_default(capsys):
-    with pytest.raises(SystemExit) as ended:
+def test_help_shows_every_setting(capsys):
+    with pytest.raises(SystemExit) as caught:
         build_parser().parse_args(["train", "--help"])
-    assert ended.value.code == 0
+    assert caught.value.code == 0
     text = capsys.readouterr().out
     assert all(f"--{field.name.replace('_', '-')}" in text for field in settings())
 
 
-def test_the_help_of_a_setting_has_its_unit_range_and_default():
-    rank = next(field for field in settings() if field.name == "batch_size")
-    assert help_text(rank).endswith("1 to 256 images. (default: 1)")
+def test_help_of_a_setting_has_its_unit_range_and_default():
+    batch_size = next(field for field in settings() if field.name == "batch_size")
+    assert help_text(batch_size).endswith("1 to 256 images. (default: 1)")

@@ -1,4 +1,4 @@
-"""The commands, and every mistake that a person can make with them: one plain message, and nothing lost."""
+"""The commands. Mistakes of the user give one plain message, and no file is lost."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from lib_lora_train.training import prepared_run, session
 from tests.training.runs import adapter_files, photos, tiny_config
 
 
-def one_plain_message(result, *words: str) -> None:
-    """A failure is said once, in plain words, with a non-zero exit code."""
+def assert_one_message(result, *expected: str) -> None:
+    """The command failed with exactly one error message, which contains the expected parts, and no traceback."""
     assert result.code == 1, result.err
     assert "Traceback" not in result.err
     messages = [line for line in result.err.splitlines() if line.startswith("error: ")]
     assert len(messages) == 1, result.err
-    for word in words:
-        assert word in result.err
+    for part in expected:
+        assert part in result.err
 
 
 class TestTrain:
-    def test_writes_the_adapter_and_says_where(self, call, flags, tmp_path):
+    def test_writes_the_adapter_and_prints_its_path(self, call, flags, tmp_path):
         result = call("train", *flags())
         final = tmp_path / "Lora" / "tiny" / "tiny.safetensors"
         assert result.code == 0
@@ -33,18 +33,18 @@ class TestTrain:
         assert f"done: {final}" in result.out
         assert "Traceback" not in result.err
 
-    def test_keeps_the_settings_with_the_run(self, call, flags, tmp_path):
+    def test_saves_the_settings_in_the_run_folder(self, call, flags, tmp_path):
         call("train", *flags(), "--rank", "3")
-        kept = TrainConfig.from_toml((tmp_path / "runs" / "tiny" / "config.toml").read_text(encoding="utf-8"))
-        assert kept.adapter.rank == 3
-        assert kept.run.name == "tiny"
+        saved = TrainConfig.from_toml((tmp_path / "runs" / "tiny" / "config.toml").read_text(encoding="utf-8"))
+        assert saved.adapter.rank == 3
+        assert saved.run.name == "tiny"
 
-    def test_all_faults_are_listed_at_once(self, call):
+    def test_lists_all_problems_at_once(self, call):
         result = call("train", "--rank", "0", "--learning-rate", "7", "--name", "a/b")
-        one_plain_message(result, "rank: ", "learning_rate: ", "name: ", "checkpoint: ", "dataset_folder: ")
+        assert_one_message(result, "rank: ", "learning_rate: ", "name: ", "checkpoint: ", "dataset_folder: ")
 
 
-BAD = {
+BAD_IMAGES = {
     "zero bytes": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("not an image"),
     "cut off": lambda path: path.write_bytes(whole_png()[: len(whole_png()) // 2]),
@@ -52,19 +52,19 @@ BAD = {
 }
 
 
-class TestImages:
-    def test_missing(self, call, flags, tmp_path):
-        one_plain_message(call("train", *flags(dataset_folder=str(tmp_path / "nowhere"))), "does not exist", "nowhere")
+class TestDataset:
+    def test_a_missing_folder_is_reported(self, call, flags, tmp_path):
+        assert_one_message(call("train", *flags(dataset_folder=str(tmp_path / "nowhere"))), "does not exist", "nowhere")
 
-    def test_a_file_instead_of_a_folder(self, call, flags, tmp_path):
+    def test_a_file_instead_of_the_folder_is_reported(self, call, flags, tmp_path):
         (tmp_path / "cat.png").write_bytes(b"")
-        one_plain_message(call("train", *flags(dataset_folder=str(tmp_path / "cat.png"))), "is a file")
+        assert_one_message(call("train", *flags(dataset_folder=str(tmp_path / "cat.png"))), "is a file")
 
-    def test_empty(self, call, flags, tmp_path):
+    def test_an_empty_folder_is_reported(self, call, flags, tmp_path):
         (tmp_path / "empty").mkdir()
-        one_plain_message(call("train", *flags(dataset_folder=str(tmp_path / "empty"))), "has no images")
+        assert_one_message(call("train", *flags(dataset_folder=str(tmp_path / "empty"))), "has no images")
 
-    def test_not_readable(self, call, flags, monkeypatch, tmp_path):
+    def test_an_unreadable_folder_is_reported(self, call, flags, monkeypatch, tmp_path):
         arguments, listdir = flags(), os.listdir
 
         def refuse(path="."):
@@ -73,33 +73,33 @@ class TestImages:
             return listdir(path)
 
         monkeypatch.setattr(os, "listdir", refuse)
-        one_plain_message(call("train", *arguments), "cannot be read", "Permission denied")
+        assert_one_message(call("train", *arguments), "cannot be read", "Permission denied")
 
-    @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
-    def test_only_a_bad_one(self, call, flags, tmp_path, bad):
+    @pytest.mark.parametrize("write_bad_image", BAD_IMAGES.values(), ids=BAD_IMAGES)
+    def test_a_bad_image_alone_is_reported(self, call, flags, tmp_path, write_bad_image):
         (tmp_path / "bad").mkdir()
-        bad(tmp_path / "bad" / "cat.png")
-        one_plain_message(
+        write_bad_image(tmp_path / "bad" / "cat.png")
+        assert_one_message(
             call("train", *flags(dataset_folder=str(tmp_path / "bad"))), "No image can be used", "cat.png"
         )
         assert not (tmp_path / "runs" / "tiny").exists()
 
-    @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
-    def test_a_bad_one_among_good_ones_is_left_out_with_a_note(self, call, flags, tmp_path, bad):
+    @pytest.mark.parametrize("write_bad_image", BAD_IMAGES.values(), ids=BAD_IMAGES)
+    def test_a_bad_image_among_good_ones_is_skipped_with_a_warning(self, call, flags, tmp_path, write_bad_image):
         arguments = flags()
-        bad(tmp_path / "images" / "broken.png")
+        write_bad_image(tmp_path / "images" / "broken.png")
         (tmp_path / "images" / "broken.txt").write_text("a cat")
         result = call("train", *arguments)
         assert result.code == 0
-        notes = [line for line in (result.out + result.err).splitlines() if line.startswith("warning: ")]
-        assert len(notes) == 1
-        assert "broken.png" in notes[0]
-        assert "skipped" in notes[0]
+        warnings = [line for line in (result.out + result.err).splitlines() if line.startswith("warning: ")]
+        assert len(warnings) == 1
+        assert "broken.png" in warnings[0]
+        assert "skipped" in warnings[0]
 
-    def test_a_caption_in_a_wrong_encoding(self, call, flags, tmp_path):
+    def test_a_caption_in_the_wrong_encoding_is_reported(self, call, flags, tmp_path):
         images = photos(tmp_path / "one", 1)
         (images / "0.txt").write_bytes("größe".encode("latin-1"))
-        one_plain_message(call("train", *flags(dataset_folder=str(images))), "0.txt is not UTF-8 text")
+        assert_one_message(call("train", *flags(dataset_folder=str(images))), "0.txt is not UTF-8 text")
         photos(images, 3)
         (images / "0.txt").write_bytes("größe".encode("latin-1"))
         result = call("train", *flags(dataset_folder=str(images)))
@@ -130,22 +130,22 @@ class TestName:
     @pytest.mark.parametrize(
         "name", ["a/b", "../up", "a\\b", "con", "NUL", "", " ", "a:b", "<x>", "x" * 200, "cat-000001"]
     )
-    def test_that_cannot_be_a_file_and_a_tag(self, call, flags, tmp_path, name):
-        one_plain_message(call("train", *flags(), "--name", name), "name: ")
+    def test_a_name_that_cannot_be_a_file_and_a_tag_is_refused(self, call, flags, tmp_path, name):
+        assert_one_message(call("train", *flags(), "--name", name), "name: ")
         assert not (tmp_path / "runs").exists()
 
-    def test_that_exists_already(self, call, flags, tmp_path):
+    def test_the_name_of_an_existing_run_is_refused(self, call, flags, tmp_path):
         arguments = flags()
         assert call("train", *arguments).code == 0
         before = adapter_files(tiny_config(tmp_path, Path("unused")))
-        one_plain_message(call("train", *arguments), "already contains a run named tiny", "resume")
+        assert_one_message(call("train", *arguments), "already contains a run named tiny", "resume")
         assert adapter_files(tiny_config(tmp_path, Path("unused"))) == before
 
-    def test_of_somebody_elses_adapter(self, call, flags, tmp_path):
+    def test_the_name_of_an_adapter_from_elsewhere_is_refused(self, call, flags, tmp_path):
         other = tmp_path / "Lora" / "style" / "tiny.safetensors"
         other.parent.mkdir(parents=True)
         other.write_bytes(b"theirs")
-        one_plain_message(call("train", *flags()), str(other))
+        assert_one_message(call("train", *flags()), str(other))
         assert other.read_bytes() == b"theirs"
 
 
@@ -168,19 +168,21 @@ class TestNumbers:
             ("optimizer", "sgd"),
         ],
     )
-    def test_that_make_no_sense(self, call, flags, tmp_path, flag, value):
-        one_plain_message(call("train", *flags(), f"--{flag}={value}"), f"{flag.replace('-', '_')}: ")
+    def test_a_number_out_of_range_is_refused(self, call, flags, tmp_path, flag, value):
+        assert_one_message(call("train", *flags(), f"--{flag}={value}"), f"{flag.replace('-', '_')}: ")
         assert not (tmp_path / "runs").exists()
 
     @pytest.mark.usefixtures("step_by_step")
-    def test_a_loss_that_becomes_nan_ends_the_run_and_keeps_earlier_epochs(self, call, flags, tmp_path, monkeypatch):
+    def test_a_nan_loss_ends_the_run_and_keeps_earlier_epochs(self, call, flags, tmp_path, monkeypatch):
         accumulate = session.Loop._accumulate
 
-        def broken(loop, batch, index):
+        def turn_nan(loop, batch, index):
             return accumulate(loop, batch, index) * (float("nan") if index >= 2 else 1.0)
 
-        monkeypatch.setattr(session.Loop, "_accumulate", broken)
-        one_plain_message(call("train", *flags(max_steps=0, epochs=2)), "NaN", "Start again with a lower learning_rate")
+        monkeypatch.setattr(session.Loop, "_accumulate", turn_nan)
+        assert_one_message(
+            call("train", *flags(max_steps=0, epochs=2)), "NaN", "Start again with a lower learning_rate"
+        )
         assert list(adapter_files(tiny_config(tmp_path, Path("unused")))) == ["tiny-000001.safetensors"]
 
 
@@ -192,49 +194,49 @@ def step_by_step(monkeypatch):
 
 
 class TestDisk:
-    def test_full(self, call, flags, monkeypatch, tmp_path):
-        def full(descriptor):
+    def test_a_full_disk_is_reported(self, call, flags, monkeypatch, tmp_path):
+        def fail(descriptor):
             raise OSError(errno.ENOSPC, "No space left on device")
 
         arguments = flags()
-        monkeypatch.setattr(os, "fsync", full)
-        one_plain_message(call("train", *arguments), "the disk is full")
+        monkeypatch.setattr(os, "fsync", fail)
+        assert_one_message(call("train", *arguments), "the disk is full")
         monkeypatch.undo()
         assert call("train", *arguments).code == 0
 
     @pytest.mark.parametrize("setting", ["lora_dir", "runs_dir"])
-    def test_a_file_where_a_folder_should_be(self, call, flags, tmp_path, setting):
+    def test_a_file_in_place_of_a_folder_is_reported_and_kept(self, call, flags, tmp_path, setting):
         (tmp_path / "occupied").write_text("mine")
-        one_plain_message(call("train", *flags(**{setting: str(tmp_path / "occupied")})), "occupied")
+        assert_one_message(call("train", *flags(**{setting: str(tmp_path / "occupied")})), "occupied")
         assert (tmp_path / "occupied").read_text() == "mine"
         assert not (tmp_path / "runs" / "tiny").exists()
 
-    def test_no_permission_to_write(self, call, flags, tmp_path, monkeypatch):
-        make = Path.mkdir
+    def test_a_folder_without_write_permission_is_reported(self, call, flags, tmp_path, monkeypatch):
+        mkdir = Path.mkdir
 
         def refuse(path, *arguments, **named):
             if path.is_relative_to(tmp_path / "Lora"):
                 raise PermissionError(errno.EACCES, "Permission denied")
-            return make(path, *arguments, **named)
+            return mkdir(path, *arguments, **named)
 
         arguments = flags()
         monkeypatch.setattr(Path, "mkdir", refuse)
-        one_plain_message(call("train", *arguments), "Permission denied")
+        assert_one_message(call("train", *arguments), "Permission denied")
         assert not (tmp_path / "runs" / "tiny").exists()
 
 
 class TestCheckpoint:
     @pytest.mark.parametrize("content", [None, b"", b"no checkpoint"])
-    def test_missing_or_broken(self, call, flags, tmp_path, content):
+    def test_a_missing_or_broken_file_is_reported(self, call, flags, tmp_path, content):
         path = tmp_path / "model.safetensors"
         if content is not None:
             path.write_bytes(content)
-        one_plain_message(call("train", *flags(checkpoint=str(path))), "model.safetensors")
+        assert_one_message(call("train", *flags(checkpoint=str(path))), "model.safetensors")
         assert not (tmp_path / "runs").exists()
 
 
 class TestOtherCommands:
-    def test_plan_says_what_train_would_do_and_does_nothing(self, call, flags, tmp_path):
+    def test_plan_shows_what_train_would_do_and_writes_nothing(self, call, flags, tmp_path):
         result = call("plan", *flags())
         assert result.code == 0
         assert "1 in 1 epoch" in result.out
@@ -242,34 +244,34 @@ class TestOtherCommands:
         assert not (tmp_path / "Lora").exists()
 
     def test_plan_refuses_what_train_refuses(self, call, flags):
-        one_plain_message(call("plan", *flags(), "--rank", "0"), "rank: ")
+        assert_one_message(call("plan", *flags(), "--rank", "0"), "rank: ")
 
     @pytest.mark.parametrize("command", ["resume", "compare"])
-    def test_a_run_that_is_not_there(self, call, tmp_path, command):
-        one_plain_message(call(command, "nothing", "--runs-dir", tmp_path), "There is no run")
+    def test_a_missing_run_is_reported(self, call, tmp_path, command):
+        assert_one_message(call(command, "nothing", "--runs-dir", tmp_path), "There is no run")
 
-    def test_resume_of_a_complete_run(self, call, flags, tmp_path):
+    def test_resume_refuses_a_complete_run(self, call, flags, tmp_path):
         call("train", *flags())
-        one_plain_message(call("resume", "tiny", "--runs-dir", tmp_path / "runs"), "The run tiny is already complete")
+        assert_one_message(call("resume", "tiny", "--runs-dir", tmp_path / "runs"), "The run tiny is already complete")
 
-    def test_resume_of_a_run_whose_settings_are_damaged(self, call, flags, tmp_path):
+    def test_resume_refuses_a_run_with_damaged_settings(self, call, flags, tmp_path):
         call("train", *flags())
         (tmp_path / "runs" / "tiny" / "config.toml").write_text("name = ")
-        one_plain_message(call("resume", tmp_path / "runs" / "tiny"), "TOML")
+        assert_one_message(call("resume", tmp_path / "runs" / "tiny"), "TOML")
 
-    def test_compare_draws_the_grid(self, call, flags, tmp_path):
+    def test_compare_writes_the_grid(self, call, flags, tmp_path):
         call("train", *flags(sample_steps=1))
         result = call("compare", "tiny", "--runs-dir", tmp_path / "runs", "--strengths", "0", "1", "--prompts", "a cat")
         assert result.code == 0
         assert (tmp_path / "runs" / "tiny" / "tiny-grid.png").is_file()
         assert str(tmp_path / "runs" / "tiny" / "tiny.json") in result.out
 
-    def test_ctrl_c_before_anything_was_done(self, call, flags, monkeypatch):
-        def interrupted(*arguments):
+    def test_ctrl_c_before_training_prints_no_traceback(self, call, flags, monkeypatch):
+        def interrupt(*arguments):
             raise KeyboardInterrupt
 
         arguments = flags()
-        monkeypatch.setattr(prepared_run, "read_task_data", interrupted)
+        monkeypatch.setattr(prepared_run, "read_task_data", interrupt)
         result = call("train", *arguments)
         assert result.code == 130
         assert "Traceback" not in result.err

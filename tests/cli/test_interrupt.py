@@ -1,4 +1,4 @@
-"""Ctrl-C and a kill, in real processes."""
+"""Ctrl-C and SIGKILL, in real processes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 from tests.training.runs import adapter_files, tiny_config
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
 
 @pytest.fixture
-def started(tmp_path, miniature):
-    """A run in its own process that has done its first step, of too many to end by itself."""
+def running(tmp_path, miniature):
+    """(config, process) of a run that has saved its first state and would train for 100,000 epochs."""
     config = tiny_config(tmp_path, miniature, epochs=100_000, save_state_every_n_minutes=0.0)
     (tmp_path / "my.toml").write_text(config.to_toml())
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
@@ -37,8 +37,8 @@ def started(tmp_path, miniature):
     process.wait()
 
 
-def shorten(config, steps: int) -> None:
-    """Lets the run end: `steps` more than it may have done."""
+def limit_steps(config, steps: int) -> None:
+    """Makes the run end after `steps` steps."""
     path = Path(config.run.runs_dir) / "tiny" / "config.toml"
     path.write_text(path.read_text().replace("max_steps = 0", f"max_steps = {steps}"))
 
@@ -49,8 +49,8 @@ def steps_done(config) -> int:
     return torch.load(Path(config.run.runs_dir) / "tiny" / "state.pt", weights_only=True)["step"]
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(started, call):
-    config, process = started
+def test_ctrl_c_saves_the_state_and_prints_how_to_resume(running, call):
+    config, process = running
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130
@@ -60,20 +60,20 @@ def test_ctrl_c_saves_and_says_how_to_go_on(started, call):
     step = steps_done(config)
     before = adapter_files(config)
     assert f"tiny-step{step:08d}.safetensors" in before
-    shorten(config, step + 1)
+    limit_steps(config, step + 1)
     assert call("resume", "tiny", "--runs-dir", config.run.runs_dir).code == 0
     after = adapter_files(config)
     assert "tiny.safetensors" in after
     assert before.items() <= after.items()
 
 
-def test_a_killed_run_goes_on_where_it_was_saved(started, call):
-    config, process = started
+def test_a_killed_run_resumes_from_its_last_saved_state(running, call):
+    config, process = running
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=120)
     step = steps_done(config)
     before = {name: content for name, content in adapter_files(config).items() if name.endswith(".safetensors")}
-    shorten(config, step + 1)
+    limit_steps(config, step + 1)
     result = call("resume", "tiny", "--runs-dir", config.run.runs_dir)
     assert result.code == 0
     assert f"resumed at step {step}" in result.out
