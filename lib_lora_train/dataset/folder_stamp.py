@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-FolderStamp = frozenset[tuple[str, int, int]]
-"""(path, size, modification time in ns) of every file."""
+FolderStamp = tuple[str | int, ...]
+"""Path, size and modification time in ns of every file, one after another: it is made often, and small objects take time."""
 
 
 def folder_stamp(folders: Iterable[Path]) -> FolderStamp:
@@ -16,7 +16,7 @@ def folder_stamp(folders: Iterable[Path]) -> FolderStamp:
     It changes when a file is added, removed, renamed or written. Links are followed, each folder is listed once.
     Folders that cannot be listed are skipped.
     """
-    found: set[tuple[str, int, int]] = set()
+    found: list[str | int] = []
     pending, seen = [os.fspath(folder) for folder in folders], set()
     while pending:
         path = pending.pop()
@@ -35,7 +35,7 @@ def folder_stamp(folders: Iterable[Path]) -> FolderStamp:
                     pending.append(entry.path)
                 else:
                     file = entry.stat()
-                    found.add((entry.path, file.st_size, file.st_mtime_ns))
+                    found += entry.path, file.st_size, file.st_mtime_ns
             except OSError:  # a broken link, or a file that was just removed
-                found.add((entry.path, -1, -1))
-    return frozenset(found)
+                found += entry.path, -1, -1
+    return tuple(found)

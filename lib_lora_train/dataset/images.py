@@ -6,6 +6,8 @@ applied.
 
 from __future__ import annotations
 
+import functools
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,9 +74,8 @@ def image_size(path: Path) -> Size:
         UserError: as `load_image`, for faults in the header.
     """
     with _plain_errors(path):
-        _require_content(path)
-        with Image.open(path) as image:
-            return _checked_size(image, path)
+        status = _require_content(path)
+        return _size_in_header(path, status.st_size, status.st_mtime_ns)
 
 
 def load_image(path: Path, data: bytes | None = None) -> LoadedImage:
@@ -113,12 +114,21 @@ def _plain_errors(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _require_content(path: Path) -> None:
+@functools.lru_cache(maxsize=50_000)
+def _size_in_header(path: Path, file_size: int, modified: int) -> Size:
+    """Remembered, because the dataset is read again and again while its settings are chosen."""
+    with Image.open(os.fspath(path)) as image:  # Pillow would resolve a Path
+        return _checked_size(image, path)
+
+
+def _require_content(path: Path) -> os.stat_result:
+    """The file's size and times."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is not a file. Remove it from the folder.")
     if status.st_size == 0:
         raise UserError(f"{path} is an empty file. Replace it, or remove it from the folder.")
+    return status
 
 
 def _checked_size(image: Image.Image, path: Path) -> Size:

@@ -188,3 +188,11 @@ class TestBadFilesAreReported:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert "Scale it down" in complaint(read, tmp_path / "a.png")
+
+
+def test_the_size_of_a_replaced_image_is_read_again(tmp_path):
+    file = tmp_path / "a.png"
+    Image.new("RGB", (64, 32)).save(file)
+    assert image_size(file) == (64, 32)
+    Image.new("RGB", (32, 128)).save(file)
+    assert image_size(file) == (32, 128)
