@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,7 +38,7 @@ class StandaloneHost:
         Raises:
             UserError: when the file is missing, damaged, of a kind that cannot be trained, or has no tokenizer.
         """
-        checkpoint, prediction_is_known = self._open()
+        checkpoint, prediction_is_known = self._open(CheckpointFile.read(self._path))
         checkpoint.unet = {
             name: tensor.to(self.device, checkpoint.precision) for name, tensor in checkpoint.unet.items()
         }
@@ -47,18 +47,26 @@ class StandaloneHost:
         yield checkpoint
 
     def describe(self) -> SharedCheckpoint:
-        """As `lease`, with all tensors as they are in the file."""
-        return self._open()[0]
+        """The checkpoint's properties, and tensors without values, in the number format of the file.
+
+        Raises:
+            UserError: as `lease`.
+        """
+        stamps = _stamp(self._path), _stamp(self._path.with_suffix(".yaml"))
+        return self._open(_without_values(self._path, stamps))[0]
 
     @contextmanager
     def gpu_slot(self, on_wait: OnWait = keep_waiting) -> Iterator[None]:
         """Begins at once."""
         yield
 
-    def _open(self) -> tuple[SharedCheckpoint, bool]:
-        """The checkpoint, and whether the settings or the file say what it predicts."""
-        path = Path(self.config.checkpoint)
-        file = CheckpointFile.read(path)
+    @property
+    def _path(self) -> Path:
+        return Path(self.config.checkpoint)
+
+    def _open(self, file: CheckpointFile) -> tuple[SharedCheckpoint, bool]:
+        """The checkpoint in `file`, and whether the settings or the file say what it predicts."""
+        path = self._path
         known = file.prediction() if self.config.prediction == "auto" else self.config.prediction
         checkpoint = SharedCheckpoint(
             name=path.stem,
@@ -76,6 +84,22 @@ class StandaloneHost:
             legacy_hash=lambda: legacy_hash(path),
         )
         return checkpoint, bool(known)
+
+
+@functools.lru_cache(maxsize=4)
+def _without_values(path: Path, stamps: tuple[object, ...]) -> CheckpointFile:
+    """The file with its tensors on the meta device. Remembered until `stamps` change: every plan asks for it."""
+    file = CheckpointFile.read(path)
+    return replace(file, weights={name: tensor.to("meta") for name, tensor in file.weights.items()})
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Differs whenever the file has changed; None without it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def default_device() -> torch.device:

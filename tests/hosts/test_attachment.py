@@ -12,12 +12,13 @@ from lib_lora_train.model.diffusers_view.views import unet_view
 @pytest.fixture
 def tensors(miniature):
     """A host's own parameters: copies that a test may write to."""
-    checkpoint = StandaloneHost(CheckpointConfig(checkpoint=str(miniature)), torch.device("cpu")).describe()
 
     def own(part):
         return {name: torch.nn.Parameter(tensor.clone()) for name, tensor in part.items()}
 
-    return Tensors(own(checkpoint.unet), own(checkpoint.vae), [own(text.weights) for text in checkpoint.text_encoders])
+    with StandaloneHost(CheckpointConfig(checkpoint=str(miniature)), torch.device("cpu")).lease() as checkpoint:
+        texts = [own(text.weights) for text in checkpoint.text_encoders]
+        return Tensors(own(checkpoint.unet), own(checkpoint.vae), texts)
 
 
 @pytest.fixture

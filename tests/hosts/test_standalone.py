@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lib_lora_train.checkpoints.reading import CheckpointFile
 from lib_lora_train.config import CheckpointConfig
 from lib_lora_train.hosts.standalone import StandaloneHost, choose_precision
 from lib_lora_train.model.diffusers_view.views import vae_view
@@ -141,3 +142,38 @@ def test_precision_on_a_cpu_is_full_unless_set():
         torch.float16,
         torch.bfloat16,
     ]
+
+
+class TestDescription:
+    @pytest.fixture
+    def host(self, own_copy):
+        return StandaloneHost(CheckpointConfig(checkpoint=str(own_copy)), CPU)
+
+    def test_has_the_names_shapes_and_formats_of_the_checkpoint(self, host, checkpoint):
+        described = host.describe()
+        parts = [(described.unet, checkpoint.unet), (described.vae, checkpoint.vae)]
+        parts.append((described.text_encoders[0].weights, checkpoint.text_encoders[0].weights))
+        for ours, whole in parts:
+            assert {n: (t.shape, t.dtype) for n, t in ours.items()} == {n: (t.shape, t.dtype) for n, t in whole.items()}
+        assert (described.name, described.family) == (checkpoint.name, checkpoint.family)
+        assert described.legacy_hash() == checkpoint.legacy_hash()
+
+    def test_reads_the_file_once(self, host, monkeypatch):
+        host.describe()
+        monkeypatch.setattr(CheckpointFile, "read", lambda path: pytest.fail("the file was read again"))
+        host.describe()
+
+    def test_reads_it_again_when_it_has_changed(self, host, own_copy):
+        assert {tensor.dtype for tensor in host.describe().unet.values()} == {torch.float32}
+        save_file({name: tensor.half() for name, tensor in load_file(own_copy).items()}, own_copy)
+        assert {tensor.dtype for tensor in host.describe().unet.values()} == {torch.float16}
+
+    def test_reads_it_again_when_its_yaml_has_changed(self, host, own_copy):
+        assert host.describe().prediction == "epsilon"
+        own_copy.with_suffix(".yaml").write_text("model: {params: {parameterization: v}}")
+        assert host.describe().prediction == "v"
+
+    def test_follows_settings_that_change(self, host, own_copy):
+        host.describe()
+        other = StandaloneHost(CheckpointConfig(checkpoint=str(own_copy), prediction="v", precision="bf16"), CPU)
+        assert (other.describe().prediction, other.describe().precision) == ("v", torch.bfloat16)
