@@ -144,7 +144,7 @@ class TrainingService:
             if last is not None and last.settings == settings and last.run.is_current():
                 return last
             raise_problems([*config.problems(), *problems])
-            self._prepared = _Prepared(settings, PreparedRun.read(config), {})
+            self._prepared = _Prepared(settings, PreparedRun.read(config, last.run if last else None), {})
             return self._prepared
 
     def _memory(self, prepared: _Prepared, checkpoint: SharedCheckpoint) -> MemoryEstimate:

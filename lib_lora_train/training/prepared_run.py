@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.dataset.folder_stamp import FolderStamp, folder_stamp
-from lib_lora_train.training.tasks import TaskData, read_task_data
+from lib_lora_train.training.tasks import TaskData, data_settings, read_task_data
 
 FOLDER_SETTINGS = ("dataset_folder", "after_folder", "regularization_folder")
 """Settings that name a folder of images, all of them in the group `dataset`."""
@@ -27,14 +27,16 @@ class PreparedRun:
     stamp: FolderStamp
 
     @classmethod
-    def read(cls, config: TrainConfig) -> PreparedRun:
-        """Validates the settings and reads the dataset.
+    def read(cls, config: TrainConfig, last: PreparedRun | None = None) -> PreparedRun:
+        """Validates the settings and reads the dataset, unless `last` has read the same files with the same settings.
 
         Raises:
             UserError: with every problem of the settings, or when the dataset cannot be used.
         """
         config = config.normalized()
         stamp = _stamp(config)  # before reading: a file that changes meanwhile is noticed at the next look
+        if last is not None and last.stamp == stamp and data_settings(last.config) == data_settings(config):
+            return cls(config, last.task_data, stamp)
         return cls(config, read_task_data(config), stamp)
 
     def is_current(self) -> bool:

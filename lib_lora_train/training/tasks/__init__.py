@@ -8,15 +8,16 @@ and plan know no method by name. A new one is a `TaskData`, a line in TASKS, and
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from lib_lora_train.config import TrainConfig
+from lib_lora_train.config import RunConfig, SampleConfig, TrainConfig
 from lib_lora_train.training.tasks.base import DataSummary, Task, TaskContext, TaskData
 from lib_lora_train.training.tasks.captioned import CaptionedData
 from lib_lora_train.training.tasks.dreambooth import DreamBoothData
 from lib_lora_train.training.tasks.image_sets import ImageSetsData
 from lib_lora_train.training.tasks.prompts import PromptsData
 
-__all__ = ["DataSummary", "Task", "TaskContext", "TaskData", "read_task_data"]
+__all__ = ["DataSummary", "Task", "TaskContext", "TaskData", "data_settings", "read_task_data"]
 
 TASKS: dict[str, Callable[[TrainConfig], TaskData]] = {
     "captioned": CaptionedData.read,
@@ -36,4 +37,14 @@ def read_task_data(config: TrainConfig) -> TaskData:
     Raises:
         UserError: when files it needs are missing or cannot be used.
     """
-    return TASKS[config.run.training_method](config)
+    return TASKS[config.run.training_method](data_settings(config))
+
+
+def data_settings(config: TrainConfig) -> TrainConfig:
+    """The settings that task data can depend on; all others have their defaults."""
+    return TrainConfig(
+        run=RunConfig(training_method=config.run.training_method, seed=config.run.seed),
+        dataset=replace(config.dataset),
+        prompts=replace(config.prompts),
+        preview=SampleConfig(validate_every_n_epochs=config.preview.validate_every_n_epochs),
+    )
