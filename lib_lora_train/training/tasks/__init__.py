@@ -46,5 +46,5 @@ def data_settings(config: TrainConfig) -> TrainConfig:
         run=RunConfig(training_method=config.run.training_method, seed=config.run.seed),
         dataset=replace(config.dataset),
         prompts=replace(config.prompts),
-        preview=SampleConfig(validate_every_n_epochs=config.preview.validate_every_n_epochs),
+        samples=SampleConfig(validate_every_n_epochs=config.samples.validate_every_n_epochs),
     )
