@@ -19,4 +19,4 @@ def webui_launch() -> ModuleType | None:
 
 
 if __name__ == "__main__":
-    add_missing(webui_launch, memory=Path(__file__).resolve().parent / ".bitsandbytes-not-added")
+    add_missing(webui_launch)

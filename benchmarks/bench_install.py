@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lib_lora_train.requirements_check import missing_message
+from lib_lora_train.missing_packages import missing_message
 
 INSTALL = Path(__file__).resolve().parent.parent / "install.py"
 

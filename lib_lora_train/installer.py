@@ -1,7 +1,9 @@
 """Adds missing packages, and changes none that is installed.
 
-pip runs with a constraints file that pins every installed package to its present version, so it can only add. When
-nothing is missing, a start costs a few look-ups: pip is not run and torch is not imported.
+pip runs with a constraints file that pins every installed package to its present version, so it can only add. What was
+added is imported in a process of its own, and removed again if that fails: a package that does not fit the WebUI's own
+could keep the WebUI from starting. When nothing is missing, a start costs a few look-ups: pip is not run and torch is not
+imported.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
-from lib_lora_train.files import write_text
+from lib_lora_train import missing_packages
 from lib_lora_train.requirements_check import (
+    IMPORT_ERROR,
     OPTIONAL_PACKAGE,
     in_words,
     installed_version,
@@ -30,6 +33,9 @@ from lib_lora_train.requirements_check import (
 
 PIP_OPTIONS = "--disable-pip-version-check --no-input --timeout 10 --retries 1"
 """Short enough that a start without network does not wait for minutes."""
+
+IMPORT_SECONDS = 600
+"""A package that is not imported after this time is taken for one that cannot be imported."""
 
 VERSION = re.compile(r"(\d+!)?\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[A-Za-z0-9]+([._-][A-Za-z0-9]+)*)?")
 """The versions that pip accepts in a constraint (PEP 440, as metadata writes them)."""
@@ -49,17 +55,16 @@ REASONS = (
 """Part of pip's output -> what it means. The first that is found counts."""
 
 
-def add_missing(launcher: Callable[[], ModuleType | None], memory: Path) -> None:
+def add_missing(launcher: Callable[[], ModuleType | None], memory: Path = missing_packages.FILE) -> None:
     """Run by install.py at each start of the WebUI. Never raises: a failure is printed in one sentence.
 
     Args:
         launcher: returns the WebUI's `launch` module, or None outside a WebUI. Called only if something is to be installed.
-        memory: a file with the version of torch for which the optional package could not be added, so that this is not
-            tried again at every start.
+        memory: the file of packages that are not tried again (missing_packages.py).
     """
     try:
-        lacking = [package for package in needed() if installed_version(package) is None]
-        wanted = [OPTIONAL_PACKAGE] if _should_try_optional(memory) else []
+        lacking = [package for package in needed() if _is_to_be_added(package, memory)]
+        wanted = [OPTIONAL_PACKAGE] if _is_to_be_added(OPTIONAL_PACKAGE, memory) and _has_cuda() else []
         if lacking or wanted:
             with _constraints() as file:
                 _install_all(launcher(), lacking, wanted, file, memory)
@@ -77,21 +82,27 @@ def _install_all(
             )
         return
     if lacking:
-        reason = _install(launch, lacking, constraints)
+        reason = _add(launch, lacking, constraints, memory)
         if reason:
             print(
-                f"LoRA Train: {in_words(lacking)} could not be installed ({reason}). The WebUI starts without training and "
-                "tries again next time."
+                f"LoRA Train: {in_words(lacking)} could not be installed ({reason}). The WebUI starts without training"
+                f"{'' if missing_packages.reason_for(lacking[0], memory) else ' and tries again next time'}."
             )
             return  # the optional package would fail for the same reason
     for package in wanted:
-        reason = _install(launch, [package], constraints)
+        reason = _add(launch, [package], constraints, memory)
         if reason:
-            write_text(memory, _torch())
+            missing_packages.remember([package], reason, memory)
             print(
                 f"LoRA Train: {package} could not be installed ({reason}). Only the 8-bit optimizer needs it. "
                 f"Delete {memory} to try again."
             )
+
+
+def _add(launch: ModuleType | None, packages: list[str], constraints: Path, memory: Path) -> str:
+    """Installs packages that are left in place only if they can be imported; returns why they are not, or ""."""
+    before = _installed()
+    return _install(launch, packages, constraints) or _remove_if_broken(packages, before, memory)
 
 
 def _install(launch: ModuleType | None, packages: list[str], constraints: Path) -> str:
@@ -107,6 +118,41 @@ def _install(launch: ModuleType | None, packages: list[str], constraints: Path) 
         return _reason(str(error))
     importlib.invalidate_caches()
     return "pip reported success, but they are still missing" if set(packages) & set(missing()) else ""
+
+
+def _remove_if_broken(packages: list[str], before: list[str], memory: Path) -> str:
+    """Removes everything that was added since `before` if `packages` cannot be imported; returns why, or ""."""
+    problem = _import_problem(packages)
+    if not problem:
+        return ""
+    known = {line.partition("==")[0] for line in before}
+    added = [name for name in (line.partition("==")[0] for line in _installed()) if name not in known]
+    _run([sys.executable, "-m", "pip", "uninstall", "--yes", "--disable-pip-version-check", *added])
+    importlib.invalidate_caches()
+    reason = f"it does not work with this WebUI's packages: {problem}; it was removed again"
+    missing_packages.remember(packages, reason, memory)
+    return reason
+
+
+def _import_problem(packages: list[str]) -> str:
+    """Why `packages` cannot be imported beside the WebUI's own, in a process of its own; "" if they can."""
+    root = str(Path(__file__).resolve().parents[1])
+    code = (
+        f"import sys; sys.path.append({root!r}); from lib_lora_train.requirements_check import import_error; "
+        f"print(import_error({packages!r}), end='', file=sys.stderr)"
+    )
+    result = _run([sys.executable, "-c", code])
+    last_line = result.stderr.strip().rpartition("\n")[2]
+    if result.returncode != 0:  # it ended before it could report
+        return _one_line(last_line) if last_line else f"Python ended with code {result.returncode}"
+    return _one_line(last_line.removeprefix(IMPORT_ERROR)) if last_line.startswith(IMPORT_ERROR) else ""
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=IMPORT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 1, "", f"no end after {IMPORT_SECONDS} seconds")
 
 
 def _run_pip(command: str) -> None:
@@ -142,16 +188,12 @@ def _installed() -> list[str]:
     return [f"{name}=={version}" for name, version in sorted(versions.items())]
 
 
-def _should_try_optional(memory: Path) -> bool:
-    if installed_version(OPTIONAL_PACKAGE) is not None:
-        return False
-    if memory.is_file() and memory.read_text(encoding="utf-8") == _torch():
-        return False
+def _is_to_be_added(package: str, memory: Path) -> bool:
+    return installed_version(package) is None and not missing_packages.reason_for(package, memory)
+
+
+def _has_cuda() -> bool:
     return _torch_has_cuda() and _gpu_count() > 0
-
-
-def _torch() -> str:
-    return installed_version("torch") or ""
 
 
 def _torch_has_cuda() -> bool:

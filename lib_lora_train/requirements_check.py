@@ -1,7 +1,7 @@
 """Which packages training needs, which of them are missing, and which versions fit the WebUI's own packages.
 
-The tab calls this before it imports any other module of the extension. So this module uses the standard library only, and
-looks packages up without importing them, which takes milliseconds.
+The tab needs this before the packages are installed. So this module uses the standard library only, and looks packages up
+without importing them, which takes milliseconds.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ USED = {
 }
 """Names that must be importable from a package for training to work."""
 
+IMPORT_ERROR = "cannot be imported: "
+"""What `import_error` starts with."""
+
 
 def installed_version(package: str) -> str | None:
     """The version by the package's metadata; "" if it has none but can be imported; None if it is not installed."""
@@ -60,38 +63,37 @@ def missing() -> list[str]:
     return [package for package in (*HOST_PACKAGES, *needed()) if installed_version(package) is None]
 
 
-def missing_message() -> str:
-    """What is missing and how to add it, for the tab; "" when nothing is missing."""
-    names = missing()
-    if not names:
-        return ""
-    own = [name for name in names if name in HOST_PACKAGES]
-    if own:
-        return f"Training needs {in_words(own)}, which every WebUI has but this Python does not. Repair the WebUI's installation."
-    command = f'"{sys.executable}" -m pip install {" ".join(pinned(names))}'
-    return (
-        f"Training needs {in_words(names)}, not installed yet. Restart the WebUI with a network connection and without "
-        f"--skip-install, or run: {command}"
-    )
-
-
 def import_problem() -> str:
     """Why the installed packages do not work together, in a sentence; "" when they do.
 
     Unlike the rest of this module it imports them, which takes seconds the first time.
     """
-    for package, names in USED.items():
-        try:
-            module = importlib.import_module(package)
-            for name in names:
-                getattr(module, name)
-        except Exception as error:  # importing a package that does not fit the others may raise anything
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
+    for package in USED:
+        if reason := _failed_import(package):
             fitting = " ".join(pinned([package]))
             return (
                 f"The installed {package} {installed_version(package) or ''} does not work in this WebUI ({reason}). "
                 f"If no other extension needs this version, install {fitting} instead."
             )
+    return ""
+
+
+def import_error(packages: list[str]) -> str:
+    """IMPORT_ERROR and the reason if `packages`, or others that they may disturb, cannot be imported; else ""."""
+    for package in dict.fromkeys([*packages, *USED, "torch"]):
+        if reason := _failed_import(package):
+            return f"{IMPORT_ERROR}{package}: {reason}"
+    return ""
+
+
+def _failed_import(package: str) -> str:
+    """Why the package or one of the names in USED cannot be imported; "" if they can."""
+    try:
+        module = importlib.import_module(IMPORT_NAMES.get(package, package))
+        for name in USED.get(package, ()):
+            getattr(module, name)
+    except Exception as error:  # importing a package that does not fit the others may raise anything
+        return str(error).strip().split("\n")[0] or type(error).__name__
     return ""
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lib_lora_train.requirements_check import missing_message
+from lib_lora_train.missing_packages import missing_message
 
 if typing.TYPE_CHECKING:
     from lib_lora_train.hosts.environment import Environment

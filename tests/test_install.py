@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from lib_lora_train import installer, requirements_check
-from lib_lora_train.requirements_check import missing, missing_message, pinned
+from lib_lora_train.missing_packages import missing_message, reason_for
+from lib_lora_train.requirements_check import missing, pinned
 
 ROOT = Path(__file__).parents[1]
 A1111 = {"torch": "2.1.2", "transformers": "4.30.2", "numpy": "1.26.2", "Pillow": "9.5.0", "accelerate": "0.21.0"} | {
@@ -64,6 +65,7 @@ def installed(monkeypatch):
     monkeypatch.setattr(requirements_check.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(requirements_check.sys, "version_info", (3, 10, 6))
     monkeypatch.setattr(installer, "_gpu_count", lambda: 0)
+    monkeypatch.setattr(installer, "_import_problem", lambda packages: "")
     return packages
 
 
@@ -166,7 +168,7 @@ class TestSecondStart:
         code = (
             "import runpy, sys\n"
             f"runpy.run_path({str(ROOT / 'install.py')!r})\n"
-            "from lib_lora_train.requirements_check import missing_message\n"
+            "from lib_lora_train.missing_packages import missing_message\n"
             "missing_message()\n"
             "print([name for name in ('torch', 'diffusers', 'peft', 'numpy', 'pip') if name in sys.modules])"
         )
@@ -216,6 +218,81 @@ class TestBitsandbytes:
         place = SimpleNamespace(locate_file=lambda name: tmp_path / "version.py")
         monkeypatch.setattr(importlib.metadata, "distribution", lambda name: place)
         assert installer._torch_has_cuda() == built_for_cuda
+
+
+class TestAddedPackagesThatDoNotFit:
+    """What was added can keep a WebUI from starting, if its own packages then import what does not fit them."""
+
+    @pytest.fixture
+    def commands(self, installed, monkeypatch):
+        """The commands that were run. Removing a package takes it out of `installed`; diffusers cannot be imported."""
+        commands: list[list[str]] = []
+
+        def run(command):
+            commands.append(command)
+            for name in command[command.index("--disable-pip-version-check") + 1 :]:
+                installed.pop(name)
+            return SimpleNamespace(returncode=0, stderr="")
+
+        monkeypatch.setattr(installer, "_run", run)
+        monkeypatch.setattr(installer, "_import_problem", lambda packages: "diffusers: no name HybridCache")
+        return commands
+
+    def test_are_removed_again_and_nothing_else_is(self, installed, start, commands, capsys):
+        start(Launch(installed))
+        assert installed == A1111
+        assert [command[1:4] for command in commands] == [["-m", "pip", "uninstall"]]
+        assert "no name HybridCache; it was removed again" in capsys.readouterr().out
+
+    def test_are_not_tried_again_and_the_tab_shows_why(self, installed, start, commands, tmp_path):
+        start(Launch(installed))
+        again = Launch(installed)
+        start(again)
+        assert again.commands == []
+        assert "no name HybridCache" in missing_message(tmp_path / "memory")
+        assert str(tmp_path / "memory") in missing_message(tmp_path / "memory")
+
+    def test_are_tried_again_when_the_webuis_packages_have_changed(self, installed, start, commands):
+        start(Launch(installed))
+        installed["transformers"] = "4.48.1"
+        again = Launch(installed)
+        start(again)
+        assert again.requested == ["diffusers==0.31.0", "tomli"]
+
+    def test_are_removed_alone_when_only_the_optional_package_does_not_fit(
+        self, installed, start, commands, cuda, monkeypatch
+    ):
+        def problem(packages):
+            return "bitsandbytes: no CUDA" if packages == ["bitsandbytes"] else ""
+
+        monkeypatch.setattr(installer, "_import_problem", problem)
+        monkeypatch.setitem(ADDED, "bitsandbytes", "0.45.5")
+        launch = Launch(installed)
+        start(launch)
+        assert launch.requested == ["diffusers==0.31.0", "tomli", "bitsandbytes==0.45.5"]
+        assert installed == A1111 | {"diffusers": "0.31.0", "tomli": "2.5.0"}
+
+    @pytest.mark.parametrize("content", ["", "[]", "{", '{"diffusers": 1}', '{"diffusers": {"beside": {}}}'])
+    def test_are_forgotten_if_the_file_is_damaged(self, installed, tmp_path, content):
+        (tmp_path / "memory").write_text(content)
+        assert reason_for("diffusers", tmp_path / "memory") == ""
+
+
+class TestTheImportInAProcessOfItsOwn:
+    def test_succeeds_with_packages_that_fit(self):
+        assert installer._import_problem(["diffusers"]) == ""
+
+    def test_names_the_package_and_the_reason(self, tmp_path, monkeypatch):
+        (tmp_path / "odd_package.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        problem = installer._import_problem(["odd_package"])
+        assert problem == "odd_package: operator torchvision::nms does not exist"
+
+    @pytest.mark.parametrize("code", ["import os; os._exit(3)", "import os; os.abort()", "raise SystemExit('bye')"])
+    def test_notices_a_package_that_ends_the_process(self, tmp_path, monkeypatch, code):
+        (tmp_path / "odd_package.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        assert installer._import_problem(["odd_package"])
 
 
 class TestFailures:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import gradio as gr
 
-from lib_lora_train.requirements_check import missing_message
+from lib_lora_train.missing_packages import missing_message
 from lib_lora_train.ui.message import message_page
 
 if typing.TYPE_CHECKING:  # its packages may be missing, and then the page says which
