@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lib_lora_train.errors import UserError
 from lib_lora_train.missing_packages import missing_message
 
 if typing.TYPE_CHECKING:
@@ -26,19 +27,32 @@ TAB = "lora_train"
 
 
 def tabs() -> list[tuple[Any, str, str]]:
-    """The tab, for on_ui_tabs; a tab with a message when packages are missing."""
+    """The tab, for on_ui_tabs; a tab with a message when training is not possible."""
     from lib_lora_train.ui.message import message_page
 
-    if problem := missing_message():
+    if problem := problem_message():
         return [(message_page(problem), TITLE, TAB)]
     from lib_lora_train.ui.tab import build_tab
 
     return [(build_tab(service()), TITLE, TAB)]
 
 
+def problem_message() -> str:
+    """Why training is not possible here: missing packages or an unknown WebUI; "" if it is."""
+    if problem := missing_message():
+        return problem
+    from lib_lora_train.hosts.webui.detect import detect_webui
+
+    try:
+        detect_webui()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def add_axes() -> None:
     """The axes in the X/Y/Z plot, for on_before_ui."""
-    if missing_message():
+    if problem_message():
         return
     from lib_lora_train.evaluation.xyz_axes import register
 
@@ -47,9 +61,11 @@ def add_axes() -> None:
 
 def add_api(app: Any) -> None:
     """The HTTP API, for on_app_started, if the WebUI itself has one."""
+    if problem_message():
+        return
     from modules import shared
 
-    if missing_message() or not (shared.cmd_opts.api or shared.cmd_opts.nowebui):
+    if not (shared.cmd_opts.api or shared.cmd_opts.nowebui):
         return
     from lib_lora_train.api import add_routes
 

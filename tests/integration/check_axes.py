@@ -214,7 +214,9 @@ def check_refusals(check: Check) -> None:
     )
     check.refused("an epoch that is none", "'first' is not an epoch", tagged, (EPOCH, ["first"]), csv=True)
     for bad in ("abc", "nan", "inf", "1e999"):
-        check.refused(f"strength {bad}", f"'{bad}' is not a ", tagged, ("Seed", ["1"]), (STRENGTH, ["1", bad]), csv=True)
+        check.refused(
+            f"strength {bad}", f"'{bad}' is not a ", tagged, ("Seed", ["1"]), (STRENGTH, ["1", bad]), csv=True
+        )
     check.refused("no run anywhere", "no tag of a run", "a star", (EPOCH, ["1"]), (STRENGTH, ["1"]))
     check.refused("an axis without values", "has no value", tagged, (STRENGTH, []))
     check.refused(

@@ -9,6 +9,8 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTokenizer
 
 model_data = types.SimpleNamespace(sd_model=None)
+reuse_model_from_already_loaded = apply_alpha_schedule_override = None
+"""By these names, A1111 is detected."""
 
 
 class Tree(nn.Module):
