@@ -10,6 +10,7 @@ from PIL import Image
 
 from lib_lora_train.adapters.formats.kohya import load_adapter, load_weights
 from lib_lora_train.config import CompareConfig, TrainConfig
+from lib_lora_train.errors import UserError
 from lib_lora_train.evaluation.lora_tag import strength_text
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.hosts.environment import Txt2Img
@@ -125,9 +126,11 @@ def request_of(config: TrainConfig, options: CompareConfig) -> Request:
     """The request for `options`, with their prompts, else the run's sample prompts, else those of its training data.
 
     Raises:
-        UserError: when the training data is needed and cannot be read.
+        UserError: when the training data is needed and cannot be read, or there is no prompt.
     """
     prompts = options.prompts or config.samples.sample_prompts
     if not prompts:
         prompts = sample_prompts(config, read_task_data(config))
+    if not any(prompts):
+        raise UserError("There is no prompt to generate images from. Enter at least one.", field="prompts")
     return Request(prompts, [options.seed] * len(prompts), options.strengths)

@@ -10,7 +10,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any
@@ -23,12 +23,18 @@ OPTIONS = (False, True, False, False, False, False, False, 0)
 """Of a plot: no legend, single images, no sub-grids, seeds kept and not varied, no margin."""
 REFORGE_OPTIONS = (False, False, False, 0, *OPTIONS[1:])
 """The same in reForge, with: no labels on single images, a grid, any number of images."""
+NOT_READY = "Script.run() missing"
+SCRIPT_SECONDS = 30
 Axis = tuple[str, Sequence[str]]
 """(label, values)."""
 
 
 class RefusedError(Exception):
     """The WebUI responded with an error."""
+
+
+class ScriptNotReadyError(RefusedError):
+    """The WebUI called a script without arguments."""
 
 
 @dataclass
@@ -61,7 +67,8 @@ class PlotClient:
             with urllib.request.urlopen(request, timeout=600) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
-            raise RefusedError(error.read().decode()) from None
+            reply = error.read().decode()
+            raise (ScriptNotReadyError if NOT_READY in reply else RefusedError)(reply) from None
 
     def generate(self, prompt: str, endpoint: str = "txt2img", **more: Any) -> list[GeneratedImage]:
         """The images, without the grid that a plot begins with."""
@@ -96,7 +103,15 @@ class PlotClient:
             "script_name": "x/y/z plot",
             "script_args": [*axes, *(REFORGE_OPTIONS if reforge else OPTIONS), csv],
         }
-        return self.generate(prompt, endpoint, **plot, **more)
+        return self._when_scripts_are_ready(lambda: self.generate(prompt, endpoint, **plot, **more))
+
+    def _when_scripts_are_ready(self, work: Callable[[], list[GeneratedImage]]) -> list[GeneratedImage]:
+        """For some seconds after Reload UI, Forge and reForge call every script without its arguments."""
+        for _ in range(SCRIPT_SECONDS):
+            with contextlib.suppress(ScriptNotReadyError):
+                return work()
+            time.sleep(1)
+        return work()
 
     def reload_interface(self) -> None:
         config, before = self.call("/config"), self.call("/app_id")

@@ -64,7 +64,10 @@ class PromptsData:
         return self.config.prompts.steps_per_epoch
 
     def prompts(self) -> list[str]:
-        return list(dict.fromkeys(pair.target for pair in self.prompt_pairs if pair.target))
+        """The prompts whose images are changed; for a slider of all images, its two ends."""
+        targets = [pair.target for pair in self.prompt_pairs]
+        ends = [end for pair in self.prompt_pairs for end in (pair.negative, pair.positive)]
+        return [prompt for prompt in dict.fromkeys(targets if any(targets) else ends) if prompt]
 
     def identity(self) -> str:
         return "\n".join(map(str, self.prompt_pairs))
