@@ -176,6 +176,17 @@ class TestProblems:
         (problem,) = TrainConfig.from_flat({"name": "mycat", "rank": 600}).problems()
         assert str(problem) == "rank: Must be at most 512 (is 600)."
 
+    @pytest.mark.parametrize(
+        "settings",
+        [{"resolution": 50}, {"resolution": 4001}, {"learning_rate": 2.0}, {"bucket_reso_steps": 5}],
+        ids=str,
+    )
+    def test_of_a_value_out_of_range_is_one_problem_without_contradicting_advice(self, settings):
+        [message] = [
+            p.message for p in TrainConfig.from_flat({"name": "x", **settings}).problems() if p.field in settings
+        ]
+        assert message.startswith("Must be at ")
+
 
 class TestName:
     @pytest.mark.parametrize(

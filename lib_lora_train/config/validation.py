@@ -25,10 +25,14 @@ LONGEST_NAME, LONGEST_NAME_BYTES = 100, 200
 
 
 def problems_of(config: TrainConfig, fields: Iterable[Field]) -> Iterator[Problem]:
-    """Every problem of `config`, whose settings are `fields`."""
-    yield from _range_problems(config.to_flat(), fields)
-    yield from _name_problems(config.run.name)
-    yield from _combination_problems(config)
+    """Every problem of `config`, whose settings are `fields`.
+
+    What is wrong with a value by itself comes alone: advice for its combination with others would contradict it.
+    """
+    alone = [*_range_problems(config.to_flat(), fields), *_name_problems(config.run.name)]
+    settled = {problem.field for problem in alone}
+    yield from alone
+    yield from (problem for problem in _combination_problems(config) if problem.field not in settled)
 
 
 def _range_problems(flat: dict[str, Any], fields: Iterable[Field]) -> Iterator[Problem]:
