@@ -15,6 +15,11 @@ from lib_lora_train.errors import Problem
 if typing.TYPE_CHECKING:
     from lib_lora_train.config.train_config import TrainConfig
 
+ARROW = "->"
+LONG_ARROW = re.compile(r"--+>|->>+")
+OTHER_ARROW = re.compile(r"-\s+>|=+\s?>|[–—−]\s?>|[→⇒➔➜⟶]|>")
+"""What people write instead of `->`. It counts only in a line without `->`, since tags such as >_< contain it, too."""
+
 NAME_PATTERN = re.compile(r"[^\W_](?:[\w .+-]*[\w+-])?")
 RESERVED_NAMES = frozenset(
     {"con", "prn", "aux", "nul", "none", "new", "cache", "all"}
@@ -122,15 +127,29 @@ def _prompt_problems(config: TrainConfig) -> Iterator[Problem]:
     if not prompts.prompt_pairs:
         yield Problem("prompt_pairs", "Enter at least one pair per line, such as circle -> square.")
         return
-    if config.run.training_method == "text_slider":
-        for line in prompts.prompt_pairs:
-            if "->" not in line:
-                yield Problem("prompt_pairs", f"{line!r} has one end only. Write: low end -> high end.")
-                break
+    arrow_problems = (_arrow_problem(line, config) for line in prompts.prompt_pairs)
+    yield from [problem for problem in arrow_problems if problem][:1]
     count = len(prompts.prompt_pairs)
     for name, given in (("positive_prompts", prompts.positive_prompts), ("target_prompts", prompts.target_prompts)):
         if len(given) not in (0, 1, count):
             yield Problem(name, f"Enter one prompt for all {count} pairs, or one for each (has {len(given)}).")
+
+
+def _arrow_problem(line: str, config: TrainConfig) -> Problem | None:
+    """What is wrong with the arrow of a prompt pair."""
+    if wrong := LONG_ARROW.search(line) or (ARROW not in line and OTHER_ARROW.search(line)):
+        return Problem("prompt_pairs", f"{line!r} has the arrow {wrong[0]}. Write it as {ARROW}.")
+    if line.count(ARROW) > 1:
+        return Problem("prompt_pairs", f"{line!r} has {line.count(ARROW)} arrows. Write one pair per line.")
+    if ARROW in line:
+        return None
+    if config.run.training_method == "text_slider":
+        return Problem("prompt_pairs", f"{line!r} has one end only. Write: low end {ARROW} high end.")
+    if config.run.training_method == "leco" and config.prompts.action == "enhance":
+        return None
+    return Problem(
+        "prompt_pairs", f"{line!r} has no arrow. Write: prompt {ARROW} replacement. To erase: prompt {ARROW}"
+    )
 
 
 def _dataset_problems(config: TrainConfig) -> Iterator[Problem]:

@@ -204,6 +204,40 @@ def test_settings_that_make_no_sense_are_reported_at_their_field(settings, field
     assert [problem.field for problem in config.problems()] == [field]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "red",
+        "red --> blue",
+        "red ->> blue",
+        "red => blue",
+        "red - > blue",
+        "red → blue",
+        "red – > blue",
+        "red > blue",
+        "red -> blue -> green",
+    ],
+)
+@pytest.mark.parametrize(
+    "settings", [SWAPS, SWAPS | {"training_method": "leco"}, SLIDER], ids=["iLECO", "LECO", "slider"]
+)
+def test_a_missing_or_mistyped_arrow_is_a_problem(settings, line):
+    pairs = ["a cat -> a dog", line]
+    problems = TrainConfig.from_flat({"name": "x", **settings, "prompt_pairs": pairs}).problems()
+    assert [problem.field for problem in problems] == ["prompt_pairs"]
+    assert repr(line) in problems[0].message
+
+
+@pytest.mark.parametrize("line", ["red -> blue", "red->blue", "circle ->", "-> oil painting", "girl, >_< -> girl, =_="])
+def test_a_right_arrow_is_no_problem(line):
+    assert TrainConfig.from_flat({"name": "x", **SWAPS, "prompt_pairs": [line]}).problems() == []
+
+
+def test_leco_enhances_a_prompt_without_an_arrow():
+    settings = SWAPS | {"training_method": "leco", "action": "enhance", "prompt_pairs": ["a cat"]}
+    assert TrainConfig.from_flat({"name": "x", **settings}).problems() == []
+
+
 def test_settings_of_other_methods_are_not_checked():
     wrong = {
         "repeats": -1,
