@@ -20,6 +20,7 @@ from lib_lora_train.errors import UserError, raise_problems
 from lib_lora_train.files import write_text
 from lib_lora_train.hosts.base import Host
 from lib_lora_train.hosts.environment import Txt2Img
+from lib_lora_train.recent_speed import RecentSpeed
 from lib_lora_train.training.control import Control
 from lib_lora_train.training.events import (
     Encoding,
@@ -73,6 +74,7 @@ class Job:
     """The progress of the work before the first step."""
     control: Control = field(default_factory=Control)
     discard: bool = False
+    speed: RecentSpeed = field(default_factory=RecentSpeed)
 
     @property
     def name(self) -> str:
@@ -100,9 +102,10 @@ class Job:
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until the last step, at the current speed."""
+        """Seconds until the last step, at the speed of the last minute with everything between the steps."""
         last = self.progress
-        return (self.steps - last.step) / last.rate if last and last.rate else None
+        speed = self.speed.steps_per_second or (last.rate if last else 0)
+        return (self.steps - last.step) / speed if last and speed else None
 
     def record(self, event: Event) -> None:
         """Records an event of the session."""
@@ -110,7 +113,10 @@ class Job:
             self.preparing = event
             return
         self.events.append(event)
+        if isinstance(event, Progress):
+            self.speed.add(event.step)
         if isinstance(event, (Started, Resumed)):
+            self.speed.restart()
             self.state, self.message = State.TRAINING, ""
         elif isinstance(event, Paused):
             self.state, self.message = State.PAUSED, event.reason
