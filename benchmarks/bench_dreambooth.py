@@ -1,6 +1,6 @@
 """What class images are worth: a star trained as a `shape`, with images of other shapes and without.
 
-    python -m benchmarks.bench_dreambooth [--seeds 0 1 2] [--output FILE] [--picture FILE] [--small | --sweep]
+    python -m benchmarks.bench_dreambooth [--seeds 0 1 2] [--output FILE] [--picture FILE] [--small | --sweep] [--quick]
 
 The demo's twelve stars are captioned "a red sks shape on a white background", and the class images are generated from
 the same prompts without "sks". Both runs of a seed train on the same stars. For each of the last epochs every prompt is
@@ -22,6 +22,7 @@ the loss on the stars falls, always with the same noise, under the caption "sks 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ import torch
 from PIL import Image
 
 from benchmarks.bench_learning import generator
-from benchmarks.table import print_table
+from benchmarks.table import QUICK, QUICK_HELP, print_table
 from lib_lora_train.adapters.formats.kohya import load_adapter, load_weights
 from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.config import TrainConfig
@@ -79,14 +80,18 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="write a grid of images; not with --small or --sweep")
     parser.add_argument("--small", action="store_true", help="losses of short runs instead of images")
     parser.add_argument("--sweep", nargs="*", help="the same for other settings: all, or those named")
+    parser.add_argument("--quick", action="store_true", help=f"with --small or --sweep: {QUICK_HELP}")
     values = parser.parse_args()
+    if values.quick and not values.small and values.sweep is None:
+        parser.error("--quick needs --small or --sweep.")
     if values.picture and (values.small or values.sweep is not None):
         parser.error("--small and --sweep generate no images for --picture. Leave one of them out.")
     shown: dict[str, Images] = {}
+    changes = QUICK if values.quick else {}
     if values.sweep is not None:
-        lines = swept(values.seeds, values.sweep or SWEEP)
+        lines = swept(values.seeds, values.sweep or SWEEP, changes)
     else:
-        lines = in_losses(values.seeds) if values.small else in_images(values.seeds, shown)
+        lines = in_losses(values.seeds, changes) if values.small else in_images(values.seeds, shown)
     print_table(lines, values.output)
     if values.picture:
         cells = [[images.concept[::5], images.of_class[::5], images.others[1::4]] for images in shown.values()]
@@ -261,35 +266,46 @@ SWEEP: dict[str, dict[str, object]] = {
 """Changes to SMALL, one at a time. All learning rates are 25 times the usual ones, as the adapter's is."""
 
 
-def swept(seeds: Sequence[int], names: Iterable[str]) -> Iterator[str]:
+def swept(seeds: Sequence[int], names: Iterable[str], changes: Mapping[str, object]) -> Iterator[str]:
     """As `in_losses`, for each of the settings and seeds."""
     yield f"{'settings':26} seed   {THING:>10}   {CLASS:>10}   {'leak':>7}"
     with tempfile.TemporaryDirectory() as folder:
         stars = bare_stars(Path(folder) / "stars")
         for number, name in enumerate(names):
             for seed in seeds:
-                config = star_config(Path(folder) / str(number), stars, seed, {**SMALL, **SWEEP[name]})
+                config = star_config(Path(folder) / str(number), stars, seed, {**SMALL, **SWEEP[name], **changes})
                 falls = learned(config)
-                leak = falls[CLASS] / falls[THING]
+                leak = leak_of(falls)
                 yield f"{name:26} {seed:4}   {falls[THING]:10.5f}   {falls[CLASS]:10.5f}   {leak:7.1%}"
 
 
-def in_losses(seeds: Sequence[int]) -> Iterator[str]:
-    """For each seed and run how much the loss on the stars falls under both captions, and the second as a share."""
+def in_losses(seeds: Sequence[int], changes: Mapping[str, object]) -> Iterator[str]:
+    """For each seed and run how much the loss on the stars falls under both captions, and the second as a share.
+
+    `changes` are settings that differ from those of `SMALL`.
+    """
     yield f"{'run':14} seed   {THING:>10}   {CLASS:>10}   {'leak':>7}"
     with tempfile.TemporaryDirectory() as folder:
         stars = bare_stars(Path(folder) / "stars")
         for seed in seeds:
-            for run, falls in learned_both_ways(stars, seed).items():
-                leak = falls[CLASS] / falls[THING]
+            for run, falls in learned_both_ways(stars, seed, changes).items():
+                leak = leak_of(falls)
                 yield f"{run:14} {seed:4}   {falls[THING]:10.5f}   {falls[CLASS]:10.5f}   {leak:7.1%}"
 
 
-def learned_both_ways(stars: Path, seed: int = 0) -> dict[str, dict[str, float]]:
+def leak_of(falls: Mapping[str, float]) -> float:
+    """How much the loss falls under the class's caption, as a share; not a number if nothing was learned."""
+    return falls[CLASS] / falls[THING] if falls[THING] else math.nan
+
+
+def learned_both_ways(
+    stars: Path, seed: int = 0, changes: Mapping[str, object] | None = None
+) -> dict[str, dict[str, float]]:
     """By run and caption, how much the loss on the stars falls; the falls under the trained caption are about equal."""
-    one_epoch = {**SMALL, "epochs": 1, "num_class_images": 0}
+    both_epochs = {**SMALL, **(changes or {})}
+    one_epoch = {**both_epochs, "epochs": 1, "num_class_images": 0}
     plain = star_config(stars.parent, stars, seed, one_epoch, prior=False)
-    prior = star_config(stars.parent, stars, seed, SMALL)
+    prior = star_config(stars.parent, stars, seed, both_epochs)
     return dict(zip(RUNS, map(learned, (plain, prior)), strict=True))
 
 

@@ -1,6 +1,6 @@
 """What the demo's settings train: how often the star appears when prompted, how often otherwise, and what else changes.
 
-    python -m benchmarks.bench_learning [--seeds 0 1 2] [--checkpoint FILE] [--output FILE]
+    python -m benchmarks.bench_learning [--seeds 0 1 2] [--checkpoint FILE] [--output FILE] [--quick]
 
 FILE may be a variant of the embedded checkpoint (tests/assets/*.safetensors), which has its own settings.
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.table import print_table
+from benchmarks.table import QUICK, QUICK_HELP, print_table
 from lib_lora_train.adapters.formats.kohya import load_adapter, load_weights
 from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.cli.demo import demo_config
@@ -79,33 +79,40 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--quick", action="store_true", help=QUICK_HELP)
     values = parser.parse_args()
-    print_table(measured_rows(values.seeds, values.checkpoint.resolve()), values.output)
+    print_table(measured_rows(values.seeds, values.checkpoint.resolve(), quick=values.quick), values.output)
 
 
-def measured_rows(seeds: Sequence[int], checkpoint: Path) -> Iterator[str]:
+def measured_rows(seeds: Sequence[int], checkpoint: Path, *, quick: bool = False) -> Iterator[str]:
     """The table's lines, as they are found."""
+
+    def config_of(folder: Path, seed: int = 0) -> TrainConfig:
+        config = demo_config(folder, seed, **demo_changes(checkpoint))
+        return TrainConfig.from_flat({**config.to_flat(), **QUICK}) if quick else config
+
+    per_prompt = range(1) if quick else SEEDS_PER_PROMPT
     yield f"{'run':34} epoch   {'concept':>9}   {'leak':>9}   {'color':>9}   {'backgr.':>9}"
-    yield str(score_base(demo_config(Path(), **demo_changes(checkpoint))))
+    yield str(score_base(config_of(Path()), per_prompt))
     for regularized in (True, False) if checkpoint == CHECKPOINT else (True,):
         for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:
-                config = demo_config(Path(folder), seed, **demo_changes(checkpoint))
+                config = config_of(Path(folder), seed)
                 if not regularized:
                     config.dataset.regularization_folder = ""
                     config.dataset.repeats *= 2  # the same number of steps
                 name = f"seed {seed}, {'with' if regularized else 'without'} regularization"
-                yield from train_and_score(config, name)
+                yield from train_and_score(config, name, per_prompt)
 
 
-def score_base(config: TrainConfig) -> Row:
-    """The checkpoint without an adapter."""
+def score_base(config: TrainConfig, seeds: Sequence[int]) -> Row:
+    """The checkpoint without an adapter; every prompt is generated once for each of `seeds`."""
     with standalone_host(config.model).lease() as checkpoint:
         images_of = generator(open_denoiser(checkpoint, config.model), config)
-        return Row.of("the base alone", 0, *evaluate_new_shape(images_of, SEEDS_PER_PROMPT))
+        return Row.of("the base alone", 0, *evaluate_new_shape(images_of, seeds))
 
 
-def train_and_score(config: TrainConfig, name: str) -> Iterator[str]:
+def train_and_score(config: TrainConfig, name: str, seeds: Sequence[int]) -> Iterator[str]:
     """One run's row, and whether strength 0 is the base."""
     config.samples.sample_every_n_epochs = 0
     host = standalone_host(config.model)
@@ -118,7 +125,7 @@ def train_and_score(config: TrainConfig, name: str) -> Iterator[str]:
         base, denoiser = open_denoiser(checkpoint, config.model), open_denoiser(checkpoint, config.model)
         adapter = make_adapter(denoiser, config)
         load_weights(adapter, load_adapter(path))
-        row = Row.of(name, epoch, *evaluate_new_shape(generator(denoiser, config), SEEDS_PER_PROMPT))
+        row = Row.of(name, epoch, *evaluate_new_shape(generator(denoiser, config), seeds))
         with adapter.strength(0):
             same = same_images(generator(base, config), generator(denoiser, config))
     yield f"{row}   strength 0 {'is the base, bit for bit' if same else 'DIFFERS from the base'}"

@@ -1,6 +1,6 @@
 """Whether loading slows training down: time per batch with a simulated training step, against the step alone.
 
-    python benchmarks/bench_loading.py [--step 0.02] [--images 32] [--batch-size 4]
+    python benchmarks/bench_loading.py [--step 0.02] [--images 32] [--batch-size 4] [--batches 60]
 
 A step is a sleep, as a step on a GPU needs little CPU time. A ratio of 1.00 means that loading costs nothing. "pixels"
 is the cost of random crop and color jitter, which read and decode each image at each step.
@@ -30,7 +30,6 @@ from lib_lora_train.dataset.examples import read_dataset
 from lib_lora_train.randomness import Randomness
 
 SIZES = ((1024, 1024), (1024, 768), (768, 1024), (1280, 720))
-BATCHES = 60
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -58,14 +57,14 @@ def endless(loader: BatchLoader) -> Generator[Batch, None, None]:
         epoch += 1
 
 
-def seconds_per_batch(batches: Iterator[object], step: float) -> float:
-    """Mean over `BATCHES` batches after the first, each followed by a step of `step` seconds."""
+def seconds_per_batch(batches: Iterator[object], step: float, count: int) -> float:
+    """Mean over `count` batches after the first, each followed by a step of `step` seconds."""
     next(batches)
     start = time.perf_counter()
-    for _ in range(BATCHES):
+    for _ in range(count):
         next(batches)
         time.sleep(step)
-    return (time.perf_counter() - start) / BATCHES
+    return (time.perf_counter() - start) / count
 
 
 def main() -> None:
@@ -73,6 +72,7 @@ def main() -> None:
     parser.add_argument("--step", type=float, default=0.02, help="seconds of a training step")
     parser.add_argument("--images", type=int, default=32, help="size of the dataset")
     parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--batches", type=int, default=60, help="batches that are timed in each case")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         images = Path(temporary, "images")
@@ -86,7 +86,7 @@ def main() -> None:
             "disk": (config, Path(temporary, "latents")),
             "pixels": (replace(config, random_crop=True), None),
         }
-        alone = seconds_per_batch(itertools.repeat(None), arguments.step)
+        alone = seconds_per_batch(itertools.repeat(None), arguments.step, arguments.batches)
         print(f"step alone: {alone * 1000:.2f} ms")
         for name, (settings, folder) in cases.items():
             cache = LatentCache(settings, "bench", 8, folder)
@@ -95,7 +95,7 @@ def main() -> None:
             filling = time.perf_counter() - start
             loader = BatchLoader(dataset, cache, settings, Randomness(0))
             batches = endless(loader)
-            loaded = seconds_per_batch(batches, arguments.step)
+            loaded = seconds_per_batch(batches, arguments.step, arguments.batches)
             batches.close()
             print(f"{name}: {loaded * 1000:.2f} ms per batch, ratio {loaded / alone:.3f} (filled in {filling:.2f} s)")
 

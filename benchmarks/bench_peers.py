@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.bench_dreambooth import HEADER, PROMPTS, bare_stars, generated, named_stars, score, star_config
 from benchmarks.bench_learning import generator
 from benchmarks.bench_tasks import figures_text
-from benchmarks.peer import ROOT, environment, write_diffusers_layout_of
+from benchmarks.peer import ROOT, environment, require_file, write_diffusers_layout_of
 from benchmarks.table import print_table
 from benchmarks.tasks import COMMON, TASKS, Task, adapter_images, train_and_measure
 from lib_lora_train.cli.commands import standalone_host
@@ -137,6 +137,8 @@ def trials() -> list[Trial]:
 
 FOLDERS = {"leco": "", "sliders": "trainscripts/textsliders", "traintrain": ""}
 """Where the training code is in a clone."""
+SCRIPTS = {"leco": "train_lora.py", "sliders": "train_lora.py", "traintrain": "trainer/train.py"}
+"""What is used of it."""
 
 
 def main() -> None:
@@ -153,7 +155,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--output", type=Path)
-    return parser.parse_args()
+    values = parser.parse_args()
+    if not any(getattr(values, peer) for peer in (*FOLDERS, "dreambooth")):
+        sys.exit("Name at least one peer to compare with: --leco, --sliders, --traintrain or --dreambooth.")
+    for peer, script in SCRIPTS.items():
+        if clone := getattr(values, peer):
+            require_file(clone / FOLDERS[peer] / script, f"Give --{peer} the folder of its clone.")
+    if values.dreambooth:
+        require_file(values.dreambooth, "Take it from the release of diffusers that is installed here.")
+    return values
 
 
 def table(values: argparse.Namespace) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """What every training method but captioned images and DreamBooth does, on the embedded checkpoint, over seeds.
 
-    python -m benchmarks.bench_tasks [--only swap erase ...] [--seeds 0 1 2] [--sweep] [--output FILE] [--picture FILE]
+    python -m benchmarks.bench_tasks [--only swap erase ...] [--seeds 0 1 2] [--sweep] [--output FILE] [--picture FILE] [--quick]
 
 For each task (benchmarks/tasks.py) and seed: trains, generates at strength 1 or from -2 to 2, and measures the images.
 The base is measured in the same way. With --sweep, each task runs with one setting changed at a time, which is the
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.table import print_table
+from benchmarks.table import QUICK, QUICK_HELP, print_table
 from benchmarks.tasks import STRENGTHS, TASKS, Figures, Task, TaskResult, train_and_measure
 from lib_lora_train.evaluation.grid import Grid, draw_grid
 
@@ -27,6 +27,8 @@ def main() -> None:
     """Prints the table and writes it to --output."""
     values = arguments()
     tasks = [task for task in TASKS if not values.only or task.name in values.only]
+    if values.quick:
+        tasks = [task.varied(QUICK) for task in tasks]
     rows: list[list[list[Image.Image]]] = []
     strengths = values.strengths if values.picture else ()
     tables = (
@@ -46,6 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS, help="columns of the picture")
+    parser.add_argument("--quick", action="store_true", help=QUICK_HELP)
     values = parser.parse_args()
     if values.sweep and values.picture:
         parser.error("--picture and --sweep cannot be combined. Leave one of them out.")

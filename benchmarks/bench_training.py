@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from benchmarks.bare import compare_loops
-from benchmarks.peer import compare_programs
+from benchmarks.peer import compare_programs, require_file
 from benchmarks.workload import Workload, full_size, small
 
 
@@ -67,8 +67,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="use this checkpoint for the small case")
     parser.add_argument("--repeats", type=int, help="runs of each program")
     parser.add_argument("--rounds", type=int, help="rounds of each loop; 0 skips the loops")
+    parser.add_argument("--round-seconds", type=float, help="how long each loop runs in a round; 0: for one step")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    return parser.parse_args()
+    values = parser.parse_args()
+    if values.peer:
+        require_file(values.peer, "Take it from the release of diffusers that is installed here.")
+    return values
 
 
 def machine() -> str:
@@ -82,6 +86,7 @@ def measure(make: Callable[[Path, str], Workload], effort: Effort, chosen: argpa
     """All figures of one workload; prints them as they are found."""
     rounds = effort.rounds if chosen.rounds is None else chosen.rounds
     repeats = chosen.repeats or effort.repeats
+    seconds = effort.round_seconds if chosen.round_seconds is None else chosen.round_seconds
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         work = make(folder, chosen.precision)
@@ -90,7 +95,7 @@ def measure(make: Callable[[Path, str], Workload], effort: Effort, chosen: argpa
         print(f"\n{work.name}: {work.resolution} px, batch {work.batch_size}, rank {work.rank}, {work.precision}")
         found: dict[str, Any] = {}
         if rounds:
-            found["loop"] = compare_loops(work, folder, effort.round_seconds, rounds)
+            found["loop"] = compare_loops(work, folder, seconds, rounds)
             print_loops(found["loop"])
         if chosen.peer:
             found["programs"] = compare_programs(work, chosen.peer, folder, effort.steps, repeats)

@@ -65,10 +65,14 @@ def as_convolutions(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     return {k: v[:, :, None, None] if ".attn_1." in k and v.ndim == 2 else v for k, v in weights.items()}
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--half", action="store_true", help="float16 instead of float32")
     chosen = parser.parse_args()
     chosen.folder.mkdir(parents=True, exist_ok=True)
     print(write_full_size(chosen.folder, torch.float16 if chosen.half else torch.float32))
+
+
+if __name__ == "__main__":
+    main()

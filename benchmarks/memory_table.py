@@ -1,6 +1,6 @@
 """Estimated memory for training SD 1 at 512 px and SDXL at 1024 px, by rank and settings.
 
-    python -m benchmarks.memory_table [--precision bf16] [--batch-size 1]
+    python -m benchmarks.memory_table [--precision bf16] [--batch-size 1] [--ranks 4 16 32 64] [--only sd1 sdxl]
 
 Nothing is trained: the networks have the published sizes and are on the meta device, and the estimate is the one that
 the plan shows. Without a GPU, the figures are those of the CPU's kernels.
@@ -9,7 +9,7 @@ the plan shows. Without a GPU, the figures are those of the CPU's kernels.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,6 +64,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", choices=("fp32", "fp16", "bf16"), default="bf16")
     parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--ranks", type=int, nargs="+", default=RANKS)
+    parser.add_argument("--only", nargs="+", choices=[family.name for family in UNETS], help="these base models")
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     chosen = parser.parse_args()
     print(
         f"Batch size {chosen.batch_size}, {chosen.precision}, {default_device().type}. "
@@ -71,9 +74,9 @@ def main() -> None:
     )
     print("| checkpoint | settings | rank | UNet | adapter and optimizer | activations | text encoders | total |")
     print("|---|---|---|---|---|---|---|---|")
-    for family in UNETS:
+    for family in (family for family in UNETS if not chosen.only or family.name in chosen.only):
         checkpoint = published(family, PRECISIONS[chosen.precision])
-        for name, rank, estimate in estimates(checkpoint, chosen.batch_size):
+        for name, rank, estimate in estimates(checkpoint, chosen.batch_size, chosen.settings, chosen.ranks):
             parts = (estimate.base, estimate.adapter, estimate.activations, estimate.text, estimate.total)
             what = f"{family.title}, {family.resolution} px"
             print(
@@ -82,16 +85,18 @@ def main() -> None:
             )
 
 
-def estimates(checkpoint: SharedCheckpoint, batch_size: int) -> Iterator[tuple[str, int, MemoryEstimate]]:
-    """(settings, rank, estimate), for all of `SETTINGS` and `RANKS`."""
+def estimates(
+    checkpoint: SharedCheckpoint, batch_size: int, names: Sequence[str], ranks: Sequence[int]
+) -> Iterator[tuple[str, int, MemoryEstimate]]:
+    """(settings, rank, estimate), for each of these `SETTINGS` and ranks."""
     size = Size(checkpoint.family.resolution, checkpoint.family.resolution)
-    for name, settings in SETTINGS.items():
-        for rank in RANKS:
+    for name in names:
+        for rank in ranks:
             yield (
                 name,
                 rank,
                 estimate_memory(
-                    checkpoint, TrainConfig.from_flat({"rank": rank, "batch_size": batch_size, **settings}), size
+                    checkpoint, TrainConfig.from_flat({"rank": rank, "batch_size": batch_size, **SETTINGS[name]}), size
                 ),
             )
 

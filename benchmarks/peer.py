@@ -70,6 +70,12 @@ class Measured:
         return (clock[-1] - clock[begin]) / (self.steps[-1] - self.steps[begin])
 
 
+def require_file(path: Path, advice: str) -> None:
+    """Ends the program with one sentence and `advice` when a peer's file does not exist."""
+    if not path.is_file():
+        sys.exit(f"{path} does not exist. {advice}")
+
+
 def compare_programs(workload: Workload, script: Path, folder: Path, steps: int, repeats: int) -> dict[str, Any]:
     """Runs both alternately; the medians of each figure."""
     model = write_diffusers_layout(workload, folder / "diffusers")

@@ -1,9 +1,14 @@
-"""Prints a benchmark's table."""
+"""What the benchmarks that train share: how they print a table, and how they are tried out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+QUICK_HELP = "train for one step and generate with one: shows that everything works, and the figures mean nothing"
+QUICK: dict[str, Any] = {"max_steps": 1, "sample_steps": 1}
+"""Settings of --quick."""
 
 
 def print_table(found: Iterable[str], output: Path | None) -> None:

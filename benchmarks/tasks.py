@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 import tempfile
 import time
@@ -142,8 +143,8 @@ def by_strength(
     def measured(images: AdapterImages) -> Figures:
         means = []
         for strength in STRENGTHS:
-            values = [read(image) for image in images(prompts, strength)]
-            means.append(statistics.fmean(value for value in values if value is not None))
+            values = [value for image in images(prompts, strength) if (value := read(image)) is not None]
+            means.append(statistics.fmean(values) if values else math.nan)
         rises = all(low < high for low, high in itertools.pairwise(means))
         return {f"{s:+g}": mean for s, mean in zip(STRENGTHS, means, strict=True)} | {"rises": float(rises)}
 

@@ -27,6 +27,8 @@ CPU = torch.device("cpu")
 
 
 def main() -> None:
+    if len(sys.argv) != 3:
+        sys.exit("bench_peers starts this program, with the folder of train_lora.py and a settings file.")
     folder, settings = sys.argv[1], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     sys.path.insert(0, folder)
     sys.modules["wandb"] = types.ModuleType("wandb")  # imported, never used

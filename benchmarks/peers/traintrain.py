@@ -62,6 +62,8 @@ class Settings:
 
 
 def main() -> None:
+    if len(sys.argv) != 3:
+        sys.exit("bench_peers starts this program, with a clone of sd-webui-traintrain and a settings file.")
     clone, settings = sys.argv[1], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     sys.path.insert(0, clone)
     for name in WEBUI_MODULES:

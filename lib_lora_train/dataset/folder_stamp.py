@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 FolderStamp = tuple[str | int, ...]
-"""Path, size and modification time in ns of every file, one after another: it is made often, and small objects take time."""
+"""The path of each folder, followed by name, size and modification time in ns of each file in it.
+
+One flat tuple, because it is made often and small objects take time."""
 
 
 def folder_stamp(folders: Iterable[Path]) -> FolderStamp:
@@ -21,21 +24,42 @@ def folder_stamp(folders: Iterable[Path]) -> FolderStamp:
     while pending:
         path = pending.pop()
         try:
-            status = os.stat(path)
-            entries = list(os.scandir(path))
+            with _for_listing(path) as folder:
+                status = os.stat(folder)
+                identity = (status.st_dev, status.st_ino)
+                if identity not in seen:
+                    seen.add(identity)
+                    found.append(path)
+                    pending += _add_files(found, path, folder)
         except OSError:
             continue
-        identity = (status.st_dev, status.st_ino)
-        if identity in seen:
-            continue
-        seen.add(identity)
+    return tuple(found)
+
+
+def _add_files(found: list[str | int], path: str, folder: str | int) -> list[str]:
+    """Adds the files of a folder to `found`; returns the paths of its sub-folders."""
+    folders = []
+    with os.scandir(folder) as entries:
         for entry in entries:
             try:
                 if entry.is_dir():
-                    pending.append(entry.path)
+                    folders.append(os.path.join(path, entry.name))
                 else:
                     file = entry.stat()
-                    found += entry.path, file.st_size, file.st_mtime_ns
+                    found += entry.name, file.st_size, file.st_mtime_ns
             except OSError:  # a broken link, or a file that was just removed
-                found += entry.path, -1, -1
-    return tuple(found)
+                found += entry.name, -1, -1
+    return folders
+
+
+@contextlib.contextmanager
+def _for_listing(path: str) -> Iterator[str | int]:
+    """The folder as an open descriptor where the system can list that: its files are then found without their whole path."""
+    if os.scandir not in os.supports_fd:
+        yield path
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -50,12 +50,32 @@ def test_it_is_the_same_when_nothing_changed(root):
 
 def test_it_opens_no_file(root, monkeypatch):
     monkeypatch.setattr("builtins.open", lambda *arguments: pytest.fail("a file was opened"))
-    assert len(folder_stamp([root])) == 2 * 3
+    assert names(folder_stamp([root])) == {str(root), "a.png", str(root / "10_cat"), "b.txt"}
+
+
+def names(stamp):
+    """The folders and files of a stamp, each of which must be in it once."""
+    texts = [part for part in stamp if isinstance(part, str)]
+    assert len(texts) == len(set(texts))
+    return set(texts)
 
 
 def test_a_circular_link_is_followed_once(root):
     (root / "10_cat" / "up").symlink_to(root)
-    assert len(folder_stamp([root])) == 2 * 3
+    assert names(folder_stamp([root])) == {str(root), "a.png", str(root / "10_cat"), "b.txt"}
+
+
+def test_it_is_made_without_descriptors_where_the_system_cannot_list_them(root, monkeypatch):
+    expected = folder_stamp([root])
+    monkeypatch.setattr(os, "supports_fd", set())
+    monkeypatch.setattr(os, "open", lambda *arguments: pytest.fail("a descriptor was opened"))
+    assert folder_stamp([root]) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+def test_it_does_not_wait_for_a_pipe(root):
+    os.mkfifo(root / "pipe")
+    assert folder_stamp([root / "pipe"]) == ()
 
 
 def test_it_covers_all_folders(root, tmp_path):
