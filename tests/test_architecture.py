@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lib_lora_train"
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
-BASE = {"config", "distributed", "errors", "files", "image_geometry", "randomness", "wording"}
+BASE = {"config", "distributed", "errors", "files", "image_geometry", "randomness", "text_files", "wording"}
 HOST_INTERFACE = {"hosts.base", "hosts.environment"}
 ALLOWED = {
     "errors": set(),
@@ -20,12 +20,13 @@ ALLOWED = {
     "recent_speed": set(),
     "randomness": {"errors"},
     "files": {"errors"},
+    "text_files": {"errors"},
     "config": {"errors"},
     "requirements_check": set(),
     "missing_packages": {"errors", "files", "requirements_check"},
     "installer": {"missing_packages", "requirements_check"},
     "safe_paths": {"errors"},
-    "presets": {"config", "errors", "files"},
+    "presets": {"config", "errors", "files", "text_files"},
     "model": BASE,
     "checkpoints": BASE | {"model"},
     "hosts": BASE | {"model", "checkpoints"},

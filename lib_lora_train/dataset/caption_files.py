@@ -7,13 +7,12 @@ The first of these that has a text is used:
    `metadata.json` (`{"path or name": {"caption": ..., "tags": ...}}`), in the image's folder, then in those above
    it up to the root.
 
-Files are UTF-8, or UTF-16 with a byte order mark. Of several lines, the first one that is not empty is used, as in
+Files are in an encoding that `text_files.py` reads. Of several lines, the first one that is not empty is used, as in
 kohya's sd-scripts.
 """
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lib_lora_train.errors import UserError
+from lib_lora_train.text_files import read_text
 
 SIDECARS = (".txt", ".caption")
 TEXT_KEYS = ("text", "caption", "prompt")
@@ -93,23 +93,6 @@ class CaptionFiles:
             except UserError as error:
                 raise MetadataError(str(error)) from None
         return self._metadata[folder]
-
-
-def read_text(path: Path) -> str:
-    """The text of a file in UTF-8 or in UTF-16 with a byte order mark.
-
-    Raises:
-        UserError: when it is in another encoding or cannot be read.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from None
-    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return data.decode("utf-16" if is_utf16 else "utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text. Save it as UTF-8 in an editor.") from None
 
 
 def _keys(image: Path, relative: str) -> Iterator[str]:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from lib_lora_train.dataset.caption_files import CaptionFiles, MetadataError, read_text
+from lib_lora_train.dataset.caption_files import CaptionFiles, MetadataError
 from lib_lora_train.dataset.captions import with_trigger
 from lib_lora_train.dataset.folders import find_images, require_folder
 from lib_lora_train.dataset.images import load_image
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_text
+from lib_lora_train.text_files import read_text
 from lib_lora_train.wording import counted
 
 CaptionImage = Callable[[Image.Image], str]
