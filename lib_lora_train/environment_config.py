@@ -28,6 +28,11 @@ def config_in(environment: Environment, values: Mapping[str, Any]) -> tuple[Trai
     fixed = {"lora_dir": str(environment.lora_dir), "runs_dir": str(environment.runs_dir)}
     config = TrainConfig.from_flat(given | fixed)
     problems = [*_missing(config, environment)]
+    for name in SET_BY_WEBUI:
+        try:
+            setattr(config.model, name, environment.expanded(getattr(config.model, name).strip(), name))
+        except UserError as error:
+            problems += error.problems
     for section, name, find in _paths(config):
         if (text := getattr(section, name)) and config.uses(name):
             try:

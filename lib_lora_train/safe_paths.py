@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lib_lora_train.config.paths import expanded_path
 from lib_lora_train.errors import UserError
 
 LOCAL_NAMES = frozenset(("localhost", "127.0.0.1", "::1", "[::1]"))
@@ -123,7 +124,10 @@ def _has_login(options: Any, api: bool) -> bool:
 
 
 def _anywhere(named: str, roots: list[Path]) -> Path:
-    path = Path(named).expanduser()
+    try:
+        path = Path(expanded_path(named))
+    except UserError as error:
+        raise ValueError(str(error)) from None
     candidates = [root / path for root in roots if (root / path).is_dir()]  # an absolute path replaces the root
     return (candidates or [path])[0].resolve()
 

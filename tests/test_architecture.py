@@ -25,7 +25,7 @@ ALLOWED = {
     "requirements_check": set(),
     "missing_packages": {"errors", "files", "requirements_check"},
     "installer": {"missing_packages", "requirements_check"},
-    "safe_paths": {"errors"},
+    "safe_paths": {"config", "errors"},
     "presets": {"config", "errors", "files", "text_files"},
     "model": BASE,
     "checkpoints": BASE | {"model"},

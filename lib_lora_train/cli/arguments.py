@@ -12,6 +12,7 @@ from lib_lora_train.config import (
     CompareConfig,
     Field,
     TrainConfig,
+    expanded_path,
     fields_of,
     flat_from_toml,
     settings,
@@ -49,23 +50,27 @@ def build_parser() -> argparse.ArgumentParser:
     resume = commands.add_parser("resume", help="continue a run that was stopped or interrupted")
     add_run_folder(resume)
     inspect = commands.add_parser("inspect", help="show what an adapter file contains")
-    inspect.add_argument("file", type=Path, help="a .safetensors LoRA")
+    inspect.add_argument("file", type=path_argument, help="a .safetensors LoRA")
     compare = commands.add_parser("compare", help="generate a grid of a run's epochs against strengths")
     add_run_folder(compare)
     add_fields(compare, fields_of(CompareConfig))
     demo = commands.add_parser(
         "demo", help="train the embedded checkpoint on a star; takes less than three minutes and no download"
     )
-    demo.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for all files that are written")
+    demo.add_argument(
+        "--output", type=path_argument, default=Path("demo-output"), help="folder for all files that are written"
+    )
     ui = commands.add_parser(
         "ui", help="open the tab without a WebUI", description="Opens the tab as a web page, without a WebUI."
     )
-    ui.add_argument("--checkpoint", type=Path, help="checkpoint file (default: the embedded one)")
+    ui.add_argument("--checkpoint", type=path_argument, help="checkpoint file (default: the embedded one)")
     ui.add_argument("--port", type=int, default=7860, help="port of the page (default: 7860)")
     ui.add_argument(
         "--listen", action="store_true", help="allow other machines to open the page; images must then be uploaded"
     )
-    ui.add_argument("--output", type=Path, default=Path("lora-train-ui"), help="folder for all files that are written")
+    ui.add_argument(
+        "--output", type=path_argument, default=Path("lora-train-ui"), help="folder for all files that are written"
+    )
     return parser
 
 
@@ -89,7 +94,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def add_run_settings(parser: argparse.ArgumentParser) -> None:
     """Adds --config and a flag for each setting of a run. The basic settings come first."""
     parser.usage = f"{parser.prog} [--config FILE] [--SETTING VALUE ...]"
-    parser.add_argument("--config", type=Path, help="TOML file with settings; flags override it")
+    parser.add_argument("--config", type=path_argument, help="TOML file with settings; flags override it")
     add_fields(parser.add_argument_group("basic settings"), [field for field in settings() if field.info.basic])
     for group, title in GROUP_TITLES.items():
         others = [field for field in settings() if field.group == group and not field.info.basic]
@@ -147,13 +152,22 @@ def run_config(values: argparse.Namespace) -> TrainConfig:
             raise UserError(f"--config: {values.config} cannot be read ({error}). Check the path.") from None
     names = {field.name for field in settings()}
     flat |= {name: value for name, value in vars(values).items() if name in names}
-    return TrainConfig.from_flat(flat)
+    return TrainConfig.from_flat(flat).with_expanded_paths()
 
 
 def run_path(values: argparse.Namespace) -> Path:
     """The folder of the chosen run."""
-    named = Path(values.run)
-    return named if (named / "config.toml").is_file() else Path(values.runs_dir) / named
+    named = path_argument(values.run)
+    return named if (named / "config.toml").is_file() else path_argument(values.runs_dir) / named
+
+
+def path_argument(text: str) -> Path:
+    """A path as it was entered, with ~ and environment variables replaced.
+
+    Raises:
+        UserError: for a user or a variable that does not exist.
+    """
+    return Path(expanded_path(text))
 
 
 def _reader(kind: type) -> Callable[[str], Any]:

@@ -7,7 +7,7 @@ import importlib.util
 import typing
 from pathlib import Path
 
-from lib_lora_train.cli.arguments import PROGRAM, run_config, run_path
+from lib_lora_train.cli.arguments import PROGRAM, path_argument, run_config, run_path
 from lib_lora_train.config import CheckpointConfig, CompareConfig, Problem, TrainConfig, fields_of, raise_problems
 from lib_lora_train.errors import UserError
 
@@ -70,7 +70,7 @@ def compare(values: argparse.Namespace) -> int:
     given = vars(values)
     options = CompareConfig(**{f.name: given[f.name] for f in fields_of(CompareConfig) if f.name in given})
     folder = RunFolder.open(run_path(values))
-    output = Path(options.output) if options.output else folder.path / f"{folder.config.run.name}-grid.png"
+    output = path_argument(options.output) if options.output else folder.path / f"{folder.config.run.name}-grid.png"
     request = request_of(folder.config, options)
     show, bar = counter("generating")
     with bar:
@@ -93,7 +93,7 @@ def ui(values: argparse.Namespace) -> int:
     from lib_lora_train.embedded import CHECKPOINT
     from lib_lora_train.ui.standalone import serve
 
-    checkpoint = values.checkpoint.expanduser().resolve() if values.checkpoint else CHECKPOINT
+    checkpoint = values.checkpoint.resolve() if values.checkpoint else CHECKPOINT
     return serve(values.output, checkpoint, values.port, listen=values.listen)
 
 

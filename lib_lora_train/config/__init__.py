@@ -10,6 +10,7 @@ package imports nothing of ours but `errors`, and no torch.
 """
 
 from lib_lora_train.config.methods import CAPTIONED, DENOISING, IMAGE_SETS, IMAGES, PAIRS, PROMPTS, TRAINING_METHODS
+from lib_lora_train.config.paths import expanded_path
 from lib_lora_train.config.schema import Field, Setting, fields_of, unknown_setting
 from lib_lora_train.config.settings import (
     GROUP_TITLES,
@@ -53,6 +54,7 @@ __all__ = [
     "Setting",
     "TrainConfig",
     "TrainingConfig",
+    "expanded_path",
     "fields_of",
     "flat_from_toml",
     "raise_problems",

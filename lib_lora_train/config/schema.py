@@ -23,6 +23,7 @@ class Setting:
         help_for: training method -> its own help text.
         choices: the values allowed, if there are only some.
         titles: the choices as people read them, if they differ.
+        path: whether the value is the path of a file or a folder.
         basic: whether most people set it: shown first in the tab and in the command line's help.
         methods: the training methods that use it; empty for all. Others do not show it and ignore it.
     """
@@ -34,6 +35,7 @@ class Setting:
     maximum: float | None = None
     choices: tuple[Any, ...] = ()
     titles: tuple[str, ...] = ()
+    path: bool = False
     basic: bool = False
     methods: tuple[str, ...] = ()
     help_for: Mapping[str, str] = field(default_factory=dict)

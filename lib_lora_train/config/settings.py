@@ -25,9 +25,13 @@ class RunConfig:
         "models/Lora",
         "LoRA folder",
         "Where adapters are saved: LORA_DIR/NAME/NAME.safetensors. The WebUI reads models/Lora.",
+        path=True,
     )
     runs_dir: str = setting(
-        "lora-train-runs", "Runs folder", "Where a run keeps its settings, events, sample images and resumable state."
+        "lora-train-runs",
+        "Runs folder",
+        "Where a run keeps its settings, events, sample images and resumable state.",
+        path=True,
     )
     seed: int = setting(
         0,
@@ -43,13 +47,18 @@ class CheckpointConfig:
     """The checkpoint to train on, and how it is read."""
 
     checkpoint: str = setting(
-        "", "Checkpoint", "A Stable Diffusion 1.x, 2.x or XL checkpoint: a .safetensors or .ckpt file.", basic=True
+        "",
+        "Checkpoint",
+        "A Stable Diffusion 1.x, 2.x or XL checkpoint: a .safetensors or .ckpt file.",
+        path=True,
+        basic=True,
     )
     tokenizer: str = setting(
         "",
         "Tokenizer folder",
         "A folder with vocab.json and merges.txt. Empty: the folder named like the checkpoint, next to it; else CLIP's own "
         "tokenizer, which transformers downloads once.",
+        path=True,
     )
     prediction: str = setting(
         "auto",
@@ -96,6 +105,7 @@ class DatasetConfig:
         "Dataset folder",
         "Folder of the training images. Captions: NAME.txt or NAME.caption next to each image, or metadata.jsonl. "
         "Sub-folders named 10_cat repeat each image ten times.",
+        path=True,
         basic=True,
         methods=IMAGES,
         help_for={
@@ -109,6 +119,7 @@ class DatasetConfig:
         "",
         "After folder",
         "Folder of the images after the change, with the same file names. Empty: they are in the dataset folder, with the suffix.",
+        path=True,
         methods=PAIRS,
     )
     after_suffix: str = setting(
@@ -165,6 +176,7 @@ class DatasetConfig:
         "Regularization images",
         "Folder of captioned images that show what must not change, such as other things of the same class. An epoch uses as "
         "many of them as of your own images.",
+        path=True,
         methods=CAPTIONED,
         help_for={"dreambooth": "Folder of images of the class. Empty: they are generated before training."},
     )
@@ -454,7 +466,7 @@ class AdapterConfig:
         methods=CAPTIONED,
     )
     continue_from: str = setting(
-        "", "Continue from", "An adapter file to start from. Rank and alpha are then those of the file."
+        "", "Continue from", "An adapter file to start from. Rank and alpha are then those of the file.", path=True
     )
     save_precision: str = setting(
         "fp16", "Save precision", "Number format of the saved file.", choices=("fp16", "bf16", "fp32")
@@ -668,7 +680,9 @@ class CompareConfig:
         [], "Prompts", "One image each in every cell. Empty: the run's sample prompts.", basic=True
     )
     seed: int = setting(1, "Seed", "The same in every cell.", minimum=0, maximum=2**32 - 1)
-    output: str = setting("", "Grid file", "A .png file; the figures are saved next to it. Empty: in the run's folder.")
+    output: str = setting(
+        "", "Grid file", "A .png file; the figures are saved next to it. Empty: in the run's folder.", path=True
+    )
 
 
 GROUP_TITLES = {

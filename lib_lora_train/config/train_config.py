@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from lib_lora_train.config.paths import expanded_path
 from lib_lora_train.config.schema import Field, converted, fields_of, flat_toml, toml_value, unknown_setting
 from lib_lora_train.config.settings import (
     AdapterConfig,
@@ -21,7 +22,7 @@ from lib_lora_train.config.settings import (
     TrainingConfig,
 )
 from lib_lora_train.config.validation import problems_of
-from lib_lora_train.errors import Problem, raise_problems
+from lib_lora_train.errors import Problem, UserError, raise_problems
 
 if typing.TYPE_CHECKING:
     from typing_extensions import Self
@@ -96,6 +97,22 @@ class TrainConfig:
         """
         raise_problems(self.problems())
         return self.from_flat({name: value for name, value in self.to_flat().items() if self.uses(name)})
+
+    def with_expanded_paths(self) -> Self:
+        """The same settings, with ~ and environment variables in paths replaced; see `paths.py`.
+
+        Raises:
+            UserError: with a problem for each path that names a user or a variable that does not exist.
+        """
+        flat, problems = self.to_flat(), []
+        for name, item in _fields_by_name().items():
+            if item.info.path and flat[name]:
+                try:
+                    flat[name] = expanded_path(flat[name].strip(), name)
+                except UserError as error:
+                    problems += error.problems
+        raise_problems(problems)
+        return self.from_flat(flat)
 
     def uses(self, name: str) -> bool:
         """Whether the training method uses the setting `name`."""

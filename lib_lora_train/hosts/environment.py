@@ -49,6 +49,8 @@ class Environment:
     """Whether runs train on the loaded checkpoint, so that there is none to choose."""
     readable: Callable[[str], Path]
     """The folder that a user's text means. Raises UserError for a folder that this user may not read."""
+    expanded: Callable[[str, str], str] = lambda text, field: text
+    """(path, setting) to the path with ~ and environment variables replaced, where this user may see what they hold."""
     adapters_changed: Callable[[], None] = lambda: None
     """Called when there are new files in `lora_dir`."""
     txt2img: Txt2Img | None = None

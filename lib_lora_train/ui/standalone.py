@@ -9,7 +9,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from lib_lora_train.config import CheckpointConfig
+from lib_lora_train.config import CheckpointConfig, expanded_path
 from lib_lora_train.embedded import CHECKPOINT
 from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.base import Host
@@ -49,6 +49,7 @@ def make_environment(output: Path, checkpoint: Path = CHECKPOINT, *, listen: boo
         data_dir=output,
         shares_checkpoint=False,
         readable=lambda text: readable_folder(text, policy),
+        expanded=(lambda text, field: text) if listen else expanded_path,
     )
 
 
