@@ -2,29 +2,29 @@
 
 The first of these that has a text is used:
 
-1. `NAME.txt` beside the image, then `NAME.caption`;
-2. `metadata.jsonl` (one JSON object a line: `file_name` and `text`, as Hugging Face's image folders), then kohya's
-   `metadata.json` (`{"path or name": {"caption": ..., "tags": ...}}`), in the image's folder, then in those above
-   it up to the root.
+1. `NAME.txt` beside the image, then `NAME.caption`, then `NAME.png.txt` and `NAME.png.caption`;
+2. a metadata file (see `caption_metadata.py`) in the image's folder, then in those above it up to the root:
+   `metadata.jsonl` (one JSON object a line: `file_name` and `text`, as Hugging Face's image folders), `metadata.csv` with
+   the same names, then kohya's `metadata.json` (`{"path or name": {"caption": ..., "tags": ...}}`).
 
-Files are in an encoding that `text_files.py` reads. Of several lines, the first one that is not empty is used, as in
-kohya's sd-scripts.
+Names that differ in case or in their Unicode form are the same, unless that could mean two images. Files are in an encoding
+that `text_files.py` reads. Of several lines, the first one that is not empty is used, as in kohya's sd-scripts.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+from lib_lora_train.dataset.caption_metadata import METADATA, CaptionTable, folded, read_tables
+from lib_lora_train.dataset.folders import find_images
+from lib_lora_train.dataset.images import is_image
 from lib_lora_train.errors import UserError
 from lib_lora_train.text_files import read_text
 
 SIDECARS = (".txt", ".caption")
-TEXT_KEYS = ("text", "caption", "prompt")
-FILE_KEYS = ("file_name", "file", "image")
 
 
 class MetadataError(UserError):
@@ -34,13 +34,18 @@ class MetadataError(UserError):
 class CaptionFiles:
     """Reads the captions of the images under `root`; lists each folder and reads each metadata file once."""
 
-    def __init__(self, root: Path, warnings: list[str]) -> None:
-        """Adds to `warnings` what was read but is probably a mistake."""
+    def __init__(self, root: Path, warnings: list[str], images: Sequence[Path] | None = None) -> None:
+        """Adds to `warnings` what was read but is probably a mistake.
+
+        Args:
+            images: all images under `root`; None to look for them when a metadata file is found.
+        """
         self.root = root
         self.warnings = warnings
         self.multiline_files: list[Path] = []
-        self._names: dict[Path, dict[str, str]] = {}
-        self._metadata: dict[Path, list[dict[str, str]]] = {}
+        self._images = images
+        self._sidecars: dict[Path, Sidecars] = {}
+        self._tables: dict[Path, list[CaptionTable]] = {}
 
     def caption(self, image: Path) -> str:
         """The image's caption, or "" when it has none.
@@ -49,115 +54,107 @@ class CaptionFiles:
             MetadataError: when a metadata file cannot be read.
             UserError: when this image's caption file cannot be read.
         """
-        for extension in SIDECARS:
-            sidecar = self._sibling(image, image.stem + extension)
-            if sidecar is not None:
-                lines = [line.strip() for line in read_text(sidecar).splitlines() if line.strip()]
-                if len(lines) > 1:
-                    self.multiline_files.append(sidecar)
-                if lines:
-                    return lines[0]
+        for name in self._sidecars_in(image.parent).by_image.get(image.name, ()):
+            lines = [line.strip() for line in read_text(image.parent / name).splitlines() if line.strip()]
+            if len(lines) > 1:
+                self.multiline_files.append(image.parent / name)
+            if lines:
+                return lines[0]
         return self._from_metadata(image)
 
-    def _sibling(self, image: Path, name: str) -> Path | None:
-        """The file `name` beside the image; without an exact match, one that differs in case."""
-        folder = image.parent
-        if folder not in self._names:
-            names = sorted(os.listdir(folder), reverse=True)
-            self._names[folder] = {name.casefold(): name for name in names} | {name: name for name in names}
-        found = self._names[folder]
-        actual = found.get(name) or found.get(name.casefold())
-        return folder / actual if actual else None
+    def without_image(self, files: Iterable[Path]) -> list[Path]:
+        """Those of `files` that are caption files by their names, and belong to no image."""
+        return [file for file in files if file.name in self._sidecars_in(file.parent).without_image]
+
+    def unmatched_rows(self, files: Iterable[Path]) -> list[tuple[CaptionTable, list[str]]]:
+        """The rows that belong to no image, of each metadata file among `files` that has such rows."""
+        tables = []
+        for folder in dict.fromkeys(file.parent for file in files if file.name in METADATA):
+            try:
+                tables += self._tables_in(folder)
+            except MetadataError as error:  # no image needed it
+                self.warnings.append(f"{error} It is ignored.")
+        return [(table, table.unmatched) for table in tables if table.unmatched]
+
+    def _sidecars_in(self, folder: Path) -> Sidecars:
+        if folder not in self._sidecars:
+            self._sidecars[folder] = Sidecars.among(os.listdir(folder))
+        return self._sidecars[folder]
 
     def _from_metadata(self, image: Path) -> str:
         folder = image.parent
         while True:
-            relative = image.relative_to(folder).as_posix()
-            for captions in self._metadata_of(folder):
-                for key in _keys(image, relative):
-                    if captions.get(key):
-                        return captions[key]
+            for table in self._tables_in(folder):
+                if table.captions.get(image):
+                    return table.captions[image]
             if folder == self.root:
                 return ""
             folder = folder.parent
 
-    def _metadata_of(self, folder: Path) -> list[dict[str, str]]:
-        if folder not in self._metadata:
-            readers = {"metadata.jsonl": _read_jsonl, "metadata.json": _read_json}
+    def _tables_in(self, folder: Path) -> list[CaptionTable]:
+        if folder not in self._tables:
             try:
-                self._metadata[folder] = [
-                    reader(folder / name, self.warnings)
-                    for name, reader in readers.items()
-                    if (folder / name).is_file()
-                ]
+                tables = read_tables(folder, self.warnings)
             except UserError as error:
                 raise MetadataError(str(error)) from None
-        return self._metadata[folder]
+            if tables and self._images is None:
+                self._images = find_images(self.root, None, [])
+            for table in tables:
+                table.match([image for image in self._images or () if image.is_relative_to(folder)])
+            self._tables[folder] = tables
+        return self._tables[folder]
 
 
-def _keys(image: Path, relative: str) -> Iterator[str]:
-    """The names an image may have in a metadata file, from the most exact one on."""
-    yield str(PurePosixPath(image.resolve().as_posix()))
-    yield relative
-    yield str(PurePosixPath(relative).with_suffix(""))
-    yield image.name
-    yield image.stem
+@dataclass(frozen=True)
+class Sidecars:
+    """The caption files in one folder.
+
+    Attributes:
+        by_image: name of an image to the names of its caption files; the first one with a text counts.
+        without_image: names of the caption files that belong to no image.
+    """
+
+    by_image: dict[str, list[str]]
+    without_image: frozenset[str]
+
+    @classmethod
+    def among(cls, names: Iterable[str]) -> Sidecars:
+        """The caption files among the `names` of all files in a folder."""
+        visible = sorted(name for name in names if not name.startswith("."))
+        owners = _Owners([name for name in visible if is_image(Path(name))])
+        ranked: dict[str, list[tuple[int, int, str]]] = {}
+        lost = set()
+        for name in visible:
+            stem, extension = os.path.splitext(name)
+            if extension.lower() not in SIDECARS:
+                continue
+            level, images = owners.of(stem)
+            for image in images:
+                ranked.setdefault(image, []).append((level, SIDECARS.index(extension.lower()), name))
+            if not images:
+                lost.add(name)
+        by_image = {image: [name for _, _, name in sorted(files)] for image, files in ranked.items()}
+        return cls(by_image, frozenset(lost))
 
 
-def _read_jsonl(path: Path, warnings: list[str]) -> dict[str, str]:
-    captions: dict[str, str] = {}
-    bad_lines: list[int] = []
-    # Split at newlines only: a JSON string may contain other line separators unescaped.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        name = _first_text(entry, FILE_KEYS)
-        text = _first_text(entry, TEXT_KEYS)
-        if name and text is not None:
-            captions[_normalized(name)] = text
-        else:
-            bad_lines.append(number)
-    if bad_lines:
-        form = '{"file_name": "...", "text": "..."}'
-        warnings.append(
-            f"{path} has lines that are not of the form {form}, such as line {bad_lines[0]}. "
-            "They are ignored. Fix them."
-        )
-    return captions
+class _Owners:
+    """The images of a folder, by what the name of a caption file may call them."""
 
+    def __init__(self, images: Sequence[str]) -> None:
+        self._levels: list[dict[str, list[str]]] = [{}, {}, {}, {}]
+        for image in images:
+            stem = os.path.splitext(image)[0]
+            for level, key in zip(self._levels, (stem, image, folded(stem), folded(image)), strict=True):
+                level.setdefault(key, []).append(image)
 
-def _read_json(path: Path, warnings: list[str]) -> dict[str, str]:
-    try:
-        entries = json.loads(read_text(path))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}). Fix it, or remove it from the folder.") from None
-    if not isinstance(entries, dict):
-        warnings.append(f'{path} is not of the form {{"name": {{"caption": "..."}}}} and is ignored.')
-        return {}
-    captions: dict[str, str] = {}
-    names: dict[str, list[str]] = {}
-    for key, entry in entries.items():
-        text = ", ".join(filter(None, (_first_text(entry, TEXT_KEYS), _first_text(entry, ("tags",)))))
-        captions[_normalized(key)] = text
-        names.setdefault(PurePosixPath(_normalized(key)).name, []).append(text)
-    # The full path on another machine is matched by its last part, if that is unique.
-    return {name: texts[0] for name, texts in names.items() if len(texts) == 1} | captions
-
-
-def _first_text(entry: Any, keys: tuple[str, ...]) -> str | None:
-    """The first text under one of `keys` in a JSON object, as one line; the first item of a list of texts."""
-    for key in keys if isinstance(entry, dict) else ():
-        value = entry.get(key)
-        if isinstance(value, list) and value:
-            value = value[0]
-        if isinstance(value, str):
-            return " ".join(value.split())
-    return None
-
-
-def _normalized(name: str) -> str:
-    return str(PurePosixPath(name.replace("\\", "/")))
+    def of(self, stem: str) -> tuple[int, list[str]]:
+        """(how far from exact, images) for the caption file called `stem` without its extension; [] for none."""
+        for level, (images_by_key, key) in enumerate(
+            zip(self._levels, (stem, stem, folded(stem), folded(stem)), strict=True)
+        ):
+            images = images_by_key.get(key, [])
+            if len({os.path.splitext(image)[0] for image in images}) == 1:  # a.jpg and a.png share a.txt
+                return level, images
+        shorter, extension = os.path.splitext(stem)
+        # NAME.txt.txt: Windows hides the extension that it knows, so people add another one.
+        return self.of(shorter) if extension.lower() in SIDECARS else (len(self._levels), [])

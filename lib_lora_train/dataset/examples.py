@@ -14,8 +14,17 @@ from pathlib import Path
 from lib_lora_train.config import DatasetConfig
 from lib_lora_train.dataset.caption_files import CaptionFiles, MetadataError
 from lib_lora_train.dataset.captions import with_trigger
-from lib_lora_train.dataset.folders import MASK_FOLDER, find_images, find_mask, folder_repeats, require_folder
+from lib_lora_train.dataset.folders import (
+    MASK_FOLDER,
+    MaskFiles,
+    folder_repeats,
+    printable,
+    read_folder,
+    require_folder,
+)
 from lib_lora_train.dataset.images import Size, image_size
+from lib_lora_train.dataset.roots import DatasetRoots
+from lib_lora_train.dataset.unused_files import unused_files
 from lib_lora_train.errors import UserError
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.wording import counted
@@ -104,17 +113,13 @@ def read_dataset(config: DatasetConfig, seed: int = 0) -> Dataset:
     """
     if not config.dataset_folder.strip():
         raise UserError("Enter the folder of the training images.", field="dataset_folder")
-    root = _folder(config.dataset_folder)
-    other = _folder(config.regularization_folder) if config.regularization_folder.strip() else None
-    if other is not None and root.resolve() == other.resolve():
-        raise UserError(
-            f"{other} is also the dataset folder. Use two different folders.", field="regularization_folder"
-        )
-    warnings: list[str] = []
+    roots = DatasetRoots.of(config)
+    root, other = roots.own, roots.regularization
+    warnings = [roots.note] if roots.note else []
     own = _read_folder(root, other, config, False, warnings)
     regularization = _read_folder(other, root, config, True, warnings) if other is not None else []
     training, validation = _split(own, config.validation_images, seed)
-    return Dataset(_repeated(training, config.repeats), regularization, validation, warnings)
+    return Dataset(_repeated(training, config.repeats, root), regularization, validation, warnings)
 
 
 def validation_count(images: int, wanted: int) -> int:
@@ -132,10 +137,6 @@ def validation_count(images: int, wanted: int) -> int:
     return wanted
 
 
-def _folder(setting: str) -> Path:
-    return Path(setting.strip()).expanduser()
-
-
 def _split(examples: list[Example], wanted: int, seed: int) -> tuple[list[Example], list[Example]]:
     count = validation_count(len(examples), wanted)
     chosen = set(Randomness(seed).numpy("held out").permutation(len(examples))[:count].tolist())
@@ -143,10 +144,10 @@ def _split(examples: list[Example], wanted: int, seed: int) -> tuple[list[Exampl
     return training, [examples[index] for index in sorted(chosen)]
 
 
-def _repeated(training: list[Example], repeats: int) -> list[Example]:
-    """Multiplies the repeats of all examples; 0 fills an epoch, unless folder names set repeats."""
+def _repeated(training: list[Example], repeats: int, root: Path) -> list[Example]:
+    """Multiplies the repeats of all examples; 0 fills an epoch, unless folder names set repeats, 1 among them."""
     if not repeats:
-        set_by_folders = any(example.repeats != 1 for example in training)
+        set_by_folders = any(folder_repeats(example.path, root)[0] is not None for example in training)
         repeats = 1 if set_by_folders else max(1, round(IMAGES_PER_EPOCH / len(training)))
     return [replace(example, repeats=example.repeats * repeats) for example in training]
 
@@ -156,15 +157,15 @@ def _read_folder(
 ) -> list[Example]:
     field = "regularization_folder" if regularization else "dataset_folder"
     require_folder(root, field)
-    paths = find_images(root, excluded, warnings)
-    if not paths:
+    contents = read_folder(root, excluded, warnings)
+    if not contents.images:
         raise UserError(f"The folder {root} has no images. Put PNG, JPEG or WebP files there.", field=field)
-    captions = CaptionFiles(root, warnings)
+    captions, masks = CaptionFiles(root, warnings, contents.images), MaskFiles(root)
     examples: list[Example] = []
     reasons: list[str] = []
-    for path in paths:
+    for path in contents.images:
         try:
-            examples.append(_read_example(path, root, config, regularization, captions))
+            examples.append(_read_example(path, root, config, regularization, captions, masks))
         except MetadataError:
             raise  # not the fault of one image
         except UserError as error:
@@ -172,6 +173,7 @@ def _read_folder(
     if not examples:
         raise UserError(_none_usable(reasons), field=field)
     warnings += _skipped(reasons)
+    warnings += unused_files(contents, captions, config.loss_mask)
     warnings += _likely_mistakes(examples, root, config, captions)
     used = [example for example in examples if example.repeats]
     if not used:
@@ -180,17 +182,26 @@ def _read_folder(
 
 
 def _read_example(
-    path: Path, root: Path, config: DatasetConfig, regularization: bool, captions: CaptionFiles
+    path: Path, root: Path, config: DatasetConfig, regularization: bool, captions: CaptionFiles, masks: MaskFiles
 ) -> Example:
+    if printable(path) != str(path):
+        raise UserError(f"{printable(path)} has a name that is not UTF-8. Rename it.")
     width, height = image_size(path)
     repeats, folder_caption = folder_repeats(path, root)
     caption = captions.caption(path)
     trigger_word = "" if regularization else config.trigger_word.strip()
-    mask = find_mask(path, root) if config.loss_mask == "folder" else None
+    mask = masks.of(path) if config.loss_mask == "folder" else None
     if mask is not None:
         image_size(mask)  # raises now rather than in the middle of encoding
     example = Example(
-        path, caption or ("" if trigger_word else folder_caption), repeats, 1.0, False, mask, width, height
+        path,
+        caption or ("" if trigger_word else folder_caption),
+        1 if repeats is None else repeats,
+        1.0,
+        False,
+        mask,
+        width,
+        height,
     )
     class_word = config.class_word.strip()
     if regularization:
@@ -232,7 +243,7 @@ def _likely_mistakes(examples: list[Example], root: Path, config: DatasetConfig,
     messages += [
         f"The folder {name} repeats each image {repeats} times. Rename it if this is not intended."
         for name, repeats in folders.items()
-        if repeats >= MANY_REPEATS or repeats == 0
+        if repeats is not None and (repeats >= MANY_REPEATS or repeats == 0)
     ]
     return messages
 

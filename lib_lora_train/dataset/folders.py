@@ -4,19 +4,21 @@ photos/
     one.jpg              used once per epoch
     10_cat/two.jpg       kohya's convention: ten repeats, and "cat" is the caption of images without one
     mask/one.png         a loss mask, not a training image
+    one-masklabel.png    the same, as OneTrainer names it
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib_lora_train.dataset.images import is_image
 from lib_lora_train.errors import UserError
 
 MASK_FOLDER = "mask"
+MASK_LABEL, CONDITION_LABEL = "-masklabel", "-condlabel"
 REPEATS_FOLDER = re.compile(r"(\d+)_(.*)")
 
 
@@ -37,17 +39,50 @@ def require_folder(folder: Path, field: str) -> None:
         ) from None
 
 
-def find_images(root: Path, excluded: Path | None, warnings: list[str]) -> list[Path]:
-    """All images under `root`, in an order that is the same on every machine.
+@dataclass(frozen=True)
+class FolderContents:
+    """The files under a dataset folder, each list in an order that is the same on every machine.
 
-    Skips hidden files and folders, mask folders, the folder `excluded`, and files whose names are not those of images.
+    Hidden files and folders, mask folders and what cannot be listed are not among them.
+
+    Attributes:
+        images: the images to train on.
+        masks: images called NAME-masklabel: the loss mask of NAME, as OneTrainer names it.
+        conditions: images called NAME-condlabel: OneTrainer's input of a control network.
+        others: files whose names are not those of images.
+    """
+
+    root: Path
+    images: list[Path] = field(default_factory=list)
+    masks: list[Path] = field(default_factory=list)
+    conditions: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+
+    def add(self, file: Path) -> None:
+        """Sorts in one file, by its name."""
+        stem = file.stem.casefold()
+        if not is_image(file):
+            self.others.append(file)
+        elif stem.endswith(MASK_LABEL):
+            self.masks.append(file)
+        elif stem.endswith(CONDITION_LABEL):
+            self.conditions.append(file)
+        else:
+            self.images.append(file)
+
+
+def read_folder(root: Path, excluded: Path | None, warnings: list[str]) -> FolderContents:
+    """The files under `root`, without those in the folder `excluded`.
+
     Sub-folders that cannot be listed are added to `warnings`.
     """
     found: list[Path] = []
     visited: set[str] = set()
 
     def on_error(error: OSError) -> None:
-        warnings.append(f"The folder {error.filename} cannot be read ({error.strerror}), so its images are skipped.")
+        warnings.append(
+            f"The folder {printable(error.filename)} cannot be read ({error.strerror}), so its images are skipped."
+        )
 
     for folder, folders, files in os.walk(root, followlinks=True, onerror=on_error):
         real = os.path.realpath(folder)
@@ -56,37 +91,63 @@ def find_images(root: Path, excluded: Path | None, warnings: list[str]) -> list[
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name.lower() != MASK_FOLDER)
-        found += [Path(folder, name) for name in files if not name.startswith(".") and is_image(Path(name))]
-    return sorted(found, key=lambda path: _sort_key(path.relative_to(root).as_posix()))
+        found += [Path(folder, name) for name in files if not name.startswith(".")]
+    contents = FolderContents(root)
+    for file in sorted(found, key=lambda path: _sort_key(path.relative_to(root).as_posix())):
+        contents.add(file)
+    return contents
 
 
-def folder_repeats(path: Path, root: Path) -> tuple[int, str]:
-    """Repeats and caption from the innermost folder below `root` with a name like 10_cat; otherwise (1, "")."""
+def find_images(root: Path, excluded: Path | None, warnings: list[str]) -> list[Path]:
+    """The images to train on; see `read_folder`."""
+    return read_folder(root, excluded, warnings).images
+
+
+def printable(path: Path | str) -> str:
+    """A path for a message: bytes that are no UTF-8 as \\xNN, so that any terminal and any file can hold it."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def folder_repeats(path: Path, root: Path) -> tuple[int | None, str]:
+    """Repeats and caption from the innermost folder below `root` with a name like 10_cat; otherwise (None, "")."""
     for name in reversed(path.relative_to(root).parts[:-1]):
         match = REPEATS_FOLDER.fullmatch(name)
         if match:
             return int(match[1]), match[2].strip()
-    return 1, ""
+    return None, ""
 
 
-def find_mask(path: Path, root: Path) -> Path | None:
-    """An image's loss mask: the file of its name in mask/ beside it, else in ROOT/mask/, sub-folders or not."""
-    relative = path.relative_to(root)
-    for folder in (path.parent / MASK_FOLDER, root / MASK_FOLDER / relative.parent, root / MASK_FOLDER):
-        candidates = sorted(
-            _images_named(folder, path.stem), key=lambda mask: (mask.suffix.lower() != ".png", _sort_key(mask.name))
-        )
-        if candidates:
-            return candidates[0]
-    return None
+class MaskFiles:
+    """Finds the loss masks of the images under `root`; lists each folder once."""
 
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._listed: dict[Path, dict[str, list[Path]]] = {}
 
-def _images_named(folder: Path, stem: str) -> Iterator[Path]:
-    if folder.is_dir():
-        for name in os.listdir(folder):
-            candidate = folder / name
-            if candidate.stem == stem and is_image(candidate):
-                yield candidate
+    def of(self, image: Path) -> Path | None:
+        """An image's mask: the file of its name in mask/ beside it, else in ROOT/mask/, sub-folders or not, else
+        NAME-masklabel beside it.
+        """
+        relative = image.relative_to(self.root)
+        mask_folder = self.root / MASK_FOLDER
+        for folder in (image.parent / MASK_FOLDER, mask_folder / relative.parent, mask_folder):
+            if masks := self._images_in(folder).get(image.stem):
+                return masks[0]
+        labelled = self._images_in(image.parent).get(image.stem.casefold() + MASK_LABEL)
+        return labelled[0] if labelled else None
+
+    def _images_in(self, folder: Path) -> dict[str, list[Path]]:
+        """Stem to images, PNG first. Stems that end in the mask label are in lower case."""
+        if folder not in self._listed:
+            names = os.listdir(folder) if folder.is_dir() else []
+            images = [folder / name for name in names if is_image(Path(name))]
+            images.sort(key=lambda mask: (mask.suffix.lower() != ".png", _sort_key(mask.name)))
+            by_stem: dict[str, list[Path]] = {}
+            for image in images:
+                label = image.stem.casefold()
+                by_stem.setdefault(label if label.endswith(MASK_LABEL) else image.stem, []).append(image)
+            self._listed[folder] = by_stem
+        return self._listed[folder]
 
 
 def _sort_key(name: str) -> tuple[str, str]:

@@ -89,7 +89,7 @@ def read_image_sets(config: DatasetConfig) -> ImageSets:
     Raises:
         UserError: when there are fewer than two levels, or no image is in all of them.
     """
-    root = Path(config.dataset_folder.strip()).expanduser()
+    root = Path(config.dataset_folder.strip())
     require_folder(root, "dataset_folder")
     folders = {
         strength: path
@@ -138,7 +138,7 @@ def _read(config: DatasetConfig, folder: str) -> Dataset:
 
 
 def _by_name(dataset: Dataset, folder: str) -> dict[str, Example]:
-    root = Path(folder.strip()).expanduser()
+    root = Path(folder.strip())
     return {example.path.relative_to(root).with_suffix("").as_posix(): example for example in dataset.training}
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from lib_lora_train.config import TrainConfig
+from lib_lora_train.dataset.roots import DatasetRoots
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_png, write_text
 from lib_lora_train.hosts.base import Host
@@ -66,7 +67,7 @@ class ClassImages:
         return (
             config.run.training_method == "dreambooth"
             and data.num_class_images > 0
-            and not data.regularization_folder.strip()
+            and DatasetRoots.of(data).regularization is None
         )
 
     @property

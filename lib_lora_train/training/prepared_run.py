@@ -54,4 +54,4 @@ class PreparedRun:
 
 def _stamp(config: TrainConfig) -> FolderStamp:
     folders = (str(getattr(config.dataset, name)).strip() for name in FOLDER_SETTINGS)
-    return folder_stamp([Path(folder).expanduser() for folder in folders if folder])
+    return folder_stamp([Path(folder) for folder in folders if folder])
