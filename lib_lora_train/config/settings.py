@@ -579,6 +579,20 @@ class OptimizerConfig:
     lr_warmup_steps: int = setting(
         0, "Warm-up steps", "Steps in which the learning rate rises from 0.", unit="steps", minimum=0, maximum=1_000_000
     )
+    lr_scheduler_num_cycles: int = setting(
+        1,
+        "LR scheduler cycles",
+        "How often cosine_with_restarts falls from the learning rate to 0. 1: once, as cosine.",
+        minimum=1,
+        maximum=10_000,
+    )
+    lr_scheduler_power: float = setting(
+        1.0,
+        "LR scheduler power",
+        "Of the polynomial scheduler. 1: a straight line, as linear; higher falls faster at first.",
+        minimum=0.01,
+        maximum=100.0,
+    )
 
 
 @dataclass

@@ -41,7 +41,14 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, ste
         name = "constant_with_warmup"
     warmup = min(config.lr_warmup_steps, steps)
     # At least one step after the warm-up: the polynomial schedule divides by their number.
-    return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=max(steps, warmup + 1))
+    return get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=max(steps, warmup + 1),
+        num_cycles=config.lr_scheduler_num_cycles,
+        power=config.lr_scheduler_power,
+    )
 
 
 def has_fused_adamw(device: torch.device) -> bool:

@@ -18,8 +18,10 @@ from lib_lora_train.model.shared_checkpoint import PRECISIONS, SharedCheckpoint
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.training.accelerator import make_accelerator
 from lib_lora_train.training.adapter_setup import make_adapter
+from lib_lora_train.training.caption_warnings import caption_warnings
 from lib_lora_train.training.class_images import ClassImages
 from lib_lora_train.training.epoch_schedule import EpochSchedule
+from lib_lora_train.training.ineffective_settings import schedule_warnings
 from lib_lora_train.training.memory import MemoryEstimate, estimate_memory
 from lib_lora_train.training.optimizers import make_optimizer
 from lib_lora_train.training.prepared_run import PreparedRun
@@ -147,7 +149,13 @@ def plan_of(prepared: PreparedRun, checkpoint: SharedCheckpoint, memory: MemoryE
     training, summary = config.training, task_data.summary()
     epoch_schedule = EpochSchedule.of(training, task_data.batches_per_epoch())
     class_images = ClassImages.of(config, checkpoint)
-    warnings = [*task_data.warnings, *run_warnings(checkpoint, config), *([class_images.note] if class_images else [])]
+    warnings = [
+        *task_data.warnings,
+        *run_warnings(checkpoint, config),
+        *caption_warnings(checkpoint, config, task_data.prompts()),
+        *schedule_warnings(config, epoch_schedule.steps),
+        *([class_images.note] if class_images else []),
+    ]
     free = _free_memory(checkpoint.device)
     if free is not None and memory.total > free:
         warnings.append(

@@ -6,6 +6,7 @@ import torch
 
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
+from lib_lora_train.training.ineffective_settings import ineffective_settings
 
 SMALL = 3 / 4
 """Of the resolution that a model is made for. Below it, a warning is shown."""
@@ -29,4 +30,4 @@ def run_warnings(checkpoint: SharedCheckpoint, config: TrainConfig) -> list[str]
             f"The WebUI holds the VAE in float16, in which the VAE of {family.title} gives NaN. "
             "Images are encoded in float32."
         )
-    return warnings
+    return [*warnings, *ineffective_settings(config)]

@@ -21,12 +21,14 @@ from lib_lora_train.hosts.environment import Txt2Img
 from lib_lora_train.model.open_denoiser import open_denoiser
 from lib_lora_train.training.accelerator import make_accelerator
 from lib_lora_train.training.adapter_setup import effective_config, make_adapter
+from lib_lora_train.training.caption_warnings import caption_warnings
 from lib_lora_train.training.checkpointer import Checkpointer, nan_message, saved_step
 from lib_lora_train.training.class_images import ClassImages, generate_in_main_process
 from lib_lora_train.training.control import Control, StopRequested
 from lib_lora_train.training.epoch_schedule import EpochSchedule
 from lib_lora_train.training.evaluator import Evaluator
 from lib_lora_train.training.events import EpochDone, Event, Finished, Progress, Started, Stopped, Warned
+from lib_lora_train.training.ineffective_settings import schedule_warnings
 from lib_lora_train.training.loop import Loop
 from lib_lora_train.training.optimizers import make_optimizer, make_schedule
 from lib_lora_train.training.preparation import Preparation
@@ -141,12 +143,16 @@ class Session:
     def _prepare(self) -> None:
         with self.run.gpu_slot():  # outside a slot, the host may have taken the checkpoint's tensors back
             self._make_adapter()
-            warnings = run_warnings(self.run.checkpoint, self.run.config)
+            # With the settings as they were entered: an adapter to continue from has changed some of them.
+            warnings = run_warnings(self.run.checkpoint, self.run.folder.config)
+            warnings += caption_warnings(self.run.checkpoint, self.run.config, self._task_data.prompts())
         self.task = self._task_data.build(self._task_context())
         for warning in (*self.task.task_data.warnings, *warnings):
             self.emit(Warned(warning))
         with self.run.gpu_slot():
             self._make_loop()
+        for warning in schedule_warnings(self.run.config, self.schedule.steps):
+            self.emit(Warned(warning))
         self.checkpointer = Checkpointer(self.run, self.adapter, self.task, self.loop, self.schedule)
         self.evaluator = Evaluator(self.run, self.denoiser, self.adapter, self.task)
 

@@ -101,6 +101,32 @@ def test_every_schedule_works_with_a_warm_up_longer_than_the_run(name):
     assert used == sorted(used)
 
 
+@pytest.mark.parametrize("cycles", [1, 2, 5])
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_cosine_with_restarts_falls_once_in_each_cycle(warmup, cycles):
+    config = OptimizerConfig(
+        learning_rate=1e-3,
+        lr_scheduler="cosine_with_restarts",
+        lr_scheduler_num_cycles=cycles,
+        lr_warmup_steps=warmup,
+    )
+    used = rates(config, warmup + 100)[warmup:]
+    length = 100 // cycles
+    falling = [0.5e-3 * (1 + math.cos(math.pi * i / length)) for i in range(length)]
+    assert used == pytest.approx(falling * cycles)
+
+
+def test_by_default_cosine_with_restarts_and_polynomial_are_cosine_and_linear():
+    for name, plain in (("cosine_with_restarts", "cosine"), ("polynomial", "linear")):
+        used = rates(OptimizerConfig(learning_rate=1e-3, lr_scheduler=name), 20)
+        assert used == pytest.approx(rates(OptimizerConfig(learning_rate=1e-3, lr_scheduler=plain), 20), abs=1e-6)
+
+
+def test_polynomial_falls_with_the_power():
+    config = OptimizerConfig(learning_rate=1e-3, lr_scheduler="polynomial", lr_scheduler_power=2.0)
+    assert rates(config, 4) == pytest.approx([1e-3 * (1 - i / 4) ** 2 for i in range(4)], rel=1e-2, abs=1e-6)
+
+
 def test_adamw8bit_is_refused_without_cuda(both, complaint):
     assert "adamw8bit needs a CUDA device" in complaint(
         make_optimizer, both, OptimizerConfig(optimizer="adamw8bit"), CPU
