@@ -11,6 +11,7 @@ package imports nothing of ours but `errors`, and no torch.
 
 from lib_lora_train.config.methods import CAPTIONED, DENOISING, IMAGE_SETS, IMAGES, PAIRS, PROMPTS, TRAINING_METHODS
 from lib_lora_train.config.paths import expanded_path
+from lib_lora_train.config.sample_prompts import SamplePrompt
 from lib_lora_train.config.schema import Field, Setting, fields_of, unknown_setting
 from lib_lora_train.config.settings import (
     GROUP_TITLES,
@@ -51,6 +52,7 @@ __all__ = [
     "PromptsConfig",
     "RunConfig",
     "SampleConfig",
+    "SamplePrompt",
     "Setting",
     "TrainConfig",
     "TrainingConfig",

@@ -661,7 +661,8 @@ class SampleConfig:
     sample_prompts: list[str] = setting(
         [],
         "Sample prompts",
-        "Generates one image per prompt after an epoch. Empty: the captions of the first images.",
+        "Generates one image per prompt after an epoch. Empty: the captions of the first images. Flags as in kohya's trainer: "
+        "--n negative prompt, --w width, --h height, --d seed, --l CFG scale, --s steps.",
         basic=True,
         help_for=dict.fromkeys(PROMPTS, "Generates one image per prompt after an epoch. Empty: the first prompts."),
     )

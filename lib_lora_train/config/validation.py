@@ -8,9 +8,10 @@ import typing
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from lib_lora_train.config.sample_prompts import check_sample_prompt
 from lib_lora_train.config.schema import Field
-from lib_lora_train.config.settings import DatasetConfig
-from lib_lora_train.errors import Problem
+from lib_lora_train.config.settings import DatasetConfig, SampleConfig
+from lib_lora_train.errors import Problem, UserError
 
 if typing.TYPE_CHECKING:
     from lib_lora_train.config.train_config import TrainConfig
@@ -79,6 +80,7 @@ def _combination_problems(config: TrainConfig) -> Iterator[Problem]:
     yield from _resolution_problems(config.dataset)
     yield from _prompt_problems(config)
     yield from _dataset_problems(config)
+    yield from _sample_problems(config.samples)
     if config.run.training_method == "dreambooth":
         yield from _dreambooth_problems(config.dataset)
     if config.adapter.trigger_vectors:
@@ -165,6 +167,14 @@ def _dataset_problems(config: TrainConfig) -> Iterator[Problem]:
         yield Problem(
             "prior_loss_weight", "Regularization images have no effect with a weight of 0. Use 1, or leave them out."
         )
+
+
+def _sample_problems(samples: SampleConfig) -> Iterator[Problem]:
+    for line in samples.sample_prompts:
+        try:
+            check_sample_prompt(line)
+        except UserError as error:
+            yield from error.problems
 
 
 def _dreambooth_problems(data: DatasetConfig) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from lib_lora_train.adapters.formats.kohya import load_adapter, load_weights
-from lib_lora_train.config import CompareConfig, TrainConfig
+from lib_lora_train.config import CompareConfig, SamplePrompt, TrainConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.evaluation.lora_tag import strength_text
 from lib_lora_train.hosts.base import Host
@@ -18,7 +18,7 @@ from lib_lora_train.model.open_denoiser import open_denoiser
 from lib_lora_train.model.sampling import generate
 from lib_lora_train.training.adapter_setup import make_adapter
 from lib_lora_train.training.run_folder import AdapterPoint
-from lib_lora_train.training.samples import sample_prompts, sampling_options, txt2img_request
+from lib_lora_train.training.samples import sample_groups, sample_prompts, txt2img_request
 from lib_lora_train.training.tasks import read_task_data
 
 Progress = Callable[[int, int], None]
@@ -40,12 +40,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Request:
-    """What to generate in every cell: one image for each prompt and seed; `at_once` of them together."""
+    """What to generate in every cell: one image for each prompt and seed; `at_once` of them together.
+
+    Attributes:
+        samples: the prompts with what their flags set; empty where they have none.
+    """
 
     prompts: Sequence[str]
     seeds: Sequence[int]
     strengths: Sequence[float]
     at_once: int = 8
+    samples: Sequence[SamplePrompt] = ()
+
+    @property
+    def sample_prompts(self) -> Sequence[SamplePrompt]:
+        return self.samples or [SamplePrompt(prompt) for prompt in self.prompts]
 
 
 def generate_cells(
@@ -65,7 +74,7 @@ def generate_cells(
     with host.lease() as checkpoint, host.gpu_slot():
         denoiser = open_denoiser(checkpoint, config.model)
         adapter = make_adapter(denoiser, _with_layers_of(config, points[0].path))
-        options = sampling_options(config)
+        groups = sample_groups(config, request.sample_prompts, request.seeds)
         loaded: list[AdapterPoint] = []
 
         def images_of(point: AdapterPoint, strength: float) -> list[Image.Image]:
@@ -73,8 +82,13 @@ def generate_cells(
                 load_weights(adapter, load_adapter(point.path))
                 loaded[:] = [point]
             with adapter.strength(strength):
-                negative = config.samples.sample_negative_prompt
-                return generate(denoiser, request.prompts, negative, request.seeds, options, request.at_once)
+                return [
+                    image
+                    for group in groups
+                    for image in generate(
+                        denoiser, group.prompts, group.negative, group.seeds, group.options, request.at_once
+                    )
+                ]
 
         yield from _cells(points, request, images_of, progress)
 
@@ -90,7 +104,7 @@ def generate_cells_by_tag(
 
     def images_of(point: AdapterPoint, strength: float) -> list[Image.Image]:
         tag = f" <lora:{point.path.stem}:{strength_text(strength)}>" if strength else ""
-        prompts = [f"{prompt}{tag}" for prompt in request.prompts]
+        prompts = [replace(prompt, text=f"{prompt.text}{tag}") for prompt in request.sample_prompts]
         return [
             txt2img(txt2img_request(config, prompt, seed)) for prompt, seed in zip(prompts, request.seeds, strict=True)
         ]
@@ -126,11 +140,12 @@ def request_of(config: TrainConfig, options: CompareConfig) -> Request:
     """The request for `options`, with their prompts, else the run's sample prompts, else those of its training data.
 
     Raises:
-        UserError: when the training data is needed and cannot be read, or there is no prompt.
+        UserError: when a prompt has a wrong flag, there is no prompt, or the training data is needed and cannot be read.
     """
-    prompts = options.prompts or config.samples.sample_prompts
-    if not prompts:
-        prompts = sample_prompts(config, read_task_data(config))
-    if not any(prompts):
+    written = options.prompts or config.samples.sample_prompts
+    samples = [SamplePrompt.parse(line) for line in written] or sample_prompts(config, read_task_data(config))
+    if not any(sample.text for sample in samples):
         raise UserError("There is no prompt to generate images from. Enter at least one.", field="prompts")
-    return Request(prompts, [options.seed] * len(prompts), options.strengths)
+    return Request(
+        [sample.text for sample in samples], [options.seed] * len(samples), options.strengths, samples=samples
+    )

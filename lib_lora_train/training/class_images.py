@@ -18,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lib_lora_train.config import TrainConfig
+from lib_lora_train.config import SamplePrompt, TrainConfig
 from lib_lora_train.dataset.roots import DatasetRoots
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_png, write_text
@@ -162,7 +162,7 @@ def _generator(
 def _generated_by_webui(
     txt2img: Txt2Img, images: ClassImages, config: TrainConfig, host: Host, prompt: str, seed: int
 ) -> Image.Image:
-    image = txt2img(txt2img_request(config, prompt, seed))
+    image = txt2img(txt2img_request(config, SamplePrompt(prompt), seed))
     if ClassImages.of(config, host.describe()) != images:
         raise UserError(
             "Another checkpoint was loaded while class images were generated. Load the previous checkpoint and start "

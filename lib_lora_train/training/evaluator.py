@@ -12,7 +12,7 @@ from lib_lora_train.model.sampling import generate
 from lib_lora_train.training.control import StopRequested
 from lib_lora_train.training.events import Sampled, Validated, Warned
 from lib_lora_train.training.run import Run
-from lib_lora_train.training.samples import sample_prompts, sampling_options
+from lib_lora_train.training.samples import sample_groups, sample_prompts
 from lib_lora_train.training.tasks import Task
 
 
@@ -61,14 +61,16 @@ class Evaluator:
     def _generate_samples(self, epoch: int) -> Sampled:
         settings = self.run.config.samples
         prompts = sample_prompts(self.run.config, self.task.task_data)
-        options = sampling_options(self.run.config)
-        seeds = [settings.sample_seed] * len(prompts)
-        images = generate(self.denoiser, prompts, settings.sample_negative_prompt, seeds, options, at_once=1)
+        images = [
+            image
+            for group in sample_groups(self.run.config, prompts, [settings.sample_seed] * len(prompts))
+            for image in generate(self.denoiser, group.prompts, group.negative, group.seeds, group.options, at_once=1)
+        ]
         folder = self.run.folder.samples
         paths = [folder / f"epoch-{epoch:06d}-{i + 1}.png" for i in range(len(images))]
         for image, path in zip(images, paths, strict=True):
             write_png(path, image)
-        return Sampled(epoch, [str(path) for path in paths], prompts)
+        return Sampled(epoch, [str(path) for path in paths], [prompt.text for prompt in prompts])
 
 
 def _is_due(every: int, epoch: int, last: bool) -> bool:

@@ -57,7 +57,6 @@ def make(tmp_path, monkeypatch):
 
     def build(*, is_main=True, measures=True, generate=generate, **settings) -> tuple[Evaluator, Recorder]:
         recorder = Recorder(tmp_path, is_main, settings)
-        monkeypatch.setattr(module, "sampling_options", lambda *arguments: None)
         monkeypatch.setattr(module, "generate", generate)
         task = SimpleNamespace(measures=measures, measured=recorder.measured, task_data=None)
         return Evaluator(recorder, None, recorder, task), recorder
