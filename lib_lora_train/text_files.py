@@ -27,6 +27,8 @@ def read_text(path: Path) -> str:
     """
     try:
         data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist. Check the path.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from None
     if data.startswith(RICH_TEXT):

@@ -18,7 +18,8 @@ from lib_lora_train.config import (
     settings,
     unknown_setting,
 )
-from lib_lora_train.errors import UserError
+from lib_lora_train.errors import Problem, UserError
+from lib_lora_train.text_files import read_text
 
 PROGRAM = "python -m lib_lora_train"
 
@@ -84,11 +85,23 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     values, unknown = parser.parse_known_args(arguments)
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0]
+        asked = name.removeprefix("no-").replace("-", "_")
+        if values.command not in ("train", "plan") and asked in {field.name for field in settings()}:
+            raise UserError(f"--{name}: {_not_a_flag_of(values.command)}")
         known = [field.name for field in settings()] + [field.name for field in fields_of(CompareConfig)]
         raise UserError(
             f"{unknown[0]}: {unknown_setting(name, known).replace('_', '-')} See {PROGRAM} {values.command} --help"
         )
     return values
+
+
+def _not_a_flag_of(command: str) -> str:
+    """Why a setting of runs is not a flag of `command`, and what to do."""
+    if command == "resume":
+        return f"A run keeps the settings it was started with. To change one, start a new run: {PROGRAM} train"
+    if command == "compare":
+        return f"compare uses the settings that the run was started with. See {PROGRAM} compare --help"
+    return f"{command} does not use the settings of a run. See {PROGRAM} {command} --help"
 
 
 def add_run_settings(parser: argparse.ArgumentParser) -> None:
@@ -147,9 +160,9 @@ def run_config(values: argparse.Namespace) -> TrainConfig:
     flat: dict[str, Any] = {}
     if values.config:
         try:
-            flat = flat_from_toml(values.config.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--config: {values.config} cannot be read ({error}). Check the path.") from None
+            flat = flat_from_toml(read_text(values.config))
+        except UserError as error:
+            raise UserError(problems=[Problem(p.field or "--config", p.message) for p in error.problems]) from None
     names = {field.name for field in settings()}
     flat |= {name: value for name, value in vars(values).items() if name in names}
     return TrainConfig.from_flat(flat).with_expanded_paths()

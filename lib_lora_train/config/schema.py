@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lib_lora_train.config.other_trainers import describe_text, describe_toml, our_name
 from lib_lora_train.errors import UserError
 
 
@@ -103,8 +105,11 @@ def converted(value: Any, hint: Any) -> Any:
 
 
 def unknown_setting(name: str, known: Iterable[str]) -> str:
-    """The message for a setting that does not exist, with the nearest one that does."""
-    near = difflib.get_close_matches(name.replace("-", "_"), list(known), n=1, cutoff=0.5)
+    """The message for a setting that does not exist, with the one that is meant, or the nearest one that does."""
+    known = list(known)
+    if (ours := our_name(name)) in known:
+        return f"There is no such setting. kohya's {name} is {ours} here."
+    near = difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.5)
     return f"There is no such setting. Did you mean {near[0]}?" if near else "There is no such setting. Remove it."
 
 
@@ -113,11 +118,23 @@ def toml_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def flat_toml(text: str, groups: Iterable[str]) -> dict[str, Any]:
+def _toml_cure(text: str) -> str:
+    """What to do about a text that is not TOML, by the mistakes that people make on Windows."""
+    if re.search(r"[“”„‘’]", text):
+        return "Use straight quotes instead of “ and ”."
+    if re.search(r'"[^"\n]*\\[^"\n]*"', text):
+        return "Write paths with /, or between single quotes, such as 'C:\\images'."
+    return "Correct that line."
+
+
+def flat_toml(text: str, groups: Iterable[str], known: Iterable[str] = ()) -> dict[str, Any]:
     """The names and values in a TOML text, with the tables called `groups` flattened. Values are not checked.
 
+    Args:
+        known: names of settings; a file of another trainer is recognized by other names.
+
     Raises:
-        UserError: when the text is not TOML, or a name appears twice.
+        UserError: when the text is not TOML or is another trainer's, or a name appears twice.
     """
     # Not at the top: the tab that says which packages are missing must work without it.
     try:
@@ -125,10 +142,16 @@ def flat_toml(text: str, groups: Iterable[str]) -> dict[str, Any]:
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib
 
+    # What Windows' editors add: a byte order mark, and on old Macs line ends without a line feed.
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"The settings file is not valid TOML: {error}. Correct that line.") from None
+        raise UserError(
+            describe_text(text) or f"The settings file is not valid TOML: {error}. {_toml_cure(text)}"
+        ) from None
+    if foreign := describe_toml(tables, known):
+        raise UserError(foreign)
     flat: dict[str, Any] = {}
     for key, value in tables.items():
         inner = value.items() if key in groups and isinstance(value, dict) else [(key, value)]

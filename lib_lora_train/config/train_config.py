@@ -131,7 +131,7 @@ def flat_from_toml(text: str) -> dict[str, Any]:
     Raises:
         UserError: when the text is not TOML, or a name appears twice.
     """
-    return flat_toml(text, _group_types())
+    return flat_toml(text, _group_types(), _fields_by_name())
 
 
 def _group_types() -> dict[str, type]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import typing
+import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -46,6 +47,11 @@ def _range_problems(flat: dict[str, Any], fields: Iterable[Field]) -> Iterator[P
         value, info = flat[item.name], item.info
         if info.choices and value not in info.choices:
             yield Problem(item.name, f"Must be one of {', '.join(map(str, info.choices))} (is {value}).")
+        elif info.path and any(unicodedata.category(character) == "Cc" for character in value):
+            yield Problem(
+                item.name,
+                f"Contains a control character ({value!r}). In a settings file, write the path with / or between single quotes.",
+            )
         elif isinstance(value, float) and not math.isfinite(value):
             yield Problem(item.name, f"Must be a finite number (is {value}).")
         elif info.minimum is not None and value < info.minimum:
