@@ -161,6 +161,10 @@ class TestProblems:
             ({"max_bucket_reso": 256}, ["max_bucket_reso"]),
             ({"bucket_reso_steps": 20}, ["bucket_reso_steps"]),
             ({"prior_loss_weight": 0, "regularization_folder": "classes"}, ["prior_loss_weight"]),
+            ({"trigger_word": "a\udc83"}, ["trigger_word"]),
+            ({"lora_dir": "/data/\udc83"}, ["lora_dir"]),
+            ({"sample_prompts": ["a cat", "\ud800"]}, ["sample_prompts"]),
+            ({"dataset_folder": "C:\new\table"}, ["dataset_folder"]),
         ],
     )
     def test_name_the_invalid_field(self, values, fields):

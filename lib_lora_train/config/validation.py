@@ -45,7 +45,9 @@ def problems_of(config: TrainConfig, fields: Iterable[Field]) -> Iterator[Proble
 def _range_problems(flat: dict[str, Any], fields: Iterable[Field]) -> Iterator[Problem]:
     for item in fields:
         value, info = flat[item.name], item.info
-        if info.choices and value not in info.choices:
+        if not _is_unicode(value):
+            yield Problem(item.name, "Contains characters that are not valid UTF-8. Type it again, or rename the file.")
+        elif info.choices and value not in info.choices:
             yield Problem(item.name, f"Must be one of {', '.join(map(str, info.choices))} (is {value}).")
         elif info.path and any(unicodedata.category(character) == "Cc" for character in value):
             yield Problem(
@@ -58,6 +60,16 @@ def _range_problems(flat: dict[str, Any], fields: Iterable[Field]) -> Iterator[P
             yield Problem(item.name, f"Must be at least {info.minimum:.10g} (is {_number(value)}).")
         elif info.maximum is not None and value > info.maximum:
             yield Problem(item.name, f"Must be at most {info.maximum:.10g} (is {_number(value)}).")
+
+
+def _is_unicode(value: Any) -> bool:
+    """Whether a text, or every text in a list, can be written to a file."""
+    texts = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _number(value: float) -> str:

@@ -199,8 +199,7 @@ def _rows(path: Path, entries: Iterable[tuple[str, Any]], warnings: list[str], f
     rows: dict[str, str] = {}
     bad: list[str] = []
     for where, entry in entries:
-        name, text = _first_text(entry, FILE_KEYS), _first_text(entry, TEXT_KEYS)
-        tags = _first_text(entry, ("tags",))
+        name, text, tags = _first(entry, FILE_KEYS), _line(_first(entry, TEXT_KEYS)), _line(_first(entry, ("tags",)))
         if name and (text is not None or tags):
             rows[_normalized(name)] = ", ".join(filter(None, (text, tags)))
         else:
@@ -220,14 +219,20 @@ def _json(line: str) -> Any:
         return None
 
 
-def _first_text(entry: Any, keys: tuple[str, ...]) -> str | None:
-    """The first text under one of `keys` in a JSON object, as one line; the first item of a list of texts."""
+def _first(entry: Any, keys: tuple[str, ...]) -> str | None:
+    """The first text under one of `keys` in a JSON object; the first item of a list of texts."""
     for value in _values(entry, keys):
         if isinstance(value, list) and value:
             value = value[0]
         if isinstance(value, str):
-            return " ".join(value.split())
+            # JSON may contain half of a character pair, which no file and no tokenizer can take.
+            return value.encode("utf-8", "replace").decode("utf-8")
     return None
+
+
+def _line(text: str | None) -> str | None:
+    """`text` as one line."""
+    return None if text is None else " ".join(text.split())
 
 
 def _values(entry: Any, keys: tuple[str, ...]) -> Iterator[Any]:

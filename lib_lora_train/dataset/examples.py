@@ -18,6 +18,7 @@ from lib_lora_train.dataset.folders import (
     MASK_FOLDER,
     MaskFiles,
     folder_repeats,
+    is_utf8,
     printable,
     read_folder,
     require_folder,
@@ -184,7 +185,7 @@ def _read_folder(
 def _read_example(
     path: Path, root: Path, config: DatasetConfig, regularization: bool, captions: CaptionFiles, masks: MaskFiles
 ) -> Example:
-    if printable(path) != str(path):
+    if not is_utf8(path):
         raise UserError(f"{printable(path)} has a name that is not UTF-8. Rename it.")
     width, height = image_size(path)
     repeats, folder_caption = folder_repeats(path, root)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,8 +105,18 @@ def find_images(root: Path, excluded: Path | None, warnings: list[str]) -> list[
 
 
 def printable(path: Path | str) -> str:
-    """A path for a message: bytes that are no UTF-8 as \\xNN, so that any terminal and any file can hold it."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """A path for a message, on one line, in a form that any terminal and any file can hold: other bytes as \\xNN."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if unicodedata.category(c) != "Cc" else c.encode("unicode_escape").decode() for c in text)
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether the path is text, so that it can be written to files and shown."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def folder_repeats(path: Path, root: Path) -> tuple[int | None, str]:

@@ -171,8 +171,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """`config` with absolute paths, so that it means the same in every working directory."""
     flat = config.to_flat()
     return TrainConfig.from_flat(
-        flat
-        | {name: Path(flat[name]).expanduser().absolute() for name in (*OUTPUT_FOLDERS, *INPUT_PATHS) if flat[name]}
+        flat | {name: Path(flat[name]).absolute() for name in (*OUTPUT_FOLDERS, *INPUT_PATHS) if flat[name]}
     )
 
 

@@ -238,6 +238,21 @@ class TestMetadataRow:
         assert "1 of 1 rows" in read()[1]
 
 
+def test_half_a_character_pair_in_json_is_replaced(root, photo, read):
+    photo(root / "a.png")
+    (root / "metadata.json").write_text('{"a": "an \\ud83d ape", "lost \\ud800": "x"}')
+    captions, warnings = read()
+    assert captions == {"a.png": "an ? ape"}
+    assert "lost ?" in warnings
+    (captions["a.png"] + warnings).encode()
+
+
+def test_spaces_in_names_count(root, photo, read):
+    photo(root / "a  b.png")
+    (root / "metadata.json").write_text('{"a  b.png": "two   spaces"}')
+    assert read() == ({"a  b.png": "two spaces"}, "")
+
+
 def test_a_broken_metadata_file_that_no_image_needs_is_only_reported(root, photo, read):
     photo(root / "a.png", caption="x")
     (root / "metadata.json").write_text("{broken")

@@ -156,6 +156,14 @@ class TestNamesThatAreNotUtf8:
         assert "not UTF-8" in text
         text.encode()
 
+    @pytest.mark.parametrize("name", ["a\nb.txt", "a\x1b[2Jb.txt"])
+    def test_control_characters_in_names_are_written_out(self, root, photo, small, name):
+        photo(root / "a.png", caption="x")
+        (root / name).write_text("lost")
+        (warning,) = read_dataset(small()).warnings
+        assert "\n" not in warning
+        assert "\x1b" not in warning
+
     def test_other_files_are_named_in_a_form_that_can_be_printed(self, root, photo, small):
         photo(root / "a.png", caption="x")
         for name in (b"\x83.txt", b"\x83.psd", b"\x83.json", b"\x83-condlabel.png"):
