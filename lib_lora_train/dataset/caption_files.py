@@ -99,8 +99,9 @@ class CaptionFiles:
                 raise MetadataError(str(error)) from None
             if tables and self._images is None:
                 self._images = find_images(self.root, None, [])
+            inside = os.path.join(folder, "") if folder.name or folder.is_absolute() else ""  # the working folder
             for table in tables:
-                table.match([image for image in self._images or () if image.is_relative_to(folder)])
+                table.match([image for image in self._images or () if os.fspath(image).startswith(inside)])
             self._tables[folder] = tables
         return self._tables[folder]
 

@@ -72,7 +72,7 @@ def read_tables(folder: Path, warnings: list[str]) -> list[CaptionTable]:
 
 def _matches(rows: Sequence[str], images: Sequence[Path], folder: Path) -> dict[str, list[Path]]:
     """Row to its images: several only if they differ in nothing but their extension, and the row has none."""
-    index = _ImageIndex(images, folder)
+    index = _ImageIndex(images, folder, absolute=any(map(_is_absolute, rows)))
     claims = {row: claim for row in rows if (claim := index.claim(row)).images}
     best: dict[Path, list[int]] = {}
     for claim in claims.values():
@@ -97,7 +97,8 @@ class _Claim:
 class _ImageIndex:
     """The images in a folder and below it, by what a row may call them."""
 
-    def __init__(self, images: Sequence[Path], folder: Path) -> None:
+    def __init__(self, images: Sequence[Path], folder: Path, *, absolute: bool) -> None:
+        """With `absolute`, rows may have whole paths, with or without links resolved."""
         self.folder = folder
         self._relative = {image: image.relative_to(folder).as_posix() for image in images}
         self._exact: dict[str, list[Path]] = {}
@@ -105,8 +106,8 @@ class _ImageIndex:
         self._by_name: dict[str, list[Path]] = {}
         self._by_stem: dict[str, list[Path]] = {}
         for image, relative in self._relative.items():
-            absolute, real = Path(os.path.abspath(image)).as_posix(), Path(os.path.realpath(image)).as_posix()
-            for name in dict.fromkeys((relative, absolute, real)):
+            whole = (os.path.abspath(image), os.path.realpath(image)) if absolute else ()
+            for name in dict.fromkeys((relative, *(Path(path).as_posix() for path in whole))):
                 for key in (name, str(PurePosixPath(name).with_suffix(""))):
                     self._exact.setdefault(key, []).append(image)
                     self._folded.setdefault(folded(key), []).append(image)
@@ -119,8 +120,7 @@ class _ImageIndex:
         if named:
             return _Claim(named, EXACT)
         path = PurePosixPath(row)
-        is_here = not path.is_absolute() and not PureWindowsPath(row).is_absolute()
-        if is_here and len(path.parts) > 1 and os.path.isdir(self.folder / path.parent):
+        if not _is_absolute(row) and len(path.parts) > 1 and os.path.isdir(self.folder / path.parent):
             return _Claim()  # it names a folder that exists, and the image is not in it
         name = path.name
         found = self._by_name.get(folded(name)) or self._by_stem.get(folded(name))
@@ -138,11 +138,14 @@ class _ImageIndex:
         return _Claim(self._alike([image for image in images if fits[image] == fit]), fit)
 
 
+def _is_absolute(row: str) -> bool:
+    return row.startswith("/") or PureWindowsPath(row).is_absolute()
+
+
 def _is_file_in(folder: Path, row: str) -> bool:
     """Whether the row names a file inside `folder`, such as a hidden image or one that is left out: that is no mistake."""
     path = PurePosixPath(row)
-    inside = not path.is_absolute() and not PureWindowsPath(row).is_absolute() and ".." not in path.parts
-    return inside and os.path.isfile(folder / path)
+    return not _is_absolute(row) and ".." not in path.parts and os.path.isfile(folder / path)
 
 
 def _equal_parts(first: PurePosixPath, second: PurePosixPath) -> int:

@@ -25,7 +25,7 @@ from lib_lora_train.dataset.folders import (
 )
 from lib_lora_train.dataset.images import Size, image_size
 from lib_lora_train.dataset.roots import DatasetRoots
-from lib_lora_train.dataset.unused_files import unused_files
+from lib_lora_train.dataset.unused_files import left_out, unused_files
 from lib_lora_train.errors import UserError
 from lib_lora_train.randomness import Randomness
 from lib_lora_train.wording import counted
@@ -160,20 +160,21 @@ def _read_folder(
     require_folder(root, field)
     contents = read_folder(root, excluded, warnings)
     if not contents.images:
-        raise UserError(f"The folder {root} has no images. Put PNG, JPEG or WebP files there.", field=field)
+        reasons = "".join(f" {reason}" for reason in left_out(contents, config.loss_mask))
+        raise UserError(f"The folder {root} has no images. Put PNG, JPEG or WebP files there.{reasons}", field=field)
     captions, masks = CaptionFiles(root, warnings, contents.images), MaskFiles(root)
     examples: list[Example] = []
-    reasons: list[str] = []
+    faults: list[str] = []
     for path in contents.images:
         try:
             examples.append(_read_example(path, root, config, regularization, captions, masks))
         except MetadataError:
             raise  # not the fault of one image
         except UserError as error:
-            reasons.append(str(error))
+            faults.append(str(error))
     if not examples:
-        raise UserError(_none_usable(reasons), field=field)
-    warnings += _skipped(reasons)
+        raise UserError(_none_usable(faults), field=field)
+    warnings += _skipped(faults)
     warnings += unused_files(contents, captions, config.loss_mask)
     warnings += _likely_mistakes(examples, root, config, captions)
     used = [example for example in examples if example.repeats]

@@ -115,8 +115,7 @@ CLASS_FOLDERS = ("reg", "regularization", "regularisation", "regularization_imag
 def unused_files(contents: FolderContents, captions: CaptionFiles, loss_mask: str) -> Iterator[str]:
     """A sentence for each kind of file that is left out, with names; `loss_mask` is the setting."""
     root = contents.root
-    yield from _labelled(contents, loss_mask)
-    yield from _pictures(contents)
+    yield from left_out(contents, loss_mask)
     if lost := [file for file in captions.without_image(contents.others) if not _is_readme(file)]:
         yield (
             f"{_number(lost, 'caption file')} in {printable(root)} {_match(lost)} no image: {_listed(lost, root)}. "
@@ -133,6 +132,12 @@ def unused_files(contents: FolderContents, captions: CaptionFiles, loss_mask: st
             f"{_listed(alike, root)}. Captions are read from NAME.txt, NAME.caption, {', '.join(METADATA)}."
         )
     yield from _learned_by_mistake(contents)
+
+
+def left_out(contents: FolderContents, loss_mask: str) -> Iterator[str]:
+    """A sentence for each kind of picture that is not trained on."""
+    yield from _labelled(contents, loss_mask)
+    yield from _pictures(contents)
 
 
 def _labelled(contents: FolderContents, loss_mask: str) -> Iterator[str]:

@@ -238,6 +238,14 @@ class TestMetadataRow:
         assert "1 of 1 rows" in read()[1]
 
 
+@pytest.mark.parametrize("folder", [".", "images", "./images/", "images/../images"])
+def test_a_relative_dataset_folder_means_the_same(root, photo, read, monkeypatch, folder):
+    photo(root / "sub" / "a.png")
+    (root / "metadata.jsonl").write_text(jsonl(**{"train/sub/a.png": "an ape"}))
+    monkeypatch.chdir(root if folder == "." else root.parent)
+    assert read(dataset_folder=folder) == ({"a.png": "an ape"}, "")
+
+
 def test_half_a_character_pair_in_json_is_replaced(root, photo, read):
     photo(root / "a.png")
     (root / "metadata.json").write_text('{"a": "an \\ud83d ape", "lost \\ud800": "x"}')

@@ -87,6 +87,14 @@ class TestOtherPictures:
         assert warning.startswith(f"20 {extension.lower()} files cannot be read and are left out: q00{extension}")
         assert "and 10 more" in warning
 
+    def test_are_named_even_if_there_is_nothing_else(self, root, photo, small, complaint):
+        (root / "q.psd").write_bytes(b"x")
+        photo(root / "a-condlabel.png")
+        message = complaint(read_dataset, small())
+        assert "has no images" in message
+        assert "1 .psd file cannot be read and is left out: q.psd" in message
+        assert "a-condlabel.png" in message
+
     def test_jpeg_xl_images_are_never_dropped_in_silence(self, root, photo, small):
         photo(root / "a.png", caption="x")
         (root / "q.jxl").write_bytes(b"\xff\x0a" + bytes(50))

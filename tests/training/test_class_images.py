@@ -16,7 +16,7 @@ from lib_lora_train.training.control import Control, StopRequested
 from lib_lora_train.training.events import Finished, GeneratingClassImages, Stopped
 from lib_lora_train.training.samples import sampling_options
 from lib_lora_train.training.session import resume, train
-from tests.training.runs import adapter_files, of_kind
+from tests.training.runs import adapter_files, of_kind, photos
 
 CLASS = {"training_method": "dreambooth", "trigger_word": "sks", "class_word": "cat", "sample_steps": 1}
 
@@ -174,3 +174,13 @@ class TestARun:
         text = complaint(resume, Path(config.run.runs_dir) / "tiny", host, txt2img=txt2img)
         assert text.endswith("is not the checkpoint the run tiny began on. Load that checkpoint, or start a new run.")
         assert txt2img.requests == []
+
+
+def test_none_are_generated_where_a_folder_tree_of_kohyas_has_some(tiny, tmp_path):
+    photos(tmp_path / "tree" / "img" / "10_sks dog")
+    config = tiny(
+        training_method="dreambooth", trigger_word="sks", class_word="dog", dataset_folder=str(tmp_path / "tree")
+    )
+    assert ClassImages.wanted(config)
+    photos(tmp_path / "tree" / "reg" / "1_dog")
+    assert not ClassImages.wanted(config)

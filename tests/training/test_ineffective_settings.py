@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from lib_lora_train.config import TrainConfig, settings
+from lib_lora_train.training.events import Warned
 from lib_lora_train.training.ineffective_settings import DEPENDENCIES, ineffective_settings, schedule_warnings
+from lib_lora_train.training.plan import make_plan
+from lib_lora_train.training.session import train
+from tests.training.runs import of_kind
 
 OFF = {
     "keep_tokens": (3, {}),
@@ -107,3 +111,15 @@ class TestSchedule:
         text = self.warned(30, **values)
         assert words in text
         assert bool(text) == bool(words)
+
+
+def test_plan_and_run_name_them_as_they_were_entered(tiny, host, tmp_path):
+    train(tiny(name="first", rank=3), host)
+    start = tmp_path / "Lora" / "first" / "first.safetensors"
+    config, events = tiny(rank=5, continue_from=str(start), lr_warmup_steps=100), []
+    plan = make_plan(config, host, timed=False)
+    train(config, host, events.append)
+    for texts in (plan.warnings, [event.message for event in of_kind(events, Warned)]):
+        assert "rank has no effect: continue_from takes it from its file." in texts
+        assert sum("alpha" in text for text in texts) == 0
+        assert any("lr_warmup_steps is 100, but the run has only 2 steps" in text for text in texts)
