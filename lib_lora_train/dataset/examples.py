@@ -161,7 +161,9 @@ def _read_folder(
     contents = read_folder(root, excluded, warnings)
     if not contents.images:
         reasons = "".join(f" {reason}" for reason in left_out(contents, config.loss_mask))
-        raise UserError(f"The folder {root} has no images. Put PNG, JPEG or WebP files there.{reasons}", field=field)
+        raise UserError(
+            f"The folder {printable(root)} has no images. Put PNG, JPEG or WebP files there.{reasons}", field=field
+        )
     captions, masks = CaptionFiles(root, warnings, contents.images), MaskFiles(root)
     examples: list[Example] = []
     faults: list[str] = []
@@ -179,7 +181,9 @@ def _read_folder(
     warnings += _likely_mistakes(examples, root, config, captions)
     used = [example for example in examples if example.repeats]
     if not used:
-        raise UserError(f"All sub-folders of {root} have 0 repeats (0_...). Rename at least one to 1_...", field=field)
+        raise UserError(
+            f"All sub-folders of {printable(root)} have 0 repeats (0_...). Rename at least one to 1_...", field=field
+        )
     return used
 
 
@@ -219,31 +223,31 @@ def _likely_mistakes(examples: list[Example], root: Path, config: DatasetConfig,
     uncaptioned = [example for example in examples if not example.caption]
     if uncaptioned:
         messages.append(
-            f"{len(uncaptioned)} of {len(examples)} images in {root} have no caption, such as "
-            f"{uncaptioned[0].path.name}. Write captions for them, or set a trigger word."
+            f"{len(uncaptioned)} of {len(examples)} images in {printable(root)} have no caption, such as "
+            f"{printable(uncaptioned[0].path.name)}. Write captions for them, or set a trigger word."
         )
     if captions.multiline_files:
         files = captions.multiline_files
         messages.append(
             f"{counted(len(files), 'caption file')} {'has' if len(files) == 1 else 'have'} several lines, such as "
-            f"{files[0].name}. Only the first line is used. Put the whole caption in one line."
+            f"{printable(files[0].name)}. Only the first line is used. Put the whole caption in one line."
         )
     if config.loss_mask == "folder":
         unmasked = [example for example in examples if example.mask_path is None and not example.regularization]
         if unmasked:
             messages.append(
-                f"{len(unmasked)} of {len(examples)} images have no mask, such as {unmasked[0].path.name}. "
+                f"{len(unmasked)} of {len(examples)} images have no mask, such as {printable(unmasked[0].path.name)}. "
                 f"All of each such image is trained. Put masks into the folder {MASK_FOLDER}/, named like the images."
             )
     small = [example for example in examples if example.width * example.height < (config.resolution / 2) ** 2]
     if small:
         messages.append(
             f"{len(small)} of {len(examples)} images are much smaller than {config.resolution} x {config.resolution}, "
-            f"such as {small[0].path.name}. Enlarged, they are blurred. Lower the resolution, or use larger images."
+            f"such as {printable(small[0].path.name)}. Enlarged, they are blurred. Lower the resolution, or use larger images."
         )
     folders = {path.parent.name: folder_repeats(path, root)[0] for path in (example.path for example in examples)}
     messages += [
-        f"The folder {name} repeats each image {repeats} times. Rename it if this is not intended."
+        f"The folder {printable(name)} repeats each image {repeats} times. Rename it if this is not intended."
         for name, repeats in folders.items()
         if repeats is not None and (repeats >= MANY_REPEATS or repeats == 0)
     ]
@@ -251,7 +255,7 @@ def _likely_mistakes(examples: list[Example], root: Path, config: DatasetConfig,
 
 
 def _skipped(reasons: list[str]) -> list[str]:
-    listed = [f"{reason} It is skipped." for reason in reasons[:LISTED]]
+    listed = [f"{printable(reason)} It is skipped." for reason in reasons[:LISTED]]
     return listed + (
         [f"{len(reasons) - LISTED} more images cannot be used and are skipped."] if len(reasons) > LISTED else []
     )

@@ -106,7 +106,11 @@ def find_images(root: Path, excluded: Path | None, warnings: list[str]) -> list[
 
 def printable(path: Path | str) -> str:
     """A path for a message, on one line, in a form that any terminal and any file can hold: other bytes as \\xNN."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    text = os.fspath(path)
+    try:  # not fsencode, which depends on the locale
+        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if unicodedata.category(c) != "Cc" else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -231,10 +231,10 @@ def _match(files: Sequence[object]) -> str:
 
 
 def _listed(files: Sequence[Path], root: Path) -> str:
-    return _names(printable(file.relative_to(root).as_posix()) for file in files)
+    return _names(file.relative_to(root).as_posix() for file in files)
 
 
 def _names(names: Iterable[str]) -> str:
-    every = [name[:200] for name in names]
+    every = [printable(name)[:200] for name in names]
     more = f" and {len(every) - LISTED:,} more" if len(every) > LISTED else ""
     return ", ".join(every[:LISTED]) + more
