@@ -65,6 +65,12 @@ def test_what_does_not_exist_is_a_problem_of_its_setting_and_creates_no_folder(h
     assert written in message
 
 
+@pytest.mark.parametrize("written", ["~\0", "$DATA/\0", "~/a\nb"])
+def test_control_characters_are_a_problem_of_the_setting(home, written):
+    config = TrainConfig.from_flat({"name": "a", "lora_dir": written}).with_expanded_paths()
+    assert [problem.field for problem in config.problems()] == ["lora_dir"]
+
+
 @pytest.mark.parametrize("name", ["~", "$DATA", "~x", "a$b", "$DATA/new"])
 def test_a_path_that_exists_as_it_is_written_stays(home, name):
     Path(name).parent.mkdir(exist_ok=True)

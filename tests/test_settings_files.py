@@ -89,7 +89,9 @@ class TestOtherTrainers:
     def test_those_of_others_are_named(self, read, complaint, content, name):
         assert name in complaint(read, content)
 
-    @pytest.mark.parametrize("content", ['{"a": ', "{", "[" * 10_000, "{" * 10_000, "job"])
+    @pytest.mark.parametrize(
+        "content", ['{"a": ', "{", "[" * 10_000, "{" * 10_000, "job", f"rank = {'9' * 5000}", f"rank = {'[' * 5000}"]
+    )
     def test_what_only_looks_like_one_is_not_valid_toml(self, read, complaint, content):
         assert "not valid TOML" in complaint(read, content)
 

@@ -24,7 +24,7 @@ def expanded_path(text: str, field: str = "") -> str:
     Raises:
         UserError: for a user or a variable that does not exist.
     """
-    if _exists_as_written(text):
+    if "\0" in text or _exists_as_written(text):
         return text
     path = os.path.expanduser(text)
     if path.startswith("~"):

@@ -146,7 +146,7 @@ def flat_toml(text: str, groups: Iterable[str], known: Iterable[str] = ()) -> di
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: numbers of 5,000 digits, deep nesting
         raise UserError(
             describe_text(text) or f"The settings file is not valid TOML: {error}. {_toml_cure(text)}"
         ) from None
