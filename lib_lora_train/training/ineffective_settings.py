@@ -68,6 +68,11 @@ DEPENDENCIES = (
         "neither the text encoder nor a trigger embedding is trained",
     ),
     Dependency(
+        ("text_encoder_stop_epoch",),
+        lambda c: c.optimizer.text_encoder_stop_epoch < c.training.epochs,
+        "the run has no more epochs",
+    ),
+    Dependency(
         ("embedding_learning_rate",),
         lambda c: c.adapter.trigger_vectors > 0 or bool(c.adapter.continue_from),
         "trigger_vectors is 0",

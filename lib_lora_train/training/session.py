@@ -145,7 +145,7 @@ class Session:
             self._make_adapter()
             # With the settings as they were entered: an adapter to continue from has changed some of them.
             warnings = run_warnings(self.run.checkpoint, self.run.folder.config)
-            warnings += caption_warnings(self.run.checkpoint, self.run.config, self._task_data.prompts())
+        warnings += caption_warnings(self.run.checkpoint, self.run.config, self._task_data.prompts())
         self.task = self._task_data.build(self._task_context())
         for warning in (*self.task.task_data.warnings, *warnings):
             self.emit(Warned(warning))

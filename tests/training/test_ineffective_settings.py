@@ -75,6 +75,14 @@ def test_a_setting_with_an_effect_is_not_named(name):
     assert notes(**{name: OFF[name][0]}, **ON[name]) == []
 
 
+def test_an_epoch_after_the_end_is_named():
+    values = {"train_text_encoder": True, "epochs": 5}
+    assert notes(text_encoder_stop_epoch=4, **values) == []
+    assert notes(text_encoder_stop_epoch=5, **values) == [
+        "text_encoder_stop_epoch has no effect: the run has no more epochs."
+    ]
+
+
 def test_a_setting_that_the_training_method_does_not_use_is_not_named():
     assert notes(training_method="leco", keep_tokens=3) == []
 
