@@ -15,6 +15,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lib_lora_train.dataset.caption_metadata import folded
 from lib_lora_train.dataset.images import is_image
 from lib_lora_train.errors import UserError
 
@@ -137,32 +138,33 @@ class MaskFiles:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._listed: dict[Path, dict[str, list[Path]]] = {}
+        self._by_name: dict[Path, dict[str, list[Path]]] = {}
 
     def of(self, image: Path) -> Path | None:
         """An image's mask: the file of its name in mask/ beside it, else in ROOT/mask/, sub-folders or not, else
-        NAME-masklabel beside it.
+        NAME-masklabel beside it. A name in another case or Unicode form counts where no other mask has it.
         """
         relative = image.relative_to(self.root)
         mask_folder = self.root / MASK_FOLDER
         for folder in (image.parent / MASK_FOLDER, mask_folder / relative.parent, mask_folder):
-            if masks := self._images_in(folder).get(image.stem):
-                return masks[0]
-        labelled = self._images_in(image.parent).get(image.stem.casefold() + MASK_LABEL)
-        return labelled[0] if labelled else None
+            if mask := self._named(folder, image.stem):
+                return mask
+        return self._named(image.parent, image.stem + MASK_LABEL)
 
-    def _images_in(self, folder: Path) -> dict[str, list[Path]]:
-        """Stem to images, PNG first. Stems that end in the mask label are in lower case."""
-        if folder not in self._listed:
+    def _named(self, folder: Path, stem: str) -> Path | None:
+        """The image called `stem` in `folder`; of several, a PNG."""
+        if folder not in self._by_name:
             names = os.listdir(folder) if folder.is_dir() else []
             images = [folder / name for name in names if is_image(Path(name))]
             images.sort(key=lambda mask: (mask.suffix.lower() != ".png", _sort_key(mask.name)))
-            by_stem: dict[str, list[Path]] = {}
+            self._by_name[folder] = {}
             for image in images:
-                label = image.stem.casefold()
-                by_stem.setdefault(label if label.endswith(MASK_LABEL) else image.stem, []).append(image)
-            self._listed[folder] = by_stem
-        return self._listed[folder]
+                for key in dict.fromkeys((image.stem, folded(image.stem))):
+                    self._by_name[folder].setdefault(key, []).append(image)
+        found = self._by_name[folder]
+        exact = [image for image in found.get(stem, []) if image.stem == stem]
+        alike = found.get(folded(stem), [])
+        return exact[0] if exact else alike[0] if len({image.stem for image in alike}) == 1 else None
 
 
 def _sort_key(name: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ slider              photos/-1/one.png     photos/1/one.png      (sub-folders nam
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,7 +140,10 @@ def _read(config: DatasetConfig, folder: str) -> Dataset:
 
 def _by_name(dataset: Dataset, folder: str) -> dict[str, Example]:
     root = Path(folder.strip())
-    return {example.path.relative_to(root).with_suffix("").as_posix(): example for example in dataset.training}
+    named = {example.path.relative_to(root).with_suffix("").as_posix(): example for example in dataset.training}
+    # Systems write the same name in different Unicode forms.
+    normalized = {unicodedata.normalize("NFC", name): example for name, example in named.items()}
+    return normalized if len(normalized) == len(named) else named
 
 
 def _by_suffix(images: Mapping[str, Example], suffix: str) -> tuple[dict[str, Example], dict[str, Example]]:

@@ -148,10 +148,8 @@ def _labelled(contents: FolderContents, loss_mask: str) -> Iterator[str]:
             f"{_listed(contents.masks, root)}. Set loss_mask to folder to use them as masks."
         )
     elif contents.masks:
-        stems = {image.with_name(image.stem.casefold()) for image in contents.images}
-        lost = [
-            mask for mask in contents.masks if mask.with_name(mask.stem.casefold()[: -len(MASK_LABEL)]) not in stems
-        ]
+        stems = {(image.parent, folded(image.stem)) for image in contents.images}
+        lost = [mask for mask in contents.masks if (mask.parent, folded(mask.stem)[: -len(MASK_LABEL)]) not in stems]
         if lost:
             yield f"{_number(lost, 'mask')} {_match(lost)} no image: {_listed(lost, root)}. Name each one like its image."
     if contents.conditions:

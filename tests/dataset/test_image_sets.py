@@ -37,6 +37,11 @@ class TestPairs:
         assert names(levels) == [["cat", "cat_after"], ["dog", "dog_after"]]
         assert [images.caption for images in levels.sets] == ["a cat", "a dog"]
 
+    def test_may_have_names_in_different_unicode_forms(self, tmp_path):
+        put(tmp_path, **{"before__caf\u00e9": "", "after__cafe\u0301": ""})
+        levels = read_pairs(config(tmp_path / "before", after_folder=str(tmp_path / "after")), 1.0)
+        assert names(levels) == [["caf\u00e9", "cafe\u0301"]]
+
     def test_in_two_folders(self, tmp_path):
         put(tmp_path / "before", cat="a cat", deep__dog="")
         put(tmp_path / "after", cat="", deep__dog="a dog")

@@ -41,6 +41,21 @@ class TestLabelledImages:
         assert [example.mask_path for example in dataset.training] == [mask]
         assert dataset.warnings == []
 
+    @pytest.mark.parametrize(
+        ("image", "mask"),
+        [
+            ("caf\u00e9.png", "mask/cafe\u0301.png"),
+            ("cafe\u0301.png", "caf\u00e9-masklabel.png"),
+            ("A.png", "mask/a.PNG"),
+        ],
+    )
+    def test_a_mask_may_have_its_name_in_another_form(self, root, photo, small, image, mask):
+        photo(root / image, caption="x")
+        expected = photo(root / mask)
+        dataset = read_dataset(small(loss_mask="folder"))
+        assert [example.mask_path for example in dataset.training] == [expected]
+        assert dataset.warnings == []
+
     def test_the_mask_folder_comes_first(self, root, photo, small):
         photo(root / "a.png", caption="x")
         photo(root / "a-masklabel.png")
