@@ -49,7 +49,7 @@ def at(tmp_path, disk):
         run = SimpleNamespace(
             folder=RunFolder.at(config),
             config=config,
-            checkpoint=SimpleNamespace(legacy_hash=lambda: "1234abcd"),
+            checkpoint=SimpleNamespace(name="dreamy", device="cpu", legacy_hash=lambda: "1234abcd"),
             is_main=is_main,
             accelerator=SimpleNamespace(wait_for_everyone=lambda: None),
             emit=events.append,
@@ -170,3 +170,13 @@ class TestTheCheckpointOfARun:
                     saved_step(folder, checkpoint)
             else:
                 assert saved_step(folder, checkpoint) == step
+
+    def test_is_checked_again_when_the_state_is_loaded(self, at, monkeypatch):
+        """The WebUI may have loaded another one while the run waited for its turn."""
+        checkpointer, _ = at(5)
+        checkpointer.run.folder.path.mkdir(parents=True)
+        checkpointer.run.folder.state_file.touch()
+        saved = {"step": 5, "origin": {"checkpoint": "another", "images": "any"}}
+        monkeypatch.setattr(module.states, "load_state", lambda path, device: saved)
+        with pytest.raises(UserError, match="dreamy is not the checkpoint the run cat began on"):
+            checkpointer.load_state()

@@ -83,8 +83,15 @@ def test_max_steps_is_exact(batches, accumulation):
 
 
 def test_a_step_belongs_to_the_epoch_of_its_last_batch():
-    schedule = EpochSchedule(batches_per_epoch=3, accumulation=2, epochs=2)
-    assert [schedule.epoch_of(step) for step in range(4)] == [1, 1, 2, 2]
+    for batches, acc, epochs, limit in CASES:
+        schedule = EpochSchedule(batches, acc, epochs, limit)
+        epoch_of_batch = [epoch for epoch in range(1, epochs + 1) for _ in range(batches)]
+        last = [epoch_of_batch[: step * acc][-1] for step in range(1, schedule.steps + 1)]
+        assert [schedule.epoch_of(step) for step in range(1, schedule.steps + 1)] == last
+
+
+def test_a_run_that_has_not_begun_is_in_its_first_epoch():
+    assert EpochSchedule(batches_per_epoch=3, accumulation=2, epochs=2).epoch_of(0) == 1
 
 
 def test_is_made_from_the_training_settings():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -39,7 +41,8 @@ def distance(weight: nn.Parameter):
 def make_loop(accelerator, accumulation=1, clip=0.0, rate=0.01, batches=numbers, loss=None):
     weight = nn.Parameter(torch.zeros(()))
     optimizer = CountingSGD([weight], lr=rate)
-    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    # As diffusers' schedules, this one computes the rate from its own count of steps, not from the rate before.
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
     loop = Loop(
         accelerator,
         loss or distance(weight),
@@ -61,10 +64,11 @@ def test_the_optimizer_steps_exactly_as_often_as_asked(accelerator, accumulation
     assert loop.step == optimizer.steps == 7
 
 
-def test_a_step_descends_the_gradient_of_the_loss(accelerator):
-    loop, weight, _ = make_loop(accelerator, rate=0.1)
+@pytest.mark.parametrize(("accumulation", "mean"), [(1, 0.5), (3, 2.5)])
+def test_a_step_descends_the_gradient_of_the_mean_loss_of_its_batches(accelerator, accumulation, mean):
+    loop, weight, _ = make_loop(accelerator, accumulation, rate=0.1)
     loop.run_until(1)
-    assert weight.item() == pytest.approx(0.1 * 2 * 0.5)  # -d/dw mean((w - [0, 1])^2) at 0 is 2 * 0.5
+    assert weight.item() == pytest.approx(0.1 * 2 * mean)  # -d/dw mean((w - [0, 1, ...])^2) at 0 is 2 * the mean
 
 
 def test_the_mean_loss_of_the_steps_done_is_returned(accelerator):
@@ -137,6 +141,39 @@ def test_a_loop_that_takes_up_a_state_goes_on_as_the_first_one_would_have(accele
     assert torch.equal(weight, other)
 
 
+def test_a_loop_that_goes_back_to_an_earlier_state_repeats_the_same_steps(accelerator):
+    loop, weight, _ = make_loop(accelerator, accumulation=2)
+    loop.run_until(2)
+    state, reached = copy.deepcopy(loop.state()), weight.detach().clone()
+    expected, ended = loop.run_until(5), weight.detach().clone()
+    weight.data.copy_(reached)
+    loop.load_state(state)
+    assert loop.run_until(5) == expected
+    assert torch.equal(weight, ended)
+
+
+class Scaler:
+    """Stands in for the gradient scaler of fp16, which exists on a GPU only."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def state_dict(self) -> dict[str, float]:
+        return {"scale": self.scale}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.scale = state["scale"]
+
+
+def test_the_scale_of_fp16_gradients_is_part_of_the_state(accelerator):
+    loop, _, _ = make_loop(accelerator)
+    loop.accelerator = SimpleNamespace(scaler=Scaler(1024.0))
+    state = loop.state()
+    loop.accelerator = SimpleNamespace(scaler=Scaler(65536.0))
+    loop.load_state(state)
+    assert loop.accelerator.scaler.scale == 1024.0
+
+
 def test_closing_ends_the_loading_of_batches(accelerator):
     closed = []
 
@@ -201,10 +238,12 @@ class TestPhases:
         loop.run_until(7)
         assert weight.item() == pytest.approx(self.by_hand(3.0, range(4, 7)), rel=1e-5)
 
-    def test_a_phase_begins_once(self, accelerator):
+    @pytest.mark.parametrize(("accumulation", "step"), [(1, 4), (2, 2), (4, 1)])
+    def test_a_phase_begins_once(self, accelerator, accumulation, step):
         begun = []
         loop, _ = self.loop(accelerator)
-        loop.phases = [Phase(2, lambda: begun.append(loop.step))]
-        for step in range(1, 6):
-            loop.run_until(step)
-        assert begun == [2]
+        loop.accumulation = accumulation
+        loop.phases = [Phase(4, lambda: begun.append(loop.step))]
+        for until in range(1, 6):
+            loop.run_until(until)
+        assert begun == [step]
