@@ -19,21 +19,22 @@ WIDTH, HEIGHT = 101, 64
 
 @pytest.fixture
 def loader(tmp_path):
-    """loader(**settings): two pairs of 101 x 64 images, gray, brighter from left to right."""
+    """loader(rank, world_size, **settings): two pairs of 101 x 64 images, gray, brighter from left to right."""
     ramp = np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8), (HEIGHT, 1))
     for name in ("a", "a_after", "b", "b_after"):
         Image.fromarray(ramp).convert("RGB").save(tmp_path / f"{name}.png")
 
-    def make(**settings) -> ImageSetLoader:
-        config = DatasetConfig(
-            dataset_folder=str(tmp_path), resolution=64, enable_bucket=False, repeats=8, batch_size=2, **settings
-        )
+    def make(rank=0, world_size=1, **settings) -> ImageSetLoader:
+        settings = {"resolution": 64, "enable_bucket": False, "repeats": 8, "batch_size": 2, **settings}
+        config = DatasetConfig(dataset_folder=str(tmp_path), **settings)
         sets = read_pairs(config, 0.5)
         randomness = Randomness(3)
         cache = LatentCache(config, "averages", FACTOR)
         cache.fill(sets.dataset(), AveragingEncoder())
-        plan = BatchPlan(sets.first_images(), config, randomness)
-        return ImageSetLoader(sets, plan, cache, config, randomness, lambda moments: 2.0 * moments.chunk(2, dim=-3)[0])
+        plan = BatchPlan(sets.first_images(), config, randomness, world_size)
+        return ImageSetLoader(
+            sets, plan, cache, config, randomness, lambda moments: 2.0 * moments.chunk(2, dim=-3)[0], rank
+        )
 
     return make
 
@@ -66,6 +67,19 @@ def test_a_flipped_set_has_the_crop_of_the_mirrored_image(loader):
         brighter_to_the_right = bool(columns[-1] > columns[0])
         assert sizes == [HEIGHT, WIDTH, 0, 18 if brighter_to_the_right else 19, 64, 64]
     assert len({bool(columns[-1] > columns[0]) for columns, _ in found}) == 2, "some are flipped and some are not"
+
+
+def test_all_images_of_a_set_are_flipped_alike(loader):
+    for batch in loader(flip_horizontally=True).epoch(0):
+        before, after = batch.latents  # of equal images
+        assert torch.equal(before, after)
+
+
+def test_the_batches_of_two_processes_together_are_those_of_one(loader):
+    first, second = (loader(rank, 2, batch_size=1, flip_horizontally=True).epoch(0) for rank in range(2))
+    for one, other, both in zip(first, second, loader(batch_size=2, flip_horizontally=True).epoch(0), strict=True):
+        assert torch.equal(torch.cat([one.latents, other.latents], dim=1), both.latents)
+        assert sizes_of(one.geometry) + sizes_of(other.geometry) == sizes_of(both.geometry)
 
 
 def test_flips_depend_on_the_position_in_the_epoch_and_not_on_where_it_starts(loader):

@@ -77,6 +77,12 @@ def test_the_order_is_a_function_of_seed_and_epoch_alone():
     assert paths(plan(training, batch_size=2, seed=1).order(5)) != fifth
 
 
+def test_every_epoch_has_other_images_together_in_a_batch():
+    batches = plan(own(20), batch_size=2)
+    first, second = ({frozenset(batch) for batch in paths(batches.order(epoch))} for epoch in range(2))
+    assert len(first & second) < 5  # of ten; half a pair is expected by chance
+
+
 def test_positions_count_through_the_epoch():
     positions = [sample.position for batch in plan(own(8), batch_size=2).order(0) for sample in batch]
     assert positions == list(range(8))

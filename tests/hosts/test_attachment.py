@@ -99,3 +99,10 @@ def test_one_changed_value_of_sixty_four_changes_the_fingerprint_in_every_layout
     before = fingerprint(Tensors({"a": weight}, {}, ()))
     weight[3, 2, 1, 0] = 1
     assert fingerprint(Tensors({"a": weight}, {}, ())) != before
+
+
+def test_the_fingerprint_has_values_from_all_of_a_large_tensor():
+    weight = torch.zeros(100_000)
+    before = fingerprint(Tensors({"a": weight}, {}, ()))
+    weight[90_000:] = 1
+    assert fingerprint(Tensors({"a": weight}, {}, ())) != before

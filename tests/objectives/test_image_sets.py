@@ -107,10 +107,12 @@ def test_addift_has_no_loss_for_equal_images():
 
 
 def test_the_difference_mask_is_where_latents_differ():
-    latents = torch.zeros(3, 2, 4, 2, 2)
+    latents = torch.zeros(3, 3, 4, 2, 2)
     latents[1, 0, :, 0, 0] = 2.0
     latents[2, 0, :2, 0, 1] = -2.0
+    latents[1, 2, :, 1, 0] = 0.25
     masks = difference_masks(latents)
-    assert masks.shape == (2, 1, 2, 2)
+    assert masks.shape == (3, 1, 2, 2)
     assert masks[0, 0].tolist() == [[1.0, 0.5], [0.0, 0.0]]
     assert masks[1].eq(0).all()
+    assert masks[2, 0].tolist() == [[0.0, 0.0], [1.0, 0.0]], "each set has its own scale"

@@ -268,15 +268,27 @@ def shared_addresses(checkpoint):
 
 @contextmanager
 def image_generated(webui, *lora):
-    """An image was generated with a LoRA on the weights of these names, which stays merged."""
+    """An image was generated with a LoRA on the weights of these names, which stays merged.
+
+    As in Forge (sd_forge_lora/networks.py), the parts of the image before are used again if it had the same LoRA.
+    """
     with sys.modules["modules"].call_queue.queue_lock:
         model, _ = webui.forge_model_reload()
-        unet = model.forge_objects_original.unet
-        model.current_lora_hash = str(lora)
-        model.forge_objects_after_applying_lora = model.forge_objects_original.shallow_copy()
-        model.forge_objects_after_applying_lora.unet = wanted = unet.with_lora(*lora) if lora else unet
-        webui.memory.load_models_gpu([model.forge_objects_original.clip.patcher, wanted])
+        if model.current_lora_hash != str(list(lora)):
+            model.current_lora_hash = str(list(lora))
+            parts = model.forge_objects_original.shallow_copy()
+            parts.unet, parts.clip = with_lora(parts.unet, lora), copy.copy(parts.clip)
+            parts.clip.patcher = with_lora(parts.clip.patcher, lora)
+            model.forge_objects_after_applying_lora = parts
+        used = model.forge_objects_after_applying_lora
+        webui.memory.load_models_gpu([used.clip.patcher, used.unet])
         yield model
+
+
+def with_lora(patcher, names):
+    """`patcher` with those of the LoRA's weights that are its own."""
+    own = [name for name in names if name in dict(patcher.model.named_parameters())]
+    return patcher.with_lora(*own) if own else patcher
 
 
 def other_file(miniature, tmp_path):
@@ -334,10 +346,11 @@ def test_v_prediction_and_zero_terminal_snr_are_the_webuis(webui, host, tmp_path
 
 def test_the_noise_schedule_set_in_the_webui_counts_for_v_prediction_only(webui, host):
     sys.modules["modules.shared"].opts.sd_noise_schedule = "Zero Terminal SNR"
-    assert not host.describe().zero_terminal_snr
-    webui.prediction = "v_prediction"
-    with host.lease() as checkpoint:
-        assert checkpoint.zero_terminal_snr
+    for prediction, zero in (("epsilon", False), ("v_prediction", True)):
+        webui.prediction = prediction
+        webui.model_data.forge_hash = ""  # so that it is loaded again
+        with host.lease() as checkpoint:
+            assert checkpoint.zero_terminal_snr is zero
 
 
 def test_a_model_that_predicts_neither_noise_nor_v_is_refused(webui, host, complaint):
@@ -371,6 +384,29 @@ def test_a_plan_needs_no_checkpoint_loaded(webui, host):
     assert {n: t.shape for n, t in checkpoint.unet.items()} == {n: t.shape for n, t in host.describe().unet.items()}
 
 
+def test_a_plan_is_for_the_chosen_checkpoint_even_while_the_one_before_is_loaded(webui, host, miniature, tmp_path):
+    webui.forge_model_reload()
+    webui.choose(other_file(miniature, tmp_path))
+    assert host.describe().name == "other"
+
+
+def test_the_checkpoint_is_loaded_under_the_webuis_lock_which_is_free_between_slots(webui, host, monkeypatch):
+    lock, load, held = sys.modules["modules"].call_queue.queue_lock, webui.load, []
+    monkeypatch.setattr(webui, "load", lambda info: held.append(lock._lock.locked()) or load(info))
+    with host.lease():
+        assert held == [True]
+        assert not lock._lock.locked()
+        with host.gpu_slot():
+            assert lock._lock.locked()
+        assert not lock._lock.locked()
+
+
+def test_after_an_error_in_the_run_no_tensor_is_held(webui, host):
+    with pytest.raises(ZeroDivisionError), host.lease() as checkpoint:
+        _ = len(checkpoint.unet) / 0
+    assert not checkpoint.unet
+
+
 def test_a_merged_lora_is_removed_and_can_be_merged_again(webui, host):
     name = "diffusion_model.out.2.weight"
     with image_generated(webui) as model:
@@ -383,6 +419,37 @@ def test_a_merged_lora_is_removed_and_can_be_merged_again(webui, host):
         assert model.current_lora_hash == str([])
     with image_generated(webui, name) as model:
         assert model.forge_objects_original.unet.model.get_parameter(name).data_ptr() != plain
+
+
+def test_a_lora_merged_into_the_text_encoder_is_removed_too(webui, host):
+    name = "text_model.encoder.layers.0.mlp.fc1.bias"
+    with image_generated(webui) as model:
+        plain = model.forge_objects_original.clip.cond_stage_model.clip_l.transformer.get_parameter(name).data_ptr()
+    with image_generated(webui, f"clip_l.transformer.{name}") as model:
+        merged = model.forge_objects_original.clip.cond_stage_model.clip_l.transformer.get_parameter(name).data_ptr()
+    assert merged != plain
+    with host.lease() as checkpoint:
+        assert checkpoint.text_encoders[0].weights[name].data_ptr() == plain
+
+
+def test_an_image_without_a_lora_after_the_run_is_without_the_one_that_was_merged_before_it(webui, host):
+    name = "diffusion_model.out.2.weight"
+    with image_generated(webui) as model:
+        plain = model.forge_objects_original.unet.model.get_parameter(name).data_ptr()
+    with image_generated(webui, name):
+        pass
+    with host.lease(), host.gpu_slot():
+        pass
+    with image_generated(webui) as model:
+        assert model.forge_objects_original.unet.model.get_parameter(name).data_ptr() == plain
+
+
+def test_a_lora_that_is_merged_when_the_run_ends_is_no_change_of_the_weights(webui, host):
+    with host.lease():
+        with host.gpu_slot():
+            pass
+        with image_generated(webui, "diffusion_model.out.2.weight"):
+            pass
 
 
 def test_a_lora_merged_between_two_slots_is_removed_for_the_next(webui, host):
