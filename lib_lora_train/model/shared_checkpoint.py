@@ -129,7 +129,11 @@ class SharedCheckpoint:
         return (self.family.v_resolution if self.prediction == "v" else 0) or self.family.resolution
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Arithmetic in `precision` inside; nothing for float32, which older versions of torch refuse."""
+        """Arithmetic in `precision` inside; nothing for float32, which older versions of torch refuse.
+
+        Without autocast's cache of converted weights: what a pass without gradients put there, a pass with gradients would
+        use, and the adapter's weights would get none. Few weights are converted, as the host's are in `precision` already.
+        """
         if self.precision == torch.float32:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, self.precision)
+        return torch.autocast(self.device.type, self.precision, cache_enabled=False)

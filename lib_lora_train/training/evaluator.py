@@ -40,7 +40,7 @@ class Evaluator:
 
     def _validate(self, epoch: int) -> None:
         if self.run.is_main and self.task.measures and self.run.config.samples.validate_every_n_epochs:
-            with self.run.gpu_slot(), self.run.accelerator.autocast():
+            with self.run.gpu_slot(), self.run.checkpoint.autocast():
                 losses = self.task.measured()
             self.run.emit(Validated(epoch, statistics.fmean(losses), losses))
         self.run.accelerator.wait_for_everyone()

@@ -5,7 +5,9 @@ Nothing in a step waits for the device: the loss is summed there and read once p
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -41,6 +43,8 @@ class Loop(Generic[BatchT]):
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
+    autocast: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+    """The precision of a loss. accelerate's own `autocast` stays on after an exception inside it."""
     phases: Sequence[Phase] = ()
     """Those that follow the first one."""
     accumulation: int = 1
@@ -98,7 +102,7 @@ class Loop(Generic[BatchT]):
                 self.optimizer.state.clear()
 
     def _accumulate(self, batch: BatchT, index: int) -> torch.Tensor:
-        with self.accelerator.autocast():
+        with self.autocast():
             loss = self.loss(batch, index)
         self.accelerator.backward(loss / self.accumulation)
         return loss.detach()

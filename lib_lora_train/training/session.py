@@ -187,6 +187,7 @@ class Session:
             parameters=self.adapter.parameters(),
             optimizer=self.run.accelerator.prepare(optimizer),
             schedule=make_schedule(optimizer, config.optimizer, self.schedule.steps),
+            autocast=self.run.checkpoint.autocast,
             phases=self.task.phases,
             accumulation=config.training.gradient_accumulation,
             max_grad_norm=config.optimizer.max_grad_norm,

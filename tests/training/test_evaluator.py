@@ -25,8 +25,9 @@ class Recorder:
         self.config = TrainConfig.from_flat(flat)
         self.folder = RunFolder.at(self.config)
         self.folder.path.mkdir(exist_ok=True)
-        self.is_main, self.checkpoint, self.events = is_main, None, []
-        self.accelerator = SimpleNamespace(autocast=contextlib.nullcontext, wait_for_everyone=lambda: None)
+        self.is_main, self.events = is_main, []
+        self.checkpoint = SimpleNamespace(autocast=contextlib.nullcontext)
+        self.accelerator = SimpleNamespace(wait_for_everyone=lambda: None)
         self.slots, self.scale, self.measured_at = 0, 1.0, []
 
     def emit(self, event) -> None:

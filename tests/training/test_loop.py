@@ -247,3 +247,15 @@ class TestPhases:
         for until in range(1, 6):
             loop.run_until(until)
         assert begun == [step]
+
+
+def test_autocast_is_off_after_a_loss_that_raises(accelerator):
+    def loss(batch, index):
+        assert torch.is_autocast_cpu_enabled()
+        raise RuntimeError("interrupted")
+
+    loop, _, _ = make_loop(accelerator, loss=loss)
+    loop.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        loop.run_until(1)
+    assert not torch.is_autocast_cpu_enabled()
