@@ -224,7 +224,7 @@ class TestPhases:
         schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
         phases = [Phase(first, lambda start=start: weight.data.fill_(start)) for first, start in phases]
         return Loop(
-            accelerator, distance(weight), numbers, [weight], optimizer, schedule, phases, max_grad_norm=0
+            accelerator, distance(weight), numbers, [weight], optimizer, schedule, phases=phases, max_grad_norm=0
         ), weight
 
     def test_without_any_the_optimizer_remembers_all_steps(self, accelerator):
