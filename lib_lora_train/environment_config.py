@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,17 +56,23 @@ def readable_folder(environment: Environment, text: str, field: str) -> Path:
 
 
 def readable_adapter(environment: Environment, text: str, field: str) -> Path:
-    """An adapter to continue from: a file in the LoRA folder, or any file that this user may read.
+    """An adapter to continue from, with links resolved: a file in the LoRA folder, or any file that this user may read.
 
     Raises:
         UserError: when this user may not read it.
     """
     path = Path(text)
-    inside = environment.lora_dir / path
-    if inside.is_file() and inside.resolve().is_relative_to(environment.lora_dir.resolve()):
-        return inside
-    readable_folder(environment, str(path.parent), field)
-    return path
+    lora_dir = environment.lora_dir.resolve()
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # not a path; the next lines say so
+        inside = (lora_dir / path).resolve()
+        if inside.is_file() and lora_dir in inside.parents:
+            return inside
+    file = (readable_folder(environment, str(path.parent), field) / path.name).resolve()
+    if not file.exists():
+        with contextlib.suppress(UserError):  # a relative path may also start in the server's working folder
+            file = (readable_folder(environment, str(path.parent.absolute()), field) / path.name).resolve()
+    readable_folder(environment, str(file.parent), field)  # the file may be a link to one elsewhere
+    return file
 
 
 Find = Callable[[Environment, str, str], Path]

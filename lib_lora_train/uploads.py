@@ -8,7 +8,6 @@ import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lib_lora_train.dataset.images import is_image
 from lib_lora_train.errors import UserError
@@ -36,22 +35,25 @@ class Upload:
         return self.extension == CAPTION_EXTENSION
 
 
-def uploads_of(values: Iterable[Any], upload_folder: Path) -> list[Upload]:
-    """The values of Gradio's file component: paths in version 4, objects with `name` and `orig_name` in version 3.
+def uploads_of(paths: Iterable[str], upload_folder: Path) -> list[Upload]:
+    """The files at `paths`, which come from a request and may name any file of the server.
 
-    Gradio 3 copies any file of the server that a forged request names. So an absolute path must be in `upload_folder`,
-    where Gradio stores uploads.
+    A path is resolved before it is checked, and what was checked is what is opened later.
 
     Raises:
-        UserError: for a file that is not in `upload_folder`.
+        UserError: for a path that does not lead to a file inside `upload_folder`, where Gradio stores uploads.
     """
+    root = upload_folder.resolve()
     uploads = []
-    for value in values:
-        path = Path(value if isinstance(value, str) else value.name)
-        claimed = Path(value if isinstance(value, str) else getattr(value, "orig_name", value.name))
-        if claimed.is_absolute() and not claimed.resolve().is_relative_to(upload_folder.resolve()):
-            raise UserError(f"{shown(claimed.name)} was not uploaded. Drop it into the tab.")
-        uploads.append(Upload(path, claimed.name))
+    for text in paths:
+        name = text.replace("\\", "/").rsplit("/", 1)[-1]
+        try:
+            path = Path(text).resolve()
+        except (OSError, ValueError, RuntimeError):  # a null byte, a lone surrogate, or links in a circle
+            path = root
+        if root not in path.parents:
+            raise UserError(f"{shown(name)} was not uploaded. Drop it into the tab.")
+        uploads.append(Upload(path, name))
     return uploads
 
 
@@ -70,11 +72,11 @@ def store_uploads(uploads: Iterable[Upload], dataset_root: Path, name: str) -> P
     folder = dataset_root / safe_name(name, fallback="dataset")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not folder.resolve().is_relative_to(dataset_root.resolve()):
+        if dataset_root.resolve() not in (real := folder.resolve()).parents:
             raise UserError(
                 f"{shown(name)} is a link to a folder outside the dataset folder. Choose another name.", field="name"
             )
-        files = _FilesByStem(folder)
+        files = _FilesByStem(real)
         for stem, group in _groups(uploads):
             files.add(stem, group)
     except OSError as error:

@@ -96,6 +96,18 @@ def test_continue_from_accepts_an_adapter_in_the_lora_folder(service, environmen
     assert config.adapter.continue_from == str(environment.lora_dir / "cat" / "cat.safetensors")
 
 
+def test_continue_from_opens_the_file_that_was_checked(service, environment, tmp_path, monkeypatch):
+    """A relative path is checked in the dataset folder, so it must not be opened in the working folder."""
+    (tmp_path / "elsewhere").mkdir()
+    for folder in (environment.datasets_dir, tmp_path / "elsewhere"):
+        (folder / "x.safetensors").write_text("x")
+    (environment.datasets_dir / "link.safetensors").symlink_to(tmp_path / "elsewhere" / "x.safetensors")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = service.config({**SETTINGS, "continue_from": "x.safetensors"})
+    assert config.adapter.continue_from == str(environment.datasets_dir / "x.safetensors")
+    assert [p.field for p in service.problems({**SETTINGS, "continue_from": "link.safetensors"})] == ["continue_from"]
+
+
 def test_runs_are_listed_with_their_epochs_and_the_recommended_one(service):
     assert service.runs() == []
     wait_until_over(service.start(SETTINGS))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -134,24 +133,59 @@ class TestRefusals:
         assert content(root / "x") == {}
 
 
-class TestValuesOfGradio:
-    """Version 3 gives an object whose orig_name is the path in the request, version 4 a path that it has checked."""
+class TestPathsInARequest:
+    """Anyone who reaches the tab can put any path into a request: only files that Gradio has stored are taken."""
 
-    def test_uploads_are_accepted(self, tmp_path):
-        path = str(tmp_path / "abc" / "cat.png")
-        three = SimpleNamespace(name=str(tmp_path / "copy.png"), orig_name=path)
-        assert uploads_of([three, path], tmp_path) == [
-            Upload(tmp_path / "copy.png", "cat.png"),
-            Upload(Path(path), "cat.png"),
-        ]
+    @pytest.fixture
+    def gradio(self, tmp_path):
+        (tmp_path / "private").mkdir()
+        (tmp_path / "private" / "token.txt").write_text("SECRET")
+        (tmp_path / "gradio" / "abc").mkdir(parents=True)
+        (tmp_path / "gradio" / "abc" / "cat.png").write_bytes(b"1")
+        (tmp_path / "gradio-of-others").mkdir()
+        (tmp_path / "gradio-of-others" / "token.txt").write_text("SECRET")
+        return tmp_path / "gradio"
 
-    def test_content_in_the_request_has_a_name_only(self, tmp_path):
-        value = SimpleNamespace(name=str(tmp_path / "x"), orig_name="cat.png")
-        assert uploads_of([value], tmp_path) == [Upload(tmp_path / "x", "cat.png")]
+    def test_a_stored_file_is_taken_under_its_name(self, gradio):
+        path = gradio / "abc" / "cat.png"
+        assert uploads_of([str(path)], gradio) == [Upload(path, "cat.png")]
 
-    @pytest.mark.parametrize("claimed", ["/home/me/diary.txt", "{}/../diary.txt"])
-    def test_a_path_outside_the_upload_folder_is_refused(self, tmp_path, complaint, claimed):
-        folder = tmp_path / "gradio"
-        folder.mkdir()
-        value = SimpleNamespace(name=str(folder / "copy.txt"), orig_name=claimed.format(folder))
-        assert "diary.txt was not uploaded" in complaint(uploads_of, [value], folder)
+    def test_a_relative_path_to_a_stored_file_is_taken(self, gradio, monkeypatch):
+        monkeypatch.chdir(gradio.parent)
+        assert uploads_of(["gradio/abc/cat.png"], Path("gradio")) == [Upload(gradio / "abc" / "cat.png", "cat.png")]
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "{root}/private/token.txt",
+            "../private/token.txt",
+            "private/token.txt",
+            "{root}/gradio/../private/token.txt",
+            "{root}/gradio/abc/../../private/token.txt",
+            "{root}/gradio-of-others/token.txt",
+            "{root}/gradio",
+            "{root}/gradio/link.txt",
+            "{root}/gradio/folder/token.txt",
+            "//server/share/token.txt",
+            "",
+            ".",
+            "token\0.txt",
+            "\ud800/token.txt",
+            "x" * 10_000,
+        ],
+    )
+    @pytest.mark.parametrize("working_folder", [".", "gradio"])
+    def test_every_other_path_is_refused(self, gradio, complaint, monkeypatch, path, working_folder):
+        (gradio / "link.txt").symlink_to(gradio.parent / "private" / "token.txt")
+        (gradio / "folder").symlink_to(gradio.parent / "private")
+        monkeypatch.chdir(gradio.parent / working_folder)
+        assert "was not uploaded" in complaint(uploads_of, [path.format(root=gradio.parent)], gradio)
+
+    def test_a_file_that_becomes_a_link_after_the_check_is_not_followed_elsewhere(self, gradio, root):
+        link, target = gradio / "abc" / "link.txt", gradio / "abc" / "own.txt"
+        target.write_text("own")
+        link.symlink_to(target)
+        uploads = uploads_of([str(link)], gradio)
+        link.unlink()
+        link.symlink_to(gradio.parent / "private" / "token.txt")
+        assert content(store_uploads(uploads, root, "x")) == {"link.txt": b"own"}

@@ -174,7 +174,7 @@ def _has_changed(gallery: GalleryState) -> bool:
 def _paths(text: str) -> list[str]:
     try:
         paths = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         paths = None
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         raise UserError("The upload failed. Drop the files again.")

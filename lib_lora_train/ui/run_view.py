@@ -104,13 +104,17 @@ def lora_tag(stem: str, strength: float = 0.8) -> str:
 
 
 def samples(job: Job) -> list[tuple[str, str]]:
-    """(file, caption) of the sample images that exist, newest first."""
+    """(file, caption) of the sample images that exist in the run's folder, newest first.
+
+    The page shows these files to everyone, and a log may come from elsewhere, so of a logged path only its name counts.
+    """
+    folder = job.folder.samples.resolve()
     by_epoch = {event.epoch: event for event in job.events if isinstance(event, Sampled)}
     found = []
     for epoch in sorted(by_epoch, reverse=True):
-        for path, prompt in zip(by_epoch[epoch].paths, by_epoch[epoch].prompts, strict=True):
-            found.append((path, f"Epoch {epoch}: {prompt}"))
-    return [(path, caption) for path, caption in found[:MAX_SAMPLES] if Path(path).is_file()]
+        for path, prompt in zip(by_epoch[epoch].paths, by_epoch[epoch].prompts, strict=False):
+            found.append(((folder / Path(path).name).resolve(), f"Epoch {epoch}: {prompt}"))
+    return [(str(path), caption) for path, caption in found[:MAX_SAMPLES] if path.parent == folder and path.is_file()]
 
 
 def queue_html(jobs: Iterable[Job]) -> str:

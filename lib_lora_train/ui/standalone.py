@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import tempfile
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,13 +84,14 @@ def serve(output: Path, checkpoint: Path = CHECKPOINT, port: int = 7860, *, list
     output = output.expanduser().resolve()
     blocks, service = build_page(make_environment(output, checkpoint, listen=listen), checkpoint)
     try:
-        blocks.launch(
-            server_name="0.0.0.0" if listen else "127.0.0.1",
-            server_port=port,
-            prevent_thread_lock=True,
-            quiet=True,
-            show_api=False,
-        )
+        with _in_an_empty_folder():
+            blocks.launch(
+                server_name="0.0.0.0" if listen else "127.0.0.1",
+                server_port=port,
+                prevent_thread_lock=True,
+                quiet=True,
+                show_api=False,
+            )
     except OSError:
         raise UserError(f"--port: {port} is in use. Choose another one.") from None
     print(f"{TITLE} is running at http://127.0.0.1:{port} and saves to {output}. Press Ctrl-C to quit.", flush=True)
@@ -95,6 +100,18 @@ def serve(output: Path, checkpoint: Path = CHECKPOINT, port: int = 7860, *, list
     service.queue.close()
     blocks.close(verbose=False)
     return 0
+
+
+@contextlib.contextmanager
+def _in_an_empty_folder() -> Iterator[None]:
+    """Gradio 3 lets everyone read the folder that is the working folder when its server starts."""
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as empty:
+        os.chdir(empty)
+        try:
+            yield
+        finally:
+            os.chdir(before)
 
 
 def _wait_for_interrupt() -> None:

@@ -42,9 +42,19 @@ def test_without_a_name_files_are_added_to_the_dataset_in_use(panel, tmp_path):
     assert upload(panel, uploads)[control("dataset_folder")]["value"].endswith("images-2")
 
 
-def test_an_upload_that_the_browser_garbled_is_refused(panel, tmp_path):
+@pytest.mark.parametrize("files", ["{", "{}", "[1]", "[" * 100_000, '[["a.png"]]', "null"])
+def test_an_upload_that_the_browser_garbled_is_refused(panel, tmp_path, files):
     with pytest.raises(UserError, match="Drop the files again"):
-        panel.store_uploads("{", tmp_path, "star", "")
+        panel.store_uploads(files, tmp_path, "star", "")
+
+
+def test_an_upload_that_names_a_file_of_the_server_is_refused_and_nothing_is_stored(panel, tmp_path, monkeypatch):
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "token.txt").write_text("SECRET")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="was not uploaded"):
+        panel.store_uploads(json.dumps(["token.txt"]), tmp_path / "uploads", "star", "")
+    assert not (panel.service.environment.datasets_dir / "star").exists()
 
 
 def test_the_images_of_a_folder_are_shown_once(panel):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lib_lora_train.queue import State
+from lib_lora_train.config import TrainConfig
+from lib_lora_train.queue import Job, State
 from lib_lora_train.training.events import (
     Encoding,
     Finished,
@@ -19,6 +20,7 @@ from lib_lora_train.training.events import (
     Validated,
     Warned,
 )
+from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.ui.run_view import (
     STATE_WORDS,
     announcement,
@@ -119,10 +121,19 @@ def test_a_finished_run_names_its_best_epoch_and_the_tag(tmp_path):
     assert "Tag: <lora:mycat-000002:0.8>" in text_of(status_html(job))
 
 
-def test_sample_images_are_newest_first_with_their_prompts(tmp_path):
+@pytest.fixture
+def sample_folder(tmp_path, monkeypatch):
+    """The folder of the run's sample images."""
+    folder = tmp_path / "runs" / "mycat" / "samples"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(Job, "folder", RunFolder(TrainConfig(), folder.parent, tmp_path / "Lora"))
+    return folder
+
+
+def test_sample_images_are_newest_first_with_their_prompts(sample_folder):
     paths: list[list[str]] = []
     for epoch in (1, 2):
-        paths.append([str(tmp_path / f"{epoch}-{i}.png") for i in (1, 2)])
+        paths.append([str(sample_folder / f"{epoch}-{i}.png") for i in (1, 2)])
         for path in paths[-1]:
             Path(path).touch()
     job = job_of(Sampled(1, paths[0], ["a cat", "a dog"]), Sampled(2, paths[1], ["a bird", "a dog"]))
@@ -132,6 +143,14 @@ def test_sample_images_are_newest_first_with_their_prompts(tmp_path):
         (paths[0][0], "Epoch 1: a cat"),
         (paths[0][1], "Epoch 1: a dog"),
     ]
+
+
+def test_a_log_cannot_show_a_file_outside_the_sample_folder(sample_folder, tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.touch()
+    (sample_folder / "link.png").symlink_to(secret)
+    paths = [str(secret), "../secret.png", str(sample_folder / "link.png"), "..", ""]
+    assert samples(job_of(Sampled(1, paths, ["a cat"] * len(paths)))) == []
 
 
 def test_the_announcement_changes_with_epochs_and_not_with_steps():
