@@ -51,7 +51,7 @@ def uploads_of(paths: Iterable[str], upload_folder: Path) -> list[Upload]:
             path = Path(text).resolve()
         except (OSError, ValueError, RuntimeError):  # a null byte, a lone surrogate, or links in a circle
             path = root
-        if root not in path.parents:
+        if root not in path.parents or not os.path.isfile(path):
             raise UserError(f"{shown(name)} was not uploaded. Drop it into the tab.")
         uploads.append(Upload(path, name))
     return uploads
