@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_lora_train.dataset.images import is_image
+from lib_lora_train.dataset.images import MAX_UPLOAD_PIXELS, TooManyPixelsError, image_size, is_image
 from lib_lora_train.errors import UserError
 from lib_lora_train.safe_paths import safe_name, shown
 
@@ -102,6 +102,21 @@ def _check_limits(uploads: list[Upload]) -> None:
         raise UserError(
             f"The files are larger than {MAX_TOTAL_BYTES >> 30} GB together. Copy them to a folder on the server."
         )
+    for upload in uploads:
+        _check_pixels(upload)
+
+
+def _check_pixels(upload: Upload) -> None:
+    """Other faults of an image are reported when the dataset is read."""
+    if upload.is_caption:
+        return
+    try:
+        image_size(upload.path, MAX_UPLOAD_PIXELS)
+    except TooManyPixelsError:
+        millions = MAX_UPLOAD_PIXELS // 1_000_000
+        raise UserError(f"{shown(upload.name)} has more than {millions} million pixels. Scale it down.") from None
+    except UserError:
+        pass
 
 
 def _size(upload: Upload) -> int:

@@ -201,6 +201,13 @@ def writes(call: ast.Call) -> bool:
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
+def test_images_are_opened_in_one_place(path):
+    """Which refuses kinds of images that other programs would decode."""
+    calls = [ast.unparse(node.func) for node in ast.walk(tree(path)) if isinstance(node, ast.Call)]
+    assert "Image.open" not in calls or path.as_posix() == "dataset/image_formats.py"
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
 def test_functions_and_classes_are_short_enough_to_see(path):
     limits = {ast.FunctionDef: LONGEST_FUNCTION, ast.ClassDef: LONGEST_CLASS}
     sizes = {

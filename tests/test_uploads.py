@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lib_lora_train import uploads
 from lib_lora_train.uploads import Upload, store_uploads, uploads_of
@@ -107,6 +109,15 @@ class TestRefusals:
         assert "cat.png is larger" in complaint(store_uploads, drop(("cat.png", b"1234")), root, "x")
         monkeypatch.setattr(uploads, "MAX_TOTAL_BYTES", 5)
         assert "The files are larger" in complaint(store_uploads, drop(("a.png", b"123"), ("b.png", b"123")), root, "x")
+
+    def test_an_image_that_would_take_much_memory_to_decode(self, root, drop, complaint, monkeypatch):
+        picture = io.BytesIO()
+        Image.new("L", (30, 20)).save(picture, "PNG")
+        files = drop(("cat.png", picture.getvalue()), ("dog.png", b"damaged, which is said later"))
+        monkeypatch.setattr(uploads, "MAX_UPLOAD_PIXELS", 599)
+        assert "cat.png has more than" in complaint(store_uploads, files, root, "x")
+        monkeypatch.setattr(uploads, "MAX_UPLOAD_PIXELS", 600)
+        assert set(content(store_uploads(files, root, "x"))) == {"cat.png", "dog.png"}
 
     def test_too_many(self, root, drop, complaint, monkeypatch):
         monkeypatch.setattr(uploads, "MAX_FILES", 1)

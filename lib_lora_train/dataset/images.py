@@ -7,27 +7,39 @@ applied.
 from __future__ import annotations
 
 import functools
-import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
+from lib_lora_train.dataset.image_formats import is_image, open_image, with_text_dropped
 from lib_lora_train.errors import UserError
 
-EXTENSIONS = frozenset(
-    (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif")
-)
-"""Extensions of images. A file that the installed Pillow cannot read is reported, not skipped silently."""
+__all__ = [
+    "MAX_PIXELS",
+    "MAX_UPLOAD_PIXELS",
+    "LoadedImage",
+    "Size",
+    "TooManyPixelsError",
+    "image_size",
+    "is_image",
+    "load_image",
+    "load_thumbnail",
+]
 
 MAX_PIXELS = 150_000_000
 """Larger images are rejected before they are decoded. Below Pillow's own limit."""
+MAX_UPLOAD_PIXELS = 64_000_000
+"""The same for an image that is dropped into the tab, which anyone may do where the tab has no login."""
+MAX_THUMBNAIL_PIXELS = 40_000_000
+"""The same for a thumbnail, of which a page has many. A JPEG is decoded at a fraction of its size."""
+STRIP_PIXELS = 2**22
+"""Images are converted in strips of about so many pixels, so that the steps between need little memory."""
 
 ORIENTATION_TAG, TIFF_WIDTH_TAG, TIFF_HEIGHT_TAG = 0x0112, 256, 257
 UPRIGHT = {
@@ -40,6 +52,9 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation to the operation that undoes it."""
+
+
+T = TypeVar("T")
 
 
 class Size(NamedTuple):
@@ -62,20 +77,19 @@ class LoadedImage:
     alpha: Image.Image | None
 
 
-def is_image(path: Path) -> bool:
-    """Whether the file has the extension of an image."""
-    return path.suffix.lower() in EXTENSIONS
+class TooManyPixelsError(UserError):
+    """An image is too large to be decoded."""
 
 
-def image_size(path: Path) -> Size:
+def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> Size:
     """Width and height of the upright image, from the file's header alone.
 
     Raises:
         UserError: as `load_image`, for faults in the header.
     """
     with _plain_errors(path):
-        status = _require_content(path)
-        return _size_in_header(path, status.st_size, status.st_mtime_ns)
+        status = path.stat()
+    return _size_in_header(path, status.st_size, status.st_mtime_ns, max_pixels)
 
 
 def load_image(path: Path, data: bytes | None = None) -> LoadedImage:
@@ -84,16 +98,45 @@ def load_image(path: Path, data: bytes | None = None) -> LoadedImage:
     Raises:
         UserError: when the file is missing, unreadable, empty, damaged or has more than `MAX_PIXELS` pixels.
     """
+    return _read(path, data, lambda data: _decoded(path, data))
+
+
+def load_thumbnail(path: Path, side: int) -> Image.Image:
+    """The image as RGB, reduced to at most `side` pixels in width and height.
+
+    Raises:
+        UserError: as `load_image`; also for an image that would take long to decode.
+    """
+    small = _read(path, None, lambda data: _decoded(path, data, MAX_THUMBNAIL_PIXELS, side)).rgb
+    small.thumbnail((side, side))
+    return small
+
+
+def _read(path: Path, data: bytes | None, read: Callable[[bytes | None], T]) -> T:
+    """`read(data)`, with its errors as sentences. If Pillow refuses what comes with the picture, it is tried without."""
     with _plain_errors(path):
         if data is None:
             _require_content(path)
-        with Image.open(path if data is None else BytesIO(data)) as image:
-            _checked_size(image, path)
-            orientation = _orientation(image)
-            image.load()
-            if image.format == "TIFF":
-                orientation = 1  # Pillow rotates TIFFs while it loads them
-            return _eight_bit(image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image)
+        try:
+            return read(data)
+        except ValueError:
+            data = with_text_dropped(path, data)
+            if data is None:
+                raise
+            return read(data)
+
+
+def _decoded(path: Path, data: bytes | None, max_pixels: int = MAX_PIXELS, side: int | None = None) -> LoadedImage:
+    """The image, decoded; where its kind allows that, at a fraction of its size, but of at least `side` pixels."""
+    with open_image(path, data) as image:
+        if side is not None:
+            image.draft("RGB", (side, side))
+        _checked_size(image, path, max_pixels)
+        orientation = _orientation(image)
+        image.load()
+        if image.format == "TIFF":
+            orientation = 1  # Pillow rotates TIFFs while it loads them
+        return _eight_bit(image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image)
 
 
 @contextmanager
@@ -107,7 +150,7 @@ def _plain_errors(path: Path) -> Iterator[None]:
     except PermissionError:
         raise UserError(f"{path} cannot be read. Check its permissions.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
-        raise UserError(f"{path} is too large. Scale it down.") from None
+        raise TooManyPixelsError(f"{path} is too large. Scale it down.") from None
     except Exception as error:  # Pillow's decoders raise nearly every kind of exception on damaged files
         raise UserError(
             f"{path} is damaged or has an unsupported format ({error}). Save it as PNG, or remove it."
@@ -115,29 +158,31 @@ def _plain_errors(path: Path) -> Iterator[None]:
 
 
 @functools.lru_cache(maxsize=50_000)
-def _size_in_header(path: Path, file_size: int, modified: int) -> Size:
+def _size_in_header(path: Path, file_size: int, modified: int, max_pixels: int) -> Size:
     """Remembered, because the dataset is read again and again while its settings are chosen."""
-    with Image.open(os.fspath(path)) as image:  # Pillow would resolve a Path
-        return _checked_size(image, path)
+
+    def read(data: bytes | None) -> Size:
+        with open_image(path, data) as image:
+            return _checked_size(image, path, max_pixels)
+
+    return _read(path, None, read)
 
 
-def _require_content(path: Path) -> os.stat_result:
-    """The file's size and times."""
+def _require_content(path: Path) -> None:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{path} is not a file. Remove it from the folder.")
     if status.st_size == 0:
         raise UserError(f"{path} is an empty file. Replace it, or remove it from the folder.")
-    return status
 
 
-def _checked_size(image: Image.Image, path: Path) -> Size:
+def _checked_size(image: Image.Image, path: Path, max_pixels: int) -> Size:
     tags = getattr(image, "tag_v2", None)
     # Whether the size of an opened TIFF is already rotated depends on Pillow's version; its tags never are.
     width, height = (tags[TIFF_WIDTH_TAG], tags[TIFF_HEIGHT_TAG]) if tags is not None else image.size
-    if width * height > MAX_PIXELS:
-        raise UserError(
-            f"{path} has {width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} million. Scale it down."
+    if width * height > max_pixels:
+        raise TooManyPixelsError(
+            f"{path} has {width} x {height} pixels, more than {max_pixels // 1_000_000} million. Scale it down."
         )
     return Size(height, width) if _orientation(image) >= 5 else Size(width, height)
 
@@ -158,22 +203,46 @@ def _eight_bit(image: Image.Image) -> LoadedImage:
     if image.mode == "La":  # Pillow converts premultiplied gray only to LA
         image = image.convert("LA")
     if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        alpha = rgba.getchannel("A")
-        rgb = Image.new("RGB", rgba.size, "white")
-        rgb.paste(rgba.convert("RGB"), mask=alpha)
-        return LoadedImage(rgb, alpha)
+        return _on_white(image)
     # convert() returns a copy, which does not depend on the file that is about to be closed
     return LoadedImage(image.convert("RGB"), None)
 
 
+def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes (left, top, right, bottom) of whole rows that cover the image."""
+    rows = max(1, STRIP_PIXELS // max(1, image.width))
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
+
+
+def _on_white(image: Image.Image) -> LoadedImage:
+    """An image with transparency, on white."""
+    rgb, alpha = Image.new("RGB", image.size, "white"), Image.new("L", image.size)
+    for box in _strips(image):
+        strip = image.crop(box).convert("RGBA")
+        opacity = strip.getchannel("A")
+        rgb.paste(strip.convert("RGB"), box, opacity)
+        alpha.paste(opacity, box)
+    return LoadedImage(rgb, alpha)
+
+
 def _scaled_gray(image: Image.Image) -> Image.Image:
     """Gray of more than 8 bits as mode L. Pillow would clip everything above 255 to white."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    low, high = float(values.min()), float(values.max())
+    extremes = [(float(values.min()), float(values.max())) for _, values in _gray_values(image)]
+    low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
     whites = {"I": (65535.0,), "F": (1.0, 255.0, 65535.0)}.get(image.mode, (65535.0,))
     # The value of white is not in the file: use the first common one that is not exceeded, else the values' range.
-    white = next((white for white in whites if low >= 0 and high <= white), None)
+    white, black = next((white for white in whites if low >= 0 and high <= white), None), 0.0
     if white is None:
-        values, white = values - low, max(high - low, 1.0)
-    return Image.fromarray((values * (255 / white) + 0.5).astype(np.uint8))
+        black, white = low, max(high - low, 1.0)
+    gray = Image.new("L", image.size)
+    for box, values in _gray_values(image):
+        scaled = (values - black) * (255 / white) + 0.5
+        gray.paste(Image.fromarray(scaled.astype(np.uint8)), box)
+    return gray
+
+
+def _gray_values(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], np.ndarray]]:
+    """(box, values, float64 [rows, width]) of each strip; NaN is 0."""
+    for box in _strips(image):
+        yield box, np.nan_to_num(np.asarray(image.crop(box), dtype=np.float64))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lib_lora_train.dataset.caption_files import CaptionFiles
 from lib_lora_train.dataset.folders import find_images
-from lib_lora_train.dataset.images import load_image
+from lib_lora_train.dataset.images import load_thumbnail
 from lib_lora_train.errors import UserError
 from lib_lora_train.files import write_text
 from lib_lora_train.wording import counted
@@ -87,11 +87,9 @@ def _caption(files: CaptionFiles, image: Path) -> str:
 
 def _thumbnail(path: Path) -> Image.Image:
     try:
-        image = load_image(path).rgb
+        return load_thumbnail(path, THUMBNAIL_SIZE)
     except UserError:
         return Image.new("RGB", (THUMBNAIL_SIZE, THUMBNAIL_SIZE), GRAY)
-    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
-    return image
 
 
 def _shortened(caption: str) -> str:

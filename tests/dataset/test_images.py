@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import sys
 import warnings
+import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lib_lora_train.dataset import images
-from lib_lora_train.dataset.images import image_size, is_image, load_image
+from lib_lora_train.dataset import image_formats, images
+from lib_lora_train.dataset.images import image_size, is_image, load_image, load_thumbnail
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -121,6 +125,23 @@ def test_values_beyond_every_common_scale_use_their_own_range(tmp_path):
     assert np.asarray(load_image(tmp_path / "a.tif").rgb)[0, :, 0].tolist() == [0, 128, 255]
 
 
+@pytest.mark.parametrize("mode", ["I;16", "F", "RGBA", "LA"])
+def test_an_image_converted_in_strips_is_the_same_as_in_one_piece(tmp_path, monkeypatch, mode):
+    noise = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (23, 16, 4), dtype=np.uint8)
+    if mode in ("I;16", "F"):
+        values = noise.view(np.uint32)[..., 0]
+        image = Image.fromarray((values >> 16).astype(np.uint16) if mode == "I;16" else values.astype(np.float32) - 1e9)
+    else:
+        image = Image.fromarray(noise).convert(mode)
+    path = tmp_path / ("a.tif" if mode == "F" else "a.png")
+    image.save(path)
+    whole = load_image(path)
+    monkeypatch.setattr(images, "STRIP_PIXELS", 80)  # five rows; the last strip has three
+    strips = load_image(path)
+    assert strips.rgb.tobytes() == whole.rgb.tobytes()
+    assert (strips.alpha and strips.alpha.tobytes()) == (whole.alpha and whole.alpha.tobytes())
+
+
 @pytest.mark.parametrize("extension", ["gif", "webp", "png"])
 def test_an_animation_is_its_first_frame(tmp_path, extension):
     first, second = Image.new("RGB", (16, 16), RED), Image.new("RGB", (16, 16), BLUE)
@@ -140,6 +161,94 @@ def test_bytes_that_were_read_already(tmp_path):
     data = io.BytesIO()
     quarters().save(data, "PNG")
     assert load_image(tmp_path / "nowhere.png", data.getvalue()).rgb.size == (48, 32)
+
+
+@pytest.mark.parametrize("place", ["before the pixels", "after the pixels", "profile"])
+@pytest.mark.parametrize(
+    "read", [lambda path: load_image(path).rgb.size, image_size, lambda path: load_thumbnail(path, 48).size]
+)
+def test_a_png_with_more_text_than_pillow_reads_is_used(tmp_path, place, read):
+    content, body = io.BytesIO(), zlib.compress(bytes(3_000_000))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    quarters().transpose(Image.Transpose.ROTATE_90).save(content, "PNG", exif=exif)
+    kind = b"iCCP" if place == "profile" else b"zTXt"
+    data = kind + b"workflow\0\0" + body
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    png = content.getvalue()
+    at = png.index(b"IEND") - 4 if place == "after the pixels" else png.index(b"IHDR") + 21
+    (tmp_path / "a.png").write_bytes(png[:at] + chunk + png[at:])
+    assert read(tmp_path / "a.png") == (48, 32)
+
+
+class TestThumbnails:
+    @pytest.mark.parametrize(("size", "expected"), [((400, 200), (96, 48)), ((40, 60), (40, 60))])
+    @pytest.mark.parametrize("extension", ["png", "jpg"])
+    def test_are_reduced_and_never_enlarged(self, tmp_path, size, expected, extension):
+        Image.new("RGB", size, RED).save(tmp_path / f"a.{extension}")
+        small = load_thumbnail(tmp_path / f"a.{extension}", 96)
+        assert (small.mode, small.size) == ("RGB", expected)
+        assert close(small.getpixel((5, 5)), RED)
+
+    def test_an_image_that_takes_long_has_none_but_a_photo_is_decoded_at_a_fraction(
+        self, tmp_path, monkeypatch, complaint
+    ):
+        monkeypatch.setattr(images, "MAX_THUMBNAIL_PIXELS", 800 * 400 // 2)
+        for extension in ("png", "jpg"):
+            Image.new("RGB", (800, 400), RED).save(tmp_path / f"a.{extension}")
+        assert "Scale it down" in complaint(load_thumbnail, tmp_path / "a.png", 96)
+        assert load_thumbnail(tmp_path / "a.jpg", 96).size == (96, 48)
+
+
+class TestKinds:
+    """Only kinds of images that people train on are opened: Pillow hands some of the others to other programs."""
+
+    @pytest.mark.parametrize("read", [load_image, image_size])
+    @pytest.mark.parametrize("kind", ["EPS", "PDF", "PPM", "TGA", "ICO", "PCX", "SGI", "DDS", "ICNS", "IM", "MSP"])
+    def test_any_other_kind_is_refused_under_every_name(self, tmp_path, complaint, read, kind):
+        content = io.BytesIO()
+        quarters().convert("1" if kind == "MSP" else "RGB").save(content, kind)
+        for extension in ("png", "jpg", "webp", "gif", "tiff"):
+            (tmp_path / f"a.{extension}").write_bytes(content.getvalue())
+            assert "unsupported format" in complaint(read, tmp_path / f"a.{extension}")
+
+    @pytest.mark.parametrize("read", [load_image, image_size, lambda path: load_thumbnail(path, 64)])
+    def test_postscript_starts_no_ghostscript(self, tmp_path, complaint, read, monkeypatch):
+        started = tmp_path / "started"
+        for name in ("gs", "gswin32c", "gswin64c"):
+            (tmp_path / name).write_text(f"#!/bin/sh\n: > '{started}'\nexit 1\n")
+            (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        (tmp_path / "x.png").write_bytes(
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
+        )
+        assert "unsupported format" in complaint(read, tmp_path / "x.png")
+        assert not started.exists()
+
+    def test_a_photo_with_a_second_picture_inside(self, tmp_path):
+        quarters().save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[quarters()])
+        assert load_image(tmp_path / "a.jpg").rgb.size == image_size(tmp_path / "a.jpg") == (48, 32)
+
+    @pytest.mark.parametrize("extension", ["avif", "heic", "heif", "jxl"])
+    def test_a_kind_that_needs_a_package_names_it(self, tmp_path, complaint, extension, monkeypatch):
+        monkeypatch.setattr(image_formats, "readable_formats", lambda: ("PNG",))
+        (tmp_path / f"a.{extension}").write_bytes(b"\xff\x0a" + bytes(50))
+        assert is_image(tmp_path / f"a.{extension}")
+        assert "install pillow-" in complaint(image_size, tmp_path / f"a.{extension}")
+
+    def test_an_installed_package_is_used_and_a_broken_one_costs_nothing(self, monkeypatch):
+        def broken():
+            raise OSError("libheif.so.1: cannot open shared object file")
+
+        for name in ("pillow_avif", "pillow_jxl"):
+            monkeypatch.setitem(sys.modules, name, SimpleNamespace())
+        monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=broken))
+        monkeypatch.setattr(Image, "OPEN", {**Image.OPEN, "JXL": Image.OPEN["PNG"], "EPS": (None, None)})
+        image_formats.readable_formats.cache_clear()
+        try:
+            assert {"PNG", "JPEG", "WEBP", "JXL"} <= set(image_formats.readable_formats()) <= set(image_formats.FORMATS)
+        finally:
+            image_formats.readable_formats.cache_clear()
 
 
 class TestBadFilesAreReported:
@@ -174,17 +283,18 @@ class TestBadFilesAreReported:
     def test_not_permitted(self, tmp_path, complaint, monkeypatch):
         quarters().save(tmp_path / "a.png")
 
-        def refuse(*_):
+        def refuse(*_, **__):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(images.Image, "open", refuse)
+        monkeypatch.setattr(image_formats.Image, "open", refuse)
         assert "cannot be read" in complaint(load_image, tmp_path / "a.png")
 
     @pytest.mark.parametrize("side", [12_300, 16_000, 60_000])
     @pytest.mark.parametrize("read", [load_image, image_size])
     def test_a_huge_image_is_refused_before_decoding(self, tmp_path, complaint, read, side):
-        header = b"P5 %d %d 255\n" % (side, side)  # a PGM; Pillow goes by content
-        (tmp_path / "a.png").write_bytes(header + b"\0" * 100)
+        size = struct.pack("<II", side, side)
+        bmp = b"BM" + bytes(8) + struct.pack("<II", 54, 40) + size + struct.pack("<HH", 1, 24) + bytes(24)
+        (tmp_path / "a.png").write_bytes(bmp + b"\0" * 100)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert "Scale it down" in complaint(read, tmp_path / "a.png")
