@@ -8,7 +8,7 @@ from pathlib import Path
 from lib_lora_train.dataset.caption_files import SIDECARS, CaptionFiles
 from lib_lora_train.dataset.caption_metadata import METADATA, folded
 from lib_lora_train.dataset.folders import CONDITION_LABEL, MASK_FOLDER, MASK_LABEL, FolderContents, printable
-from lib_lora_train.dataset.images import EXTENSIONS
+from lib_lora_train.dataset.image_formats import EXTENSIONS
 from lib_lora_train.wording import counted
 
 LISTED = 10
@@ -39,7 +39,6 @@ OTHER_PICTURES = frozenset(
         ".jpe",
         ".jpf",
         ".jpx",
-        ".jxl",
         ".jxr",
         ".kra",
         ".nef",
