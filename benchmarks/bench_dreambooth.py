@@ -36,12 +36,12 @@ from PIL import Image
 from benchmarks.bench_learning import generator
 from benchmarks.table import QUICK, QUICK_HELP, print_table
 from lib_lora_train.adapters.formats.kohya import load_adapter, load_weights
-from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.embedded import CHECKPOINT, DEMO_IMAGES
 from lib_lora_train.embedded.evaluator import measure
 from lib_lora_train.embedded.synthetic import BACKGROUNDS, COLORS, NEW_SHAPE, SHAPES, caption
 from lib_lora_train.evaluation.grid import Grid, draw_grid
+from lib_lora_train.hosts.standalone import standalone_host
 from lib_lora_train.model.denoiser import Denoiser
 from lib_lora_train.model.open_denoiser import open_denoiser
 from lib_lora_train.training.adapter_setup import make_adapter

@@ -21,12 +21,12 @@ from PIL import Image
 
 from benchmarks.table import QUICK, QUICK_HELP, print_table
 from lib_lora_train.adapters.formats.kohya import load_adapter, load_weights
-from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.cli.demo import demo_config
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.embedded import CHECKPOINT
 from lib_lora_train.evaluation.best_epoch import recommend
 from lib_lora_train.evaluation.comparison import validations
+from lib_lora_train.hosts.standalone import standalone_host
 from lib_lora_train.model.denoiser import Denoiser
 from lib_lora_train.model.open_denoiser import open_denoiser
 from lib_lora_train.model.sampling import generate

@@ -28,9 +28,9 @@ from benchmarks.bench_tasks import figures_text
 from benchmarks.peer import ROOT, environment, require_file, write_diffusers_layout_of
 from benchmarks.table import print_table
 from benchmarks.tasks import COMMON, TASKS, Task, adapter_images, train_and_measure
-from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.embedded.synthetic import caption
+from lib_lora_train.hosts.standalone import standalone_host
 from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.session import train

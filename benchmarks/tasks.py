@@ -17,12 +17,12 @@ import numpy as np
 from PIL import Image
 
 from lib_lora_train.adapters.adapter import Adapter
-from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.config import PAIRS, TrainConfig
 from lib_lora_train.embedded import CHECKPOINT
 from lib_lora_train.embedded.demo import write_levels
 from lib_lora_train.embedded.evaluator import is_outlined, measure
 from lib_lora_train.embedded.synthetic import BACKGROUNDS, COLORS, SHAPES, caption
+from lib_lora_train.hosts.standalone import standalone_host
 from lib_lora_train.model.denoiser import Denoiser
 from lib_lora_train.model.open_denoiser import open_denoiser
 from lib_lora_train.model.sampling import generate

@@ -1,18 +1,17 @@
-"""The commands of the command line."""
+"""The commands of the command line.
+
+Modules that need torch are imported when a command runs, so that --help is quick.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import typing
 from pathlib import Path
 
 from lib_lora_train.cli.arguments import PROGRAM, path_argument, run_config, run_path
-from lib_lora_train.config import CheckpointConfig, CompareConfig, Problem, TrainConfig, fields_of, raise_problems
+from lib_lora_train.config import CompareConfig, Problem, TrainConfig, fields_of, raise_problems
 from lib_lora_train.errors import UserError
-
-if typing.TYPE_CHECKING:  # modules that need torch are imported when a command runs, so that --help is quick
-    from lib_lora_train.hosts.base import Host
 
 EXIT_INTERRUPTED = 130
 
@@ -20,6 +19,7 @@ EXIT_INTERRUPTED = 130
 def train(values: argparse.Namespace) -> int:
     """Trains an adapter, or lists all problems of the settings at once."""
     from lib_lora_train.cli.progress import Terminal, stop_on_interrupt
+    from lib_lora_train.hosts.standalone import standalone_host
     from lib_lora_train.training.session import train as run
 
     config = run_config(values)
@@ -32,6 +32,7 @@ def train(values: argparse.Namespace) -> int:
 def resume(values: argparse.Namespace) -> int:
     """Resumes a run."""
     from lib_lora_train.cli.progress import Terminal, stop_on_interrupt
+    from lib_lora_train.hosts.standalone import standalone_host
     from lib_lora_train.training.run_folder import RunFolder
     from lib_lora_train.training.session import resume as run
 
@@ -44,6 +45,7 @@ def resume(values: argparse.Namespace) -> int:
 
 def plan(values: argparse.Namespace) -> int:
     """Prints the plan."""
+    from lib_lora_train.hosts.standalone import standalone_host
     from lib_lora_train.training.plan import make_plan
 
     config = run_config(values)
@@ -65,6 +67,7 @@ def compare(values: argparse.Namespace) -> int:
     from lib_lora_train.cli.progress import counter
     from lib_lora_train.evaluation.cells import request_of
     from lib_lora_train.evaluation.comparison import compare as generate_grid
+    from lib_lora_train.hosts.standalone import standalone_host
     from lib_lora_train.training.run_folder import RunFolder
 
     given = vars(values)
@@ -106,13 +109,6 @@ COMMANDS = {
     "demo": demo,
     "ui": ui,
 }
-
-
-def standalone_host(config: CheckpointConfig) -> Host:
-    """The command line's host: it reads the checkpoint from its file and uses the machine's default device."""
-    from lib_lora_train.hosts.standalone import StandaloneHost, default_device
-
-    return StandaloneHost(config, default_device())
 
 
 def command_line_problems(config: TrainConfig) -> list[Problem]:

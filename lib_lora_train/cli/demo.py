@@ -9,7 +9,6 @@ from typing import Any
 
 from PIL import Image
 
-from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.cli.progress import Terminal, counter, stop_on_interrupt
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.embedded import CHECKPOINT, DEMO_IMAGES, DEMO_REGULARIZATION
@@ -17,6 +16,7 @@ from lib_lora_train.embedded.evaluator import measure
 from lib_lora_train.embedded.synthetic import BACKGROUNDS, COLORS, NEW_SHAPE, SHAPES, caption
 from lib_lora_train.evaluation.cells import Request
 from lib_lora_train.evaluation.comparison import Comparison, Scores, compare
+from lib_lora_train.hosts.standalone import standalone_host
 from lib_lora_train.training.run_folder import RunFolder
 from lib_lora_train.training.session import resume, train
 

@@ -102,6 +102,11 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
+def standalone_host(config: CheckpointConfig) -> StandaloneHost:
+    """The host of a checkpoint file on the machine's default device."""
+    return StandaloneHost(config, default_device())
+
+
 def default_device() -> torch.device:
     """The GPU if there is one; under a launcher, the GPU of this process."""
     if torch.cuda.is_available():

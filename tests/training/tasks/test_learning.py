@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from lib_lora_train.adapters.formats.kohya import load_adapter, load_weights
-from lib_lora_train.cli.commands import standalone_host
 from lib_lora_train.config import TrainConfig
 from lib_lora_train.embedded import CHECKPOINT
 from lib_lora_train.embedded.demo import write_levels
+from lib_lora_train.hosts.standalone import standalone_host
 from lib_lora_train.model.open_denoiser import open_denoiser
 from lib_lora_train.objectives.adapted_denoiser import AdaptedDenoiser
 from lib_lora_train.training.adapter_setup import make_adapter
