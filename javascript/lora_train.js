@@ -169,7 +169,7 @@
             (function check() {
                 const found = condition();
                 if (found) return resolve(found);
-                if (Date.now() - started > 5000) return reject(new Error("the X/Y/Z plot does not respond"));
+                if (Date.now() - started > 5000) return reject(new Error("The X/Y/Z plot could not be filled in."));
                 setTimeout(check, 50);
             })();
         });
@@ -204,12 +204,9 @@
             return; // the server reported an error, which the tab shows
         }
         const page = app().querySelector("#tab_txt2img");
-        const tabs = Array.from(app().querySelectorAll("#tabs > .tab-nav > button"));
-        const titles = ["txt2img", "Txt2img"]; // Forge writes a capital
-        titles.push.apply(titles, titles.map(translated));
-        const button = tabs.find(function (tab) { return titles.includes(tab.textContent.trim()); });
-        if (!page || !button) return;
-        button.click();
+        if (!page || !openTab(["txt2img", "Txt2img"])) throw new Error("There is no txt2img tab."); // Forge writes a capital
+        const generation = page.querySelector("#txt2img_extra_tabs > .tab-nav > button");
+        if (generation) generation.click(); // not the page of Lora cards, which hides the scripts
         const script = await until(function () { return page.querySelector("#script_list"); });
         await choose(script, "X/Y/Z plot");
         const csv = await until(function () { return page.querySelector("#script_txt2img_xyz_plot_csv_mode input"); });
@@ -218,6 +215,27 @@
             await choose(page.querySelector("#script_txt2img_xyz_plot_" + axis + "_type"), values[axis].label);
         }
         await enterValues(page, values);
+        await enterSettings(page, values.txt2img);
+    }
+
+    function openTab(titles) {
+        const known = titles.concat(titles.map(translated));
+        const tabs = Array.from(app().querySelectorAll("#tabs > .tab-nav > button"));
+        const button = tabs.find(function (tab) { return known.includes(tab.textContent.trim()); });
+        if (button) button.click();
+        return Boolean(button);
+    }
+
+    async function enterSettings(page, settings) {
+        for (const [name, value] of Object.entries(settings || {})) {
+            const part = page.querySelector("#txt2img_" + name);
+            if (!part) continue; // an older WebUI has no scheduler
+            if (["sampling", "scheduler"].includes(name)) {
+                await choose(part, value);
+            } else {
+                enter(part.querySelector("textarea, input[type=number]"), value);
+            }
+        }
     }
 
     // The WebUI sets the values again after each choice above, so they are entered until they stay.
@@ -243,7 +261,13 @@
     }
 
     function sendToPlot(json) {
-        fillInPlot(json).catch(function (error) { console.error("LoRA Train: " + error.message); });
+        fillInPlot(json).catch(function (error) {
+            openTab(["LoRA Train"]);
+            const notice = inTab("#lora_train_comparison_notice p");
+            if (!notice) return;
+            notice.className = "lora_train_error";
+            notice.textContent = translated(error.message) + " " + translated("Choose the axes there yourself.");
+        });
     }
 
     window.loraTrain = {

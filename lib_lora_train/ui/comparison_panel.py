@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 from lib_lora_train.config import CompareConfig
 from lib_lora_train.errors import UserError
+from lib_lora_train.evaluation.cells import request_of
 from lib_lora_train.evaluation.comparison import Comparison
 from lib_lora_train.evaluation.runs import SavedRuns
 from lib_lora_train.service import TrainingService
+from lib_lora_train.training.samples import txt2img_request
 from lib_lora_train.ui.background import BackgroundTask, start_in_background
 from lib_lora_train.ui.controls import lines
 from lib_lora_train.ui.html import message_html
@@ -63,8 +65,8 @@ class ComparisonPanel:
             updates |= _result(task.result)
         return page.changes(updates)
 
-    def send_to_plot(self, name: str | None) -> Updates:
-        """The values for the X/Y/Z plot, as JSON; javascript/lora_train.js fills them in.
+    def send_to_plot(self, name: str | None, prompts: str | None) -> Updates:
+        """The values for the X/Y/Z plot and for txt2img, as JSON; javascript/lora_train.js fills them in.
 
         Raises:
             UserError: when the LoRA folder has no such run.
@@ -72,8 +74,32 @@ class ComparisonPanel:
         from lib_lora_train.evaluation.xyz_axes import send_values
 
         run = SavedRuns.find(self.service.environment.lora_dir).run(_require_run(name))
-        updates: Updates = {Part.PLOT_VALUES: {"value": json.dumps(send_values(run))}}
+        values = {**send_values(run), "txt2img": self._txt2img_values(run.name, lines(prompts))}
+        updates: Updates = {Part.PLOT_VALUES: {"value": json.dumps(values)}}
         return updates | message("The X/Y/Z plot in txt2img is filled in.")
+
+    def _txt2img_values(self, name: str, prompts: list[str]) -> dict[str, str]:
+        """The first image of the comparison as txt2img's own settings; none for a run of which only the files are left."""
+        from lib_lora_train.hosts.webui.txt2img import SAMPLERS
+
+        try:
+            config = self.service.run(name).folder.config
+            comparison = request_of(config, CompareConfig(prompts=prompts))
+        except UserError:
+            return {}
+        request = txt2img_request(config, comparison.samples[0], comparison.seeds[0])
+        sampler, scheduler = SAMPLERS[request.sampler]
+        return {
+            "prompt": request.prompt,
+            "neg_prompt": request.negative,
+            "width": str(request.width),
+            "height": str(request.height),
+            "cfg_scale": f"{request.guidance:g}",
+            "seed": str(request.seed),
+            "steps": str(request.steps),
+            "sampling": sampler,
+            "scheduler": scheduler,
+        }
 
 
 def _result(comparison: Comparison | None) -> Updates:

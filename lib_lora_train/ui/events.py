@@ -169,7 +169,8 @@ class Events:
         self._then(self._on_click(Part.GENERATE_GRID, comparison.generate, inputs, notice=notice), "poll")
         if Part.SEND_TO_PLOT in self._components:
             send, values = comparison.send_to_plot, [Part.PLOT_VALUES]
-            sent = self._on_click(Part.SEND_TO_PLOT, send, [Part.COMPARISON_RUN], values, notice=notice)
+            sent_inputs = [Part.COMPARISON_RUN, Part.COMPARISON_PROMPTS]
+            sent = self._on_click(Part.SEND_TO_PLOT, send, sent_inputs, values, notice=notice)
             fill_in = browser_only(_call("sendToPlot", "values"))
             sent.then(**fill_in, inputs=self._components.of(values), **QUIET)
 

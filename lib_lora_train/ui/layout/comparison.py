@@ -19,7 +19,7 @@ def add_comparison(components: Components, *, in_webui: bool) -> None:
             if in_webui:
                 send = gr.Button("Send to X/Y/Z plot", elem_id="lora_train_send_to_plot")
                 components.add(Part.SEND_TO_PLOT, send)
-        components.add(Part.COMPARISON_NOTICE, gr.HTML(visible=False))
+        components.add(Part.COMPARISON_NOTICE, gr.HTML(visible=False, elem_id="lora_train_comparison_notice"))
         components.add(Part.GRID_PROGRESS, gr.HTML(visible=False, elem_id="lora_train_grid_progress"))
         _add_result(components)
 
