@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from lib_lora_train.checkpoints.detect import (
     prediction_markers,
 )
 from lib_lora_train.checkpoints.safetensors_header import read_header
+from lib_lora_train.checkpoints.torch_file import DamagedFileError, UnsafePickleError, read_torch_file
 from lib_lora_train.errors import UserError
 from lib_lora_train.model.family import SD2, SDXL, Family, Heads
 
@@ -103,12 +103,12 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], Family]:
 
 def _read_ckpt(path: Path) -> dict[str, torch.Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError:
+        content = read_torch_file(path)
+    except UnsafePickleError:
         raise UserError(
             f"{path.name} contains Python objects besides weights, which can run code. Convert it to .safetensors first."
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError):
+    except DamagedFileError:
         raise UserError(f"{path.name} is damaged or not a checkpoint. Download it again.") from None
     weights = content.get("state_dict", content) if isinstance(content, dict) else {}
     return {name: tensor for name, tensor in weights.items() if isinstance(tensor, torch.Tensor)}

@@ -38,6 +38,19 @@ def test_every_text_encoder_of_a_family_is_found(tmp_path, family, prefixes):
         assert {name for name in expected if not name.endswith("position_ids")} == set(weights)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_ckpt_of_every_torch_holds_the_same_as_a_safetensors_file(own_copy, zipped, wrapped):
+    weights, family = read_weights(own_copy)
+    ckpt = own_copy.with_suffix(".ckpt")
+    content = {"state_dict": weights, "global_step": 7} if wrapped else weights
+    torch.save(content, ckpt, _use_new_zipfile_serialization=zipped)  # torch before 1.6 wrote the other layout
+    found, found_family = read_weights(ckpt)
+    assert found_family is family
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
 class TestWrongFiles:
     def test_a_missing_file(self, tmp_path, complaint):
         assert "does not exist" in complaint(read_weights, tmp_path / "none.safetensors")
