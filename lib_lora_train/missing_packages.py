@@ -1,6 +1,6 @@
 """The tab's message about missing packages, and the file of those that could not be added to the WebUI.
 
-The file is valid until the WebUI's own packages change, so that a start does not try in vain:
+The file is valid until the WebUI's own packages change, so that not every start tries again:
 
 {"diffusers": {"reason": "...", "beside": {"torch": "2.1.2", "transformers": "4.30.2"}}}
 """

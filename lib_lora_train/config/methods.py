@@ -5,7 +5,7 @@ from __future__ import annotations
 TRAINING_METHODS = {
     "captioned": "Images with captions",
     "dreambooth": "DreamBooth: a subject and its class",
-    "ileco": "Prompts: replace one by another (iLECO)",
+    "ileco": "Prompts: replace one with another (iLECO)",
     "leco": "Prompts: erase or enhance (LECO)",
     "text_slider": "Prompts: a slider between two",
     "addift": "Image pairs: before and after (ADDifT)",

@@ -139,7 +139,7 @@ def time_a_step(prepared: PreparedRun, host: Host) -> float:
 
 
 def _of_rows(config: TrainConfig, task_data: TaskData) -> TrainConfig:
-    """`config` with as many pictures in a batch as the learning pass has."""
+    """`config` with the batch size of the pass that is trained."""
     return replace(config, dataset=replace(config.dataset, batch_size=config.dataset.batch_size * task_data.rows))
 
 

@@ -225,7 +225,7 @@ def test_a_training_method_shows_its_own_settings_and_help(page, server):
     open_group(page, "Loss and noise")
     page.locator("#lora_train_loss_weighting").wait_for()
     for method, text in (
-        ("ileco", "replace one by another"),
+        ("ileco", "replace one with another"),
         ("captioned", "Images with captions"),
         ("ileco", "replace one"),
     ):
