@@ -20,10 +20,9 @@ from lib_lora_train.model.family import Family
 from lib_lora_train.model.shared_checkpoint import SharedCheckpoint
 from lib_lora_train.queue import Job, RunQueue, unfinished_runs
 from lib_lora_train.training.events import Validated
-from lib_lora_train.training.memory import MemoryEstimate
 from lib_lora_train.training.plan import (
     Plan,
-    estimate_run_memory,
+    PlanBasis,
     megabytes,
     plan_of,
     require_startable,
@@ -52,11 +51,11 @@ class SavedRun:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """The last run that was prepared, and the memory it needs, by checkpoint."""
+    """The last run that was prepared, and the basis of its plan by checkpoint."""
 
     settings: tuple[Any, ...]
     run: PreparedRun
-    memory: dict[tuple[Any, ...], MemoryEstimate]
+    bases: dict[tuple[Any, ...], PlanBasis]
 
 
 class TrainingService:
@@ -114,7 +113,7 @@ class TrainingService:
         key = _step_key(config, checkpoint.name)
         if timed and key not in self._step_seconds and self.queue.current is None:
             self._step_seconds[key] = time_a_step(prepared.run, host)
-        return plan_of(prepared.run, checkpoint, self._memory(prepared, checkpoint), self._step_seconds.get(key))
+        return plan_of(prepared.run, checkpoint, self._basis(prepared, checkpoint), self._step_seconds.get(key))
 
     def problems(self, values: Mapping[str, Any]) -> list[Problem]:
         """Everything that would keep a run with these settings from starting."""
@@ -147,11 +146,11 @@ class TrainingService:
             self._prepared = _Prepared(settings, PreparedRun.read(config, last.run if last else None), {})
             return self._prepared
 
-    def _memory(self, prepared: _Prepared, checkpoint: SharedCheckpoint) -> MemoryEstimate:
+    def _basis(self, prepared: _Prepared, checkpoint: SharedCheckpoint) -> PlanBasis:
         key = (checkpoint.name, checkpoint.family, checkpoint.precision, checkpoint.device)
-        if key not in prepared.memory:
-            prepared.memory[key] = estimate_run_memory(prepared.run, checkpoint)
-        return prepared.memory[key]
+        if key not in prepared.bases:
+            prepared.bases[key] = PlanBasis.of(prepared.run, checkpoint)
+        return prepared.bases[key]
 
     def _require_planned_family(self, config: TrainConfig, now: SharedCheckpoint, values: Mapping[str, Any]) -> None:
         """A plan for one family of checkpoint says nothing about a run on another.
@@ -179,8 +178,8 @@ class TrainingService:
     def unfinished(self) -> list[str]:
         """Names of the runs that can be resumed: those still pending when the program ended, then others, newest first."""
         known = [job.name for job in self.queue.all() if not job.state.is_done]
-        begun = [folder.config.run.name for folder in unfinished_runs(self.environment.runs_dir, known)]
-        return [*self.queue.interrupted(), *begun]
+        unfinished = [folder.config.run.name for folder in unfinished_runs(self.environment.runs_dir, known)]
+        return [*self.queue.interrupted(), *unfinished]
 
     def runs(self) -> list[SavedRun]:
         """All runs on disk, newest first. Folders that cannot be read are left out."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -119,10 +119,10 @@ class TrainConfig:
         return _fields_by_name()[name].info.used_by(self.run.training_method)
 
 
-def settings() -> Iterator[Field]:
+@functools.cache
+def settings() -> tuple[Field, ...]:
     """Every setting of a run, in order: what the entry points are made from."""
-    for group, group_type in _group_types().items():
-        yield from fields_of(group_type, group)
+    return tuple(item for group, group_type in _group_types().items() for item in fields_of(group_type, group))
 
 
 def flat_from_toml(text: str) -> dict[str, Any]:

@@ -37,9 +37,9 @@ def problems_of(config: TrainConfig, fields: Iterable[Field]) -> Iterator[Proble
     What is wrong with a value by itself comes alone: advice for its combination with others would contradict it.
     """
     alone = [*_range_problems(config.to_flat(), fields), *_name_problems(config.run.name)]
-    settled = {problem.field for problem in alone}
+    invalid = {problem.field for problem in alone}
     yield from alone
-    yield from (problem for problem in _combination_problems(config) if problem.field not in settled)
+    yield from (problem for problem in _combination_problems(config) if problem.field not in invalid)
 
 
 def _range_problems(flat: dict[str, Any], fields: Iterable[Field]) -> Iterator[Problem]:

@@ -130,7 +130,7 @@ def unused_files(contents: FolderContents, captions: CaptionFiles, loss_mask: st
             f"{_number(alike, 'file')} may hold captions but {'is' if len(alike) == 1 else 'are'} not read: "
             f"{_listed(alike, root)}. Captions are read from NAME.txt, NAME.caption, {', '.join(METADATA)}."
         )
-    yield from _learned_by_mistake(contents)
+    yield from _trained_by_mistake(contents)
 
 
 def left_out(contents: FolderContents, loss_mask: str) -> Iterator[str]:
@@ -184,7 +184,7 @@ def _like_captions(contents: FolderContents) -> Iterator[Path]:
             yield file
 
 
-def _learned_by_mistake(contents: FolderContents) -> Iterator[str]:
+def _trained_by_mistake(contents: FolderContents) -> Iterator[str]:
     """Images that are trained on, although their names say that they are something else."""
     root = contents.root
     stems = {(image.parent, image.stem.casefold()) for image in contents.images}

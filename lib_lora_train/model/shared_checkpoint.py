@@ -126,7 +126,8 @@ class SharedCheckpoint:
         first = self.unet.get("input_blocks.0.0.weight")
         if first is not None and first.shape[0] < FULL_WIDTH:
             return 0
-        return (self.family.v_resolution if self.prediction == "v" else 0) or self.family.resolution
+        v_resolution = self.family.v_resolution if self.prediction == "v" else 0
+        return v_resolution or self.family.resolution
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Arithmetic in `precision` inside; nothing for float32, which older versions of torch refuse.

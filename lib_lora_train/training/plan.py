@@ -115,15 +115,31 @@ def make_plan(run: TrainConfig | PreparedRun, host: Host, *, timed: bool = True)
     """
     prepared = run if isinstance(run, PreparedRun) else PreparedRun.read(run)
     checkpoint = require_startable(prepared.config, host)
-    memory = estimate_run_memory(prepared, checkpoint)
-    return plan_of(prepared, checkpoint, memory, time_a_step(prepared, host) if timed else None)
+    basis = PlanBasis.of(prepared, checkpoint)
+    return plan_of(prepared, checkpoint, basis, time_a_step(prepared, host) if timed else None)
 
 
-def estimate_run_memory(prepared: PreparedRun, checkpoint: SharedCheckpoint) -> MemoryEstimate:
-    """The memory for a step at the largest image size of the run."""
-    sizes = prepared.task_data.summary().sizes
-    largest = max(sizes, key=lambda size: size.width * size.height)
-    return estimate_memory(checkpoint, _of_rows(prepared.config, prepared.task_data), largest)
+@dataclass(frozen=True)
+class PlanBasis:
+    """What takes long to find out, and stays the same for a prepared run on the same checkpoint.
+
+    Attributes:
+        memory: for a step at the largest image size of the run.
+        caption_warnings: about all captions that are trained on.
+    """
+
+    memory: MemoryEstimate
+    caption_warnings: list[str]
+
+    @classmethod
+    def of(cls, prepared: PreparedRun, checkpoint: SharedCheckpoint) -> PlanBasis:
+        """The basis of a plan for `prepared` on `checkpoint`."""
+        config, task_data = prepared.config, prepared.task_data
+        largest = max(task_data.summary().sizes, key=lambda size: size.width * size.height)
+        return cls(
+            estimate_memory(checkpoint, _of_rows(config, task_data), largest),
+            caption_warnings(checkpoint, config, task_data.prompts()),
+        )
 
 
 def time_a_step(prepared: PreparedRun, host: Host) -> float:
@@ -143,8 +159,9 @@ def _of_rows(config: TrainConfig, task_data: TaskData) -> TrainConfig:
     return replace(config, dataset=replace(config.dataset, batch_size=config.dataset.batch_size * task_data.rows))
 
 
-def plan_of(prepared: PreparedRun, checkpoint: SharedCheckpoint, memory: MemoryEstimate, seconds: float | None) -> Plan:
-    """The plan of a run whose memory, and perhaps time per step, are known."""
+def plan_of(prepared: PreparedRun, checkpoint: SharedCheckpoint, basis: PlanBasis, seconds: float | None) -> Plan:
+    """The plan of a run; `seconds` per step, or None while they are not known."""
+    memory = basis.memory
     config, task_data = prepared.config, prepared.task_data
     training, summary = config.training, task_data.summary()
     epoch_schedule = EpochSchedule.of(training, task_data.batches_per_epoch())
@@ -152,7 +169,7 @@ def plan_of(prepared: PreparedRun, checkpoint: SharedCheckpoint, memory: MemoryE
     warnings = [
         *task_data.warnings,
         *run_warnings(checkpoint, config),
-        *caption_warnings(checkpoint, config, task_data.prompts()),
+        *basis.caption_warnings,
         *schedule_warnings(config, epoch_schedule.steps),
         *([class_images.note] if class_images else []),
     ]

@@ -117,7 +117,7 @@ class WebUI:
 
     @contextlib.contextmanager
     def in_mid_run(self, **settings: Any) -> Iterator[None]:
-        """Inside, a run has begun and is held after its first slice."""
+        """Inside, a run has started and is held after its first slice."""
         self.call("POST", "/lora-train-checks/hold", {"on": True})
         try:
             assert self.start(**settings).status == 200

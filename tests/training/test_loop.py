@@ -240,13 +240,13 @@ class TestPhases:
 
     @pytest.mark.parametrize(("accumulation", "step"), [(1, 4), (2, 2), (4, 1)])
     def test_a_phase_begins_once(self, accelerator, accumulation, step):
-        begun = []
+        begins = []
         loop, _ = self.loop(accelerator)
         loop.accumulation = accumulation
-        loop.phases = [Phase(4, lambda: begun.append(loop.step))]
+        loop.phases = [Phase(4, lambda: begins.append(loop.step))]
         for until in range(1, 6):
             loop.run_until(until)
-        assert begun == [step]
+        assert begins == [step]
 
 
 def test_autocast_is_off_after_a_loss_that_raises(accelerator):

@@ -48,7 +48,7 @@ def test_there_is_no_plot_before_the_first_step():
 
 
 @pytest.mark.parametrize(
-    "events", [run_of(), run_of()[:3], run_of(1, 1), run_of(3, 2000)], ids=["whole", "begun", "short", "long"]
+    "events", [run_of(), run_of()[:3], run_of(1, 1), run_of(3, 2000)], ids=["whole", "running", "short", "long"]
 )
 def test_the_plot_is_well_formed_and_inside_its_frame(events):
     root = ElementTree.fromstring(curve_svg(curve_of(events)))
