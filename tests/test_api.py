@@ -170,3 +170,26 @@ def test_the_webui_generates_class_images_and_the_api_reports_progress(checkpoin
     assert jobs[0]["preparing"]["folder"].startswith(str(service.environment.runs_dir / "cache" / "class-images"))
     after = client.get(f"{PREFIX}/runs/cat").json()["job"]
     assert (after["state"], after["preparing"]) == ("finished", None)
+
+
+def test_a_password_may_contain_a_colon(service):
+    app = fastapi.FastAPI()
+    add_routes(app, service, "ann:se:cret")
+    client = TestClient(app)
+    assert client.get(f"{PREFIX}/runs", auth=("ann", "se:cret")).status_code == 200
+    assert client.get(f"{PREFIX}/runs", auth=("ann", "cret")).status_code == 401
+
+
+def test_events_since_a_negative_number_are_all_of_them(client, service):
+    client.post(f"{PREFIX}/runs", json=SETTINGS)
+    wait_until_over(service.queue.get("cat"))
+    every = client.get(f"{PREFIX}/runs/cat?since=0").json()["job"]["events"]
+    assert len(every) > 1
+    assert client.get(f"{PREFIX}/runs/cat?since=-1").json()["job"]["events"] == every
+
+
+@pytest.mark.parametrize("seed", [2**32, 1.5, "1"])
+def test_a_comparisons_seed_is_a_whole_number_of_32_bits(client, seed):
+    answer = client.post(f"{PREFIX}/runs/cat/compare", json={"seed": seed})
+    assert answer.status_code == 422
+    assert answer.json()["problems"][0]["message"].startswith("seed ")

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from lib_lora_train.hosts.base import keep_waiting
-from lib_lora_train.queue import Job, RunQueue, State, read_queue, unfinished_runs, wait_until_over
+from lib_lora_train.queue import Job, RunQueue, State, read_queue, unfinished_runs, wait_until_over, write_queue
 from lib_lora_train.training.events import Finished, Progress, Started
 from lib_lora_train.training.prepared_run import PreparedRun
 from tests.training.runs import SharingHost, photos, tiny_config
@@ -206,3 +206,70 @@ def test_a_job_is_over_only_after_the_checkpoint_is_released(checkpoint, config)
     assert wait_until_over(queue.add(PreparedRun.read(config()))) == State.FINISHED
     assert states == [State.TRAINING]
     queue.close()
+
+
+def test_runs_left_by_the_last_start_stay_on_disk_until_they_are_resumed(checkpoint, config, tmp_path):
+    file = tmp_path / "queue.json"
+    write_queue(file, [config("left"), config("left too")])
+    queue = RunQueue(lambda model: SharingHost(checkpoint), queue_file=file)
+    assert wait_until_over(queue.add(PreparedRun.read(config("another")))) == State.FINISHED
+    assert list(read_queue(file)) == queue.interrupted() == ["left", "left too"]
+    assert wait_until_over(queue.resume_interrupted("left")) == State.FINISHED
+    assert list(read_queue(file)) == queue.interrupted() == ["left too"]
+    queue.close()
+
+
+def test_a_run_that_is_being_prepared_stays_on_disk_when_another_is_added(host, config, tmp_path):
+    file, preparing, prepared = tmp_path / "queue.json", threading.Event(), threading.Event()
+
+    def make_host(model):
+        preparing.set()
+        prepared.wait(20)
+        return host
+
+    queue = RunQueue(make_host, queue_file=file)
+    queue.add(PreparedRun.read(config("one")))
+    assert preparing.wait(20)
+    second = queue.add(PreparedRun.read(config("two")))
+    assert list(read_queue(file)) == ["one", "two"]
+    prepared.set()
+    host.unblocked.set()
+    assert wait_until_over(second) == State.FINISHED
+    queue.close()
+
+
+def test_closing_keeps_the_runs_that_wait(host, config, tmp_path):
+    file = tmp_path / "queue.json"
+    queue = RunQueue(lambda model: host, queue_file=file)
+    running = queue.add(PreparedRun.read(config("running")))
+    queue.add(PreparedRun.read(config("waiting")))
+    while running.state != State.PAUSED:
+        assert not running.state.is_done
+    queue.close()
+    assert "waiting" in read_queue(file)
+
+
+def test_an_unexpected_error_is_the_message_of_its_run_and_the_next_one_trains(checkpoint, config):
+    class BrokenHost(SharingHost):
+        def describe(self):
+            raise RuntimeError("a fault of the program")
+
+    hosts = [BrokenHost(checkpoint), SharingHost(checkpoint)]
+    queue = RunQueue(lambda model: hosts.pop(0))
+    broken, other = (queue.add(PreparedRun.read(config(name))) for name in ("broken", "other"))
+    assert wait_until_over(broken, seconds=20) == State.FAILED
+    assert "RuntimeError: a fault of the program" in broken.message
+    assert wait_until_over(other, seconds=20) == State.FINISHED
+    queue.close()
+
+
+def test_a_run_that_is_discarded_while_it_trains_leaves_nothing(queue, host, config):
+    job = queue.add(PreparedRun.read(config()))
+    while job.state != State.PAUSED:
+        assert not job.state.is_done
+    queue.discard("tiny")
+    host.unblocked.set()
+    assert wait_until_over(queue.add(PreparedRun.read(config("next")))) == State.FINISHED
+    assert [other.name for other in queue.all()] == ["next"]
+    assert not job.folder.path.exists()
+    assert not job.folder.adapters.exists()

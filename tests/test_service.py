@@ -12,6 +12,7 @@ import safetensors.torch
 from PIL import Image
 
 from lib_lora_train.config import CompareConfig
+from lib_lora_train.errors import UserError
 from lib_lora_train.evaluation.best_epoch import recommend
 from lib_lora_train.hosts.base import keep_waiting
 from lib_lora_train.hosts.environment import Environment
@@ -233,4 +234,29 @@ def test_start_accepts_another_checkpoint_of_the_same_kind(environment, checkpoi
     service.plan(SETTINGS)
     loaded.append(dataclasses.replace(checkpoint, name="other"))
     assert service.start(SETTINGS).name == "cat"
+    service.queue.close()
+
+
+def test_a_plan_follows_the_images_in_its_folder(service, environment):
+    before = service.plan(SETTINGS).images
+    photos(environment.datasets_dir / "cats", 6)
+    assert service.plan(SETTINGS).images == before + 2
+
+
+@pytest.mark.parametrize("changed", [{"gradient_checkpointing": True}, {"batch_size": 2}, {"rank": 4}])
+def test_a_measured_time_is_not_shown_for_settings_that_take_another(service, changed):
+    assert service.plan(SETTINGS, timed=True).seconds_per_step is not None
+    assert service.plan({**SETTINGS, "learning_rate": 1e-3}).seconds_per_step is not None
+    assert service.plan({**SETTINGS, **changed}).seconds_per_step is None
+
+
+def test_after_a_grid_that_failed_another_can_be_generated(environment):
+    def fail(request):
+        raise UserError("The WebUI was interrupted.")
+
+    service = TrainingService(dataclasses.replace(environment, txt2img=fail))
+    wait_until_over(service.start(SETTINGS))
+    for _ in range(2):
+        with pytest.raises(UserError, match="interrupted"):
+            service.compare("cat", CompareConfig(strengths=[1.0]))
     service.queue.close()

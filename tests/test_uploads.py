@@ -67,6 +67,10 @@ class TestStoring:
         store_uploads(drop(("cat.png", b"1")), root, "x")
         assert set(content(store_uploads(drop(("CAT.png", b"2")), root, "x"))) == {"cat.png", "CAT-2.png"}
 
+    def test_ignores_case_among_files_dropped_together(self, root, drop):
+        folder = store_uploads(drop(("CAT.png", b"1"), ("cat.png", b"2")), root, "x")
+        assert content(folder) == {"CAT.png": b"1", "cat-2.png": b"2"}
+
     def test_stores_the_same_file_once(self, root, drop):
         for _ in range(2):
             folder = store_uploads(drop(("cat.png", b"1"), ("cat.png", b"2"), ("cat.txt", b"3")), root, "x")

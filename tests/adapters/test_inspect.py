@@ -129,6 +129,7 @@ class TestFilesOfOtherTrainers:
         ("name", "block"),
         [
             ("lora_unet_input_blocks_1_1_proj_in", "down 0"),
+            ("lora_unet_input_blocks_3_0_op", "down 0"),
             ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q", "down 1"),
             ("lora_unet_input_blocks_8_1_transformer_blocks_9_attn2_to_k", "down 2"),
             ("lora_unet_input_blocks_0_0", "other"),

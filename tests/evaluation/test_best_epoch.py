@@ -91,6 +91,11 @@ def test_of_equal_losses_the_later_epoch_wins():
     assert recommend(epochs({1: 0.2, 2: 0.1, 3: 0.1}), [1, 2, 3]).epoch == 3
 
 
+def test_of_equal_losses_the_earlier_epoch_is_called_the_lowest():
+    reason = recommend(epochs({1: 0.2, 2: 0.1, 3: 0.1}), [1, 2, 3]).reason
+    assert reason.endswith("is as good as the lowest (epoch 2).")
+
+
 def test_without_losses_the_last_epoch_is_recommended():
     for losses in ({}, {0: 0.2}):
         assert recommend(epochs(losses), [1, 5]) == Recommendation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from PIL import Image
 
 from lib_lora_train.config import CheckpointConfig
+from lib_lora_train.evaluation import cells as module
+from lib_lora_train.evaluation import comparison as comparison_module
 from lib_lora_train.evaluation.best_epoch import recommend
 from lib_lora_train.evaluation.cells import Request, generate_cells
 from lib_lora_train.evaluation.comparison import compare, validations
@@ -76,6 +79,35 @@ def test_a_cell_does_not_depend_on_the_cells_before_it(cells, run, host):
     )
     # One image instead of a batch of two: some kernels round the last bit differently.
     assert np.abs(again - first).max() <= 4
+
+
+def test_the_base_model_is_generated_once_for_all_epochs(run, host, monkeypatch):
+    generated = []
+    monkeypatch.setattr(module, "generate", lambda *arguments: generated.append(1) or [Image.new("RGB", (8, 8))] * 2)
+    assert len(list(generate_cells(host, run.config, run.points(), REQUEST))) == 6
+    assert len(generated) == 5
+
+
+def test_each_epochs_file_is_loaded_once(run, host, monkeypatch):
+    loaded, load = [], module.load_adapter
+    monkeypatch.setattr(module, "generate", lambda *arguments: [Image.new("RGB", (8, 8))] * 2)
+    monkeypatch.setattr(module, "load_adapter", lambda path: loaded.append(path.name) or load(path))
+    list(generate_cells(host, run.config, run.points(), REQUEST))
+    assert loaded == ["tiny-000001.safetensors", "tiny.safetensors"]
+
+
+def test_the_layers_and_ranks_are_those_of_the_files_and_not_of_the_settings(cells, run, host):
+    adapter = replace(run.config.adapter, rank=5, train_text_encoder=False)
+    other = generate_cells(host, replace(run.config, adapter=adapter), run.points(), REQUEST)
+    assert {(c.point.epoch, c.strength): [image.tobytes() for image in c.images] for c in other} == cells
+
+
+def test_the_row_of_the_recommended_epoch_is_marked_whatever_the_first_epoch_is(run, host, tmp_path, monkeypatch):
+    grids, last = [], run.points()[1:]
+    monkeypatch.setattr(RunFolder, "points", lambda folder: last)
+    monkeypatch.setattr(comparison_module, "draw_grid", lambda grid: grids.append(grid) or Image.new("RGB", (8, 8)))
+    assert compare(run, host, Request(PROMPTS[:1], [1], [1.0]), tmp_path / "grid.png").recommendation.epoch == 2
+    assert [(grid.best, len(grid.rows)) for grid in grids] == [(0, 1)]
 
 
 def test_a_comparison_writes_an_image_and_figures(run, host, tmp_path):

@@ -11,7 +11,7 @@ from lib_lora_train.model.diffusers_view.conditioning import UNetConditioning
 from lib_lora_train.model.diffusers_view.denoiser import DiffusersDenoiser
 from lib_lora_train.model.processes.ddpm import stable_diffusion_process
 from lib_lora_train.model.processes.ddpm_samplers import SCHEDULERS
-from lib_lora_train.model.sampling import SamplingOptions, decode, sample_latents, to_image
+from lib_lora_train.model.sampling import SamplingOptions, decode, generate, sample_latents, to_image
 
 OPTIONS = SamplingOptions(64, 64, steps=5, guidance=3.0)
 
@@ -89,6 +89,16 @@ def interpolated(t: float) -> torch.Tensor:
     log_sigma = ((1 - abar()) / abar()).log() / 2
     sigma = (log_sigma[low] + (t - low) * (log_sigma[min(low + 1, 999)] - log_sigma[low])).exp()
     return 1 / (1 + sigma**2)
+
+
+def test_an_image_has_its_own_seed_in_whatever_batch_it_is_generated(denoiser):
+    """A long prompt has more tokens, so it is in a batch of its own between the two short ones."""
+    denoiser.text.max_tokens = 150
+    prompts = ["red", " ".join(["cat"] * 100), "blue"]
+    images = generate(denoiser, prompts, "", [4, 5, 6], OPTIONS, at_once=2)
+    for image, prompt, seed in zip(images, prompts, [4, 5, 6], strict=True):
+        (alone,) = generate(denoiser, [prompt], "", [seed], OPTIONS)
+        assert np.abs(np.asarray(image).astype(int) - np.asarray(alone).astype(int)).max() <= 4
 
 
 @pytest.mark.parametrize("sampler", SCHEDULERS)

@@ -8,9 +8,11 @@ import pytest
 from PIL import Image, ImageChops
 
 from lib_lora_train.config import CheckpointConfig
+from lib_lora_train.errors import UserError
 from lib_lora_train.hosts.environment import Txt2ImgRequest
 from lib_lora_train.model.open_denoiser import open_denoiser
 from lib_lora_train.model.sampling import generate
+from lib_lora_train.training import class_images as module
 from lib_lora_train.training.class_images import ClassImages, generate_missing
 from lib_lora_train.training.control import Control, StopRequested
 from lib_lora_train.training.events import Finished, GeneratingClassImages, Stopped
@@ -88,6 +90,26 @@ class TestGenerating:
         generate_missing(more, config, host, Control(), lambda event: None, txt2img)
         assert [request.seed for request in txt2img.requests] == [3, 4]
         assert before.items() <= saved(more).items()
+
+    def test_an_image_in_the_middle_that_was_deleted_is_generated_with_its_own_seed(self, class_images, host):
+        images, config = class_images(3)
+        generate_missing(images, config, host, Control(), lambda event: None, RecordingTxt2Img())
+        before, txt2img = saved(images), RecordingTxt2Img()
+        images.path(1).unlink()
+        generate_missing(images, config, host, Control(), lambda event: None, txt2img)
+        assert [request.seed for request in txt2img.requests] == [1]
+        assert saved(images) == before
+
+    def test_no_image_is_without_its_caption_when_the_disk_is_full(self, class_images, host, monkeypatch):
+        images, config = class_images(1)
+
+        def refuse(path, text):
+            raise UserError("The disk is full.")
+
+        monkeypatch.setattr(module, "write_text", refuse)
+        with pytest.raises(UserError, match="The disk is full"):
+            generate_missing(images, config, host, Control(), lambda event: None, RecordingTxt2Img())
+        assert images.missing() == [1]
 
     def test_a_stop_keeps_what_was_generated(self, class_images, host):
         images, config = class_images(3)

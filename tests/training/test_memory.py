@@ -51,6 +51,11 @@ def test_activations_are_what_autograd_keeps_and_few_intermediate_results(tiny, 
     assert kept <= estimate.activations <= 1.1 * kept
 
 
+def test_larger_batches_of_one_size_need_more_memory(tiny, host):
+    one, two = (estimate_memory(host.checkpoint, tiny(batch_size=n), Size(64, 64)).activations for n in (1, 2))
+    assert two > 1.5 * one
+
+
 def test_gradient_checkpointing_needs_less_memory(tiny, host):
     plain, saving = (
         estimate_memory(host.checkpoint, tiny(gradient_checkpointing=on), Size(64, 64)).activations

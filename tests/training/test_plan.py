@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from lib_lora_train.dataset.images import Size
+from lib_lora_train.training import plan as module
 from lib_lora_train.training.events import Started
 from lib_lora_train.training.plan import make_plan
 from lib_lora_train.training.session import train
@@ -74,3 +78,35 @@ def test_a_plan_says_at_once_what_would_keep_the_run_from_starting(tiny, host, c
     config = tiny()
     train(config, host)
     assert "already contains a run named tiny" in complaint(make_plan, config, host)
+
+
+class TestTheTimeOfAStep:
+    @pytest.fixture(autouse=True)
+    def one_second_for_each_pass(self, monkeypatch):
+        seconds = itertools.count()
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: float(next(seconds))))
+
+    @pytest.mark.parametrize(("accumulation", "seconds"), [(1, 1.0), (3, 3.0)])
+    def test_is_that_of_all_its_batches(self, tiny, host, accumulation, seconds):
+        assert make_plan(tiny(gradient_accumulation=accumulation), host).seconds_per_step == seconds
+
+    def test_includes_passes_without_gradients(self, tiny, host):
+        """iLECO's goal takes one more pass, or two if the replacement is exaggerated."""
+        settings = {"training_method": "ileco", "prompt_pairs": ["a -> b"], "dataset_folder": ""}
+        for strength, seconds in ((1.0, 2.0), (2.0, 3.0)):
+            assert make_plan(tiny(**settings, replacement_strength=strength), host).seconds_per_step == seconds
+
+
+def test_memory_is_that_of_the_largest_size_and_time_that_of_the_most_frequent(tiny, host, tmp_path, monkeypatch):
+    photos(tmp_path / "mixed", 1)
+    for number in range(3):
+        Image.new("RGB", (80, 48)).save(tmp_path / "mixed" / f"wide {number}.png")
+    timed, estimated = [], []
+    monkeypatch.setattr(module, "_seconds_per_step", lambda checkpoint, config, size, passes: timed.append(size) or 1.0)
+    estimate = module.estimate_memory
+    monkeypatch.setattr(
+        module, "estimate_memory", lambda c, config, size: estimated.append(size) or estimate(c, config, size)
+    )
+    plan = make_plan(tiny(dataset_folder=str(tmp_path / "mixed"), bucket_reso_steps=16, trigger_word="x"), host)
+    assert plan.buckets == {Size(64, 64): 1, Size(80, 48): 3}
+    assert (estimated, timed) == ([Size(64, 64)], [Size(80, 48)])

@@ -69,3 +69,31 @@ class TestANewRunFolder:
     def test_is_created_by_the_main_process_alone(self, tiny):
         with new_run_folder(tiny(), is_main=False, barrier=lambda: None) as folder:
             assert not folder.path.exists()
+
+
+class TestDiscarding:
+    OWN = ("a.b.safetensors", "a.b-000001.safetensors", "a.b-step00000012.safetensors")
+    OTHERS = ("a.b-000001 copy.safetensors", "a.b-final.safetensors", "axb-000001.safetensors", "notes.txt")
+
+    @pytest.fixture
+    def folder(self, tiny) -> RunFolder:
+        """Of a run whose name is also a pattern, with files of others beside its own."""
+        made = RunFolder.create(tiny(name="a.b"))
+        for name in (*self.OWN, *self.OTHERS):
+            (made.adapters / name).touch()
+        return made
+
+    def test_removes_the_runs_folder_and_its_own_adapters_alone(self, folder):
+        folder.discard()
+        assert not folder.path.exists()
+        assert sorted(path.name for path in folder.adapters.iterdir()) == sorted(self.OTHERS)
+
+    def test_removes_the_adapters_folder_if_nothing_else_is_in_it(self, folder):
+        for name in self.OTHERS:
+            (folder.adapters / name).unlink()
+        folder.discard()
+        assert not folder.adapters.exists()
+
+    def test_only_own_adapters_are_epochs(self, folder):
+        (folder.adapters / "a.b.safetensors").unlink()
+        assert [(point.epoch, point.path.name) for point in folder.points()] == [(1, "a.b-000001.safetensors")]

@@ -82,6 +82,11 @@ def test_thinning_keeps_the_mean():
     assert sum(loss for _, loss in few) / 100 == pytest.approx(sum(loss for _, loss in points) / 1000)
 
 
+def test_thinning_uses_every_point_also_where_the_groups_cannot_be_equal():
+    points = [(step, 2.0 * step) for step in range(10)]
+    assert thinned(points, 4) == [(0.5, 1.0), (3.0, 6.0), (5.5, 11.0), (8.0, 16.0)]
+
+
 def test_smoothing_is_the_mean_of_the_neighbours():
     assert smoothed([(0, 0.0), (1, 3.0), (2, 6.0)], window=3) == [(0, 1.5), (1, 3.0), (2, 4.5)]
 

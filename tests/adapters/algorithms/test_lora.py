@@ -23,6 +23,7 @@ BASES = {
     "3x3 convolution": (nn.Conv2d(6, 10, 3, padding=1), (2, 6, 5, 7)),
     "downsampling convolution": (nn.Conv2d(6, 6, 3, stride=2, padding=1), (2, 6, 8, 8)),
     "1x1 convolution with a stride": (nn.Conv2d(6, 6, 1, stride=2), (2, 6, 8, 8)),
+    "dilated convolution": (nn.Conv2d(6, 10, 3, padding=2, dilation=2), (2, 6, 5, 7)),
 }
 
 
@@ -42,7 +43,8 @@ def contribution(base: nn.Module, lora: LoraLayer, x: torch.Tensor) -> torch.Ten
     """alpha / rank * up(down(x)), as two layers one after the other."""
     if isinstance(base, nn.Linear):
         return SCALE * functional.linear(functional.linear(x, lora.down), lora.up)
-    return SCALE * functional.conv2d(functional.conv2d(x, lora.down, stride=base.stride, padding=base.padding), lora.up)
+    down = functional.conv2d(x, lora.down, None, base.stride, base.padding, base.dilation)
+    return SCALE * functional.conv2d(down, lora.up)
 
 
 def gradients(output: torch.Tensor, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -142,8 +142,13 @@ class TestAgainstDiffusers:
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
-@torch.no_grad()
 class TestTextFeatures:
+    @pytest.fixture(autouse=True)
+    def without_gradients(self):
+        """A decorator of the class would make it a function, which pytest does not collect."""
+        with torch.no_grad():
+            yield
+
     def test_of_sd2_are_the_penultimate_state_after_the_final_norm(self, files, denoiser_of):
         denoiser, weights = denoiser_of("sd2"), open_clip("sd2", files)
         tokenizer = denoiser.checkpoint.text_encoders[0].tokenizer

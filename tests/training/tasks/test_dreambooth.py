@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lib_lora_train.config import Problem
+from lib_lora_train.objectives.dreambooth import DreamBooth
 from lib_lora_train.training import evaluator, session
 from lib_lora_train.training.class_images import ClassImages
 from lib_lora_train.training.evaluator import Evaluator
@@ -51,6 +52,23 @@ class TestTaskData:
 
     def test_may_have_no_class_images_at_all(self, tiny):
         assert read_task_data(tiny(**CLASS, num_class_images=0)).summary().regularization_images == 0
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_weight_of_class_images_reaches_its_end_with_the_last_batch(dreambooth, host, monkeypatch, accumulation):
+    weights, weigh = {}, DreamBooth.weights
+
+    def listen(objective, batch, index):
+        found = weigh(objective, batch, index)
+        own = [e.regularization for e in batch.examples]
+        weights[index] = [round(w, 6) for w, prior in zip(found.tolist(), own, strict=True) if prior]
+        return found
+
+    monkeypatch.setattr(DreamBooth, "weights", listen)
+    train(dreambooth(prior_loss_weight=0.75, epochs=2, gradient_accumulation=accumulation), host)
+    assert list(weights) == list(range(8))  # 4 images and as many of the class, in batches of 2, twice
+    assert set(weights[0]) == {0.75}
+    assert set(weights[7]) == {0.25}
 
 
 def test_the_plan_says_how_many_class_images_are_generated_and_where(tiny, host):
