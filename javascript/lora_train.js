@@ -169,7 +169,7 @@
             (function check() {
                 const found = condition();
                 if (found) return resolve(found);
-                if (Date.now() - started > 5000) return reject(new Error("The X/Y/Z plot could not be filled in."));
+                if (Date.now() - started > 5000) return reject(new Error("the X/Y/Z plot does not respond"));
                 setTimeout(check, 50);
             })();
         });
@@ -204,7 +204,7 @@
             return; // the server reported an error, which the tab shows
         }
         const page = app().querySelector("#tab_txt2img");
-        if (!page || !openTab(["txt2img", "Txt2img"])) throw new Error("There is no txt2img tab."); // Forge writes a capital
+        if (!page || !openTab(["txt2img", "Txt2img"])) throw new Error("there is no txt2img tab"); // Forge writes a capital
         const generation = page.querySelector("#txt2img_extra_tabs > .tab-nav > button");
         if (generation) generation.click(); // not the page of Lora cards, which hides the scripts
         const script = await until(function () { return page.querySelector("#script_list"); });
@@ -262,11 +262,12 @@
 
     function sendToPlot(json) {
         fillInPlot(json).catch(function (error) {
+            console.error("LoRA Train: " + error.message);
             openTab(["LoRA Train"]);
             const notice = inTab("#lora_train_comparison_notice p");
             if (!notice) return;
             notice.className = "lora_train_error";
-            notice.textContent = translated(error.message) + " " + translated("Choose the axes there yourself.");
+            notice.textContent = "The X/Y/Z plot in txt2img could not be filled in. Choose the axes [LoRA Train] there yourself.";
         });
     }
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_lora_train.dataset.images import MAX_UPLOAD_PIXELS, TooManyPixelsError, image_size, is_image
+from lib_lora_train.dataset.image_formats import is_image
+from lib_lora_train.dataset.images import MAX_UPLOAD_PIXELS, TooManyPixelsError, image_size
 from lib_lora_train.errors import UserError
 from lib_lora_train.safe_paths import safe_name, shown
 

@@ -12,24 +12,15 @@ from fastapi.testclient import TestClient  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from lib_lora_train.api import PREFIX, add_routes  # noqa: E402
-from lib_lora_train.hosts.environment import Environment  # noqa: E402
 from lib_lora_train.queue import wait_until_over  # noqa: E402
-from lib_lora_train.safe_paths import PathPolicy, readable_folder  # noqa: E402
 from lib_lora_train.service import TrainingService  # noqa: E402
-from tests.training.runs import SharingHost, photos  # noqa: E402
+from tests.environments import webui_environment  # noqa: E402
+from tests.training.runs import photos  # noqa: E402
 
 
 @pytest.fixture
 def service(checkpoint, tmp_path):
-    policy = PathPolicy(allow_any=False, roots=[tmp_path / "data" / "datasets"])
-    environment = Environment(
-        title="test",
-        make_host=lambda model: SharingHost(checkpoint),
-        lora_dir=tmp_path / "Lora",
-        data_dir=tmp_path / "data",
-        shares_checkpoint=True,
-        readable=lambda text: readable_folder(text, policy),
-    )
+    environment = webui_environment(checkpoint, tmp_path)
     photos(environment.datasets_dir / "cats")
     service = TrainingService(environment)
     yield service

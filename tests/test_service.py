@@ -15,12 +15,11 @@ from lib_lora_train.config import CompareConfig
 from lib_lora_train.errors import UserError
 from lib_lora_train.evaluation.best_epoch import recommend
 from lib_lora_train.hosts.base import keep_waiting
-from lib_lora_train.hosts.environment import Environment
 from lib_lora_train.model.family import SD1
 from lib_lora_train.queue import State, wait_until_over
-from lib_lora_train.safe_paths import PathPolicy, readable_folder
 from lib_lora_train.service import TrainingService
 from lib_lora_train.training.run_folder import RunFolder
+from tests.environments import webui_environment
 from tests.training.runs import SharingHost, photos
 
 SETTINGS = {
@@ -40,17 +39,9 @@ SETTINGS = {
 
 @pytest.fixture
 def environment(checkpoint, tmp_path):
-    data = tmp_path / "data"
-    policy = PathPolicy(allow_any=False, roots=[data / "datasets"])
-    photos(data / "datasets" / "cats")
-    return Environment(
-        title="test",
-        make_host=lambda model: SharingHost(checkpoint),
-        lora_dir=tmp_path / "Lora",
-        data_dir=data,
-        shares_checkpoint=True,
-        readable=lambda text: readable_folder(text, policy),
-    )
+    made = webui_environment(checkpoint, tmp_path)
+    photos(made.datasets_dir / "cats")
+    return made
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lib_lora_train.hosts.environment import Environment
-from lib_lora_train.safe_paths import PathPolicy, readable_folder
 from lib_lora_train.service import TrainingService
-from tests.training.runs import SharingHost, photos
+from tests.environments import webui_environment
+from tests.training.runs import photos
 
 SETTINGS = {
     "name": "cat",
@@ -26,16 +25,7 @@ SETTINGS = {
 
 @pytest.fixture
 def environment(checkpoint, tmp_path):
-    data = tmp_path / "data"
-    policy = PathPolicy(allow_any=False, roots=[data / "datasets"])
-    return Environment(
-        title="test",
-        make_host=lambda model: SharingHost(checkpoint),
-        lora_dir=tmp_path / "Lora",
-        data_dir=data,
-        shares_checkpoint=True,
-        readable=lambda text: readable_folder(text, policy),
-    )
+    return webui_environment(checkpoint, tmp_path)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from lib_lora_train.dataset.caption_metadata import METADATA, CaptionTable, folded, read_tables
 from lib_lora_train.dataset.folders import find_images
-from lib_lora_train.dataset.images import is_image
+from lib_lora_train.dataset.image_formats import is_image
 from lib_lora_train.errors import UserError
 from lib_lora_train.text_files import read_text
 

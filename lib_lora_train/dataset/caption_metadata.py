@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from lib_lora_train.dataset.images import is_image
+from lib_lora_train.dataset.image_formats import is_image
 from lib_lora_train.errors import UserError
 from lib_lora_train.text_files import read_text
 

@@ -19,7 +19,6 @@ from lib_lora_train.dataset.folders import (
     MaskFiles,
     folder_repeats,
     is_utf8,
-    printable,
     read_folder,
     require_folder,
 )
@@ -28,7 +27,7 @@ from lib_lora_train.dataset.roots import DatasetRoots
 from lib_lora_train.dataset.unused_files import left_out, unused_files
 from lib_lora_train.errors import UserError
 from lib_lora_train.randomness import Randomness
-from lib_lora_train.wording import counted
+from lib_lora_train.wording import counted, printable
 
 LISTED = 10
 """Bad images that are named one by one; the others are counted."""

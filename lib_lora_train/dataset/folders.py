@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib_lora_train.dataset.caption_metadata import folded
-from lib_lora_train.dataset.images import is_image
+from lib_lora_train.dataset.image_formats import is_image
 from lib_lora_train.errors import UserError
+from lib_lora_train.wording import printable
 
 MASK_FOLDER = "mask"
 MASK_LABEL, CONDITION_LABEL = "-masklabel", "-condlabel"
@@ -103,16 +103,6 @@ def read_folder(root: Path, excluded: Path | None, warnings: list[str]) -> Folde
 def find_images(root: Path, excluded: Path | None, warnings: list[str]) -> list[Path]:
     """The images to train on; see `read_folder`."""
     return read_folder(root, excluded, warnings).images
-
-
-def printable(path: Path | str) -> str:
-    """A path for a message, on one line, in a form that any terminal and any file can hold: other bytes as \\xNN."""
-    text = os.fspath(path)
-    try:  # not fsencode, which depends on the locale
-        text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:
-        text = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if unicodedata.category(c) != "Cc" else c.encode("unicode_escape").decode() for c in text)
 
 
 def is_utf8(path: Path) -> bool:

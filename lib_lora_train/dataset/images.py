@@ -17,20 +17,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from lib_lora_train.dataset.image_formats import is_image, open_image, with_text_dropped
+from lib_lora_train.dataset.image_formats import open_image, with_text_dropped
 from lib_lora_train.errors import UserError
-
-__all__ = [
-    "MAX_PIXELS",
-    "MAX_UPLOAD_PIXELS",
-    "LoadedImage",
-    "Size",
-    "TooManyPixelsError",
-    "image_size",
-    "is_image",
-    "load_image",
-    "load_thumbnail",
-]
 
 MAX_PIXELS = 150_000_000
 """Larger images are rejected before they are decoded. Below Pillow's own limit."""

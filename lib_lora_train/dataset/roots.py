@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib_lora_train.config import DatasetConfig
-from lib_lora_train.dataset.folders import REPEATS_FOLDER, find_images, printable
-from lib_lora_train.dataset.images import is_image
+from lib_lora_train.dataset.folders import REPEATS_FOLDER, find_images
+from lib_lora_train.dataset.image_formats import is_image
 from lib_lora_train.errors import UserError
+from lib_lora_train.wording import printable
 
 TREE_IMAGES, TREE_REGULARIZATION = "img", "reg"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from lib_lora_train.dataset.caption_files import SIDECARS, CaptionFiles
 from lib_lora_train.dataset.caption_metadata import METADATA, folded
-from lib_lora_train.dataset.folders import CONDITION_LABEL, MASK_FOLDER, MASK_LABEL, FolderContents, printable
+from lib_lora_train.dataset.folders import CONDITION_LABEL, MASK_FOLDER, MASK_LABEL, FolderContents
 from lib_lora_train.dataset.image_formats import EXTENSIONS
-from lib_lora_train.wording import counted
+from lib_lora_train.wording import counted, printable
 
 LISTED = 10
 """Files that are named one by one; the others are counted."""

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from lib_lora_train.dataset import image_formats, images
-from lib_lora_train.dataset.images import image_size, is_image, load_image, load_thumbnail
+from lib_lora_train.dataset.image_formats import is_image
+from lib_lora_train.dataset.images import image_size, load_image, load_thumbnail
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
