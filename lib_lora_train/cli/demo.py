@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from lib_lora_train.cli.progress import Terminal, counter, stop_on_interrupt
-from lib_lora_train.config import TrainConfig
+from lib_lora_train.config import SamplePrompt, TrainConfig
 from lib_lora_train.embedded import CHECKPOINT, DEMO_IMAGES, DEMO_REGULARIZATION
 from lib_lora_train.embedded.evaluator import measure
 from lib_lora_train.embedded.synthetic import BACKGROUNDS, COLORS, NEW_SHAPE, SHAPES, caption
@@ -120,7 +120,7 @@ def compare_demo(folder: RunFolder, output: Path) -> Comparison:
     """The grid of the demo's run, with the measured scores of each cell."""
     prompts = evaluation_prompts()
     request = Request(
-        [caption(*prompt) for prompt in prompts],
+        [SamplePrompt(caption(*prompt)) for prompt in prompts],
         list(range(1, len(prompts) + 1)),
         STRENGTHS,
         at_once=40,

@@ -40,21 +40,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Request:
-    """What to generate in every cell: one image for each prompt and seed; `at_once` of them together.
+    """What to generate in every cell: one image for each prompt and seed; `at_once` of them together."""
 
-    Attributes:
-        samples: the prompts with what their flags set; empty where they have none.
-    """
-
-    prompts: Sequence[str]
+    prompts: Sequence[SamplePrompt]
     seeds: Sequence[int]
     strengths: Sequence[float]
     at_once: int = 8
-    samples: Sequence[SamplePrompt] = ()
-
-    @property
-    def sample_prompts(self) -> Sequence[SamplePrompt]:
-        return self.samples or [SamplePrompt(prompt) for prompt in self.prompts]
 
 
 def generate_cells(
@@ -74,7 +65,7 @@ def generate_cells(
     with host.lease() as checkpoint, host.gpu_slot():
         denoiser = open_denoiser(checkpoint, config.model)
         adapter = make_adapter(denoiser, _with_layers_of(config, points[0].path))
-        groups = sample_groups(config, request.sample_prompts, request.seeds)
+        groups = sample_groups(config, request.prompts, request.seeds)
         loaded: list[AdapterPoint] = []
 
         def images_of(point: AdapterPoint, strength: float) -> list[Image.Image]:
@@ -104,7 +95,7 @@ def generate_cells_by_tag(
 
     def images_of(point: AdapterPoint, strength: float) -> list[Image.Image]:
         tag = f" <lora:{point.path.stem}:{strength_text(strength)}>" if strength else ""
-        prompts = [replace(prompt, text=f"{prompt.text}{tag}") for prompt in request.sample_prompts]
+        prompts = [replace(prompt, text=f"{prompt.text}{tag}") for prompt in request.prompts]
         return [
             txt2img(txt2img_request(config, prompt, seed)) for prompt, seed in zip(prompts, request.seeds, strict=True)
         ]
@@ -143,9 +134,7 @@ def request_of(config: TrainConfig, options: CompareConfig) -> Request:
         UserError: when a prompt has a wrong flag, there is no prompt, or the training data is needed and cannot be read.
     """
     written = options.prompts or config.samples.sample_prompts
-    samples = [SamplePrompt.parse(line) for line in written] or sample_prompts(config, read_task_data(config))
-    if not any(sample.text for sample in samples):
+    prompts = [SamplePrompt.parse(line) for line in written] or sample_prompts(config, read_task_data(config))
+    if not any(prompt.text for prompt in prompts):
         raise UserError("There is no prompt to generate images from. Enter at least one.", field="prompts")
-    return Request(
-        [sample.text for sample in samples], [options.seed] * len(samples), options.strengths, samples=samples
-    )
+    return Request(prompts, [options.seed] * len(prompts), options.strengths)

@@ -70,7 +70,10 @@ def compare(
         cells = list(generate_cells(host, folder.config, points, request, progress))
     else:
         cells = list(generate_cells_by_tag(txt2img, folder.config, points, request, progress))
-    scores = {(c.point.epoch, c.strength): score(request.prompts, c.images) if score else {} for c in cells}
+    scores = {
+        (c.point.epoch, c.strength): score([prompt.text for prompt in request.prompts], c.images) if score else {}
+        for c in cells
+    }
     grid = Grid(
         title=f"{folder.config.run.name}: epochs and strengths",
         rows=[_row_label(point, validated) for point in points],

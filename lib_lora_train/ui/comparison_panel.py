@@ -87,7 +87,7 @@ class ComparisonPanel:
             comparison = request_of(config, CompareConfig(prompts=prompts))
         except UserError:
             return {}
-        request = txt2img_request(config, comparison.samples[0], comparison.seeds[0])
+        request = txt2img_request(config, comparison.prompts[0], comparison.seeds[0])
         sampler, scheduler = SAMPLERS[request.sampler]
         return {
             "prompt": request.prompt,

@@ -9,25 +9,29 @@ from lib_lora_train.evaluation.cells import request_of
 from tests.training.runs import photos
 
 
+def texts_of(config: TrainConfig, options: CompareConfig) -> list[str]:
+    return [prompt.text for prompt in request_of(config, options).prompts]
+
+
 def config(**settings: object) -> TrainConfig:
     return TrainConfig.from_flat({"training_method": "ileco", "prompt_pairs": ["red ->"], **settings})
 
 
 def test_they_are_those_of_the_comparison_else_the_runs_samples_else_the_training_datas():
     with_samples = config(sample_prompts=["a car"])
-    assert request_of(with_samples, CompareConfig(prompts=["a cat", "a dog"])).prompts == ["a cat", "a dog"]
-    assert request_of(with_samples, CompareConfig()).prompts == ["a car"]
-    assert request_of(config(), CompareConfig()).prompts == ["red"]
+    assert texts_of(with_samples, CompareConfig(prompts=["a cat", "a dog"])) == ["a cat", "a dog"]
+    assert texts_of(with_samples, CompareConfig()) == ["a car"]
+    assert texts_of(config(), CompareConfig()) == ["red"]
 
 
 def test_a_slider_of_all_images_has_its_two_ends():
     slider = config(training_method="text_slider", prompt_pairs=["a dark room -> a bright room"])
-    assert request_of(slider, CompareConfig()).prompts == ["a dark room", "a bright room"]
+    assert texts_of(slider, CompareConfig()) == ["a dark room", "a bright room"]
 
 
 def test_a_slider_of_some_images_has_their_prompt():
     slider = config(training_method="text_slider", prompt_pairs=["dark -> bright"], target_prompts=["a room"])
-    assert request_of(slider, CompareConfig()).prompts == ["a room"]
+    assert texts_of(slider, CompareConfig()) == ["a room"]
 
 
 @pytest.mark.parametrize("caption", ["", " "])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_lora_train.config import CheckpointConfig
+from lib_lora_train.config import CheckpointConfig, SamplePrompt
 from lib_lora_train.evaluation import cells as module
 from lib_lora_train.evaluation import comparison as comparison_module
 from lib_lora_train.evaluation.best_epoch import recommend
@@ -26,7 +26,7 @@ from lib_lora_train.training.session import train
 from tests.training.runs import SharingHost, tiny_config
 
 PROMPTS = ["a red star", "a blue cat"]
-REQUEST = Request(PROMPTS, [1, 2], [0.0, 0.5, 1.0])
+REQUEST = Request([SamplePrompt(text) for text in PROMPTS], [1, 2], [0.0, 0.5, 1.0])
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_other_cells_differ_from_the_base_and_from_each_other(cells):
 
 
 def test_a_cell_does_not_depend_on_the_cells_before_it(cells, run, host):
-    request = Request(PROMPTS[1:], [2], [0.5])
+    request = Request(REQUEST.prompts[1:], [2], [0.5])
     last = next(generate_cells(host, run.config, run.points()[1:], request))
     again, first = (
         np.frombuffer(pixels, np.uint8).astype(int) for pixels in (last.images[0].tobytes(), cells[2, 0.5][1])
@@ -106,7 +106,7 @@ def test_the_row_of_the_recommended_epoch_is_marked_whatever_the_first_epoch_is(
     grids, last = [], run.points()[1:]
     monkeypatch.setattr(RunFolder, "points", lambda folder: last)
     monkeypatch.setattr(comparison_module, "draw_grid", lambda grid: grids.append(grid) or Image.new("RGB", (8, 8)))
-    assert compare(run, host, Request(PROMPTS[:1], [1], [1.0]), tmp_path / "grid.png").recommendation.epoch == 2
+    assert compare(run, host, Request(REQUEST.prompts[:1], [1], [1.0]), tmp_path / "grid.png").recommendation.epoch == 2
     assert [(grid.best, len(grid.rows)) for grid in grids] == [(0, 1)]
 
 

@@ -6,13 +6,13 @@ import pytest
 from PIL import Image
 
 from lib_lora_train.config import CompareConfig, SamplePrompt, TrainConfig
-from lib_lora_train.evaluation.cells import Request, generate_cells_by_tag, request_of
+from lib_lora_train.evaluation.cells import generate_cells_by_tag, request_of
 from lib_lora_train.model.sampling import SamplingOptions
 from lib_lora_train.training.events import Sampled
 from lib_lora_train.training.run_folder import AdapterPoint
 from lib_lora_train.training.samples import SampleGroup, sample_groups, txt2img_request
 from lib_lora_train.training.session import train
-from tests.training.runs import of_kind
+from tests.training.runs import of_kind, photos
 
 FULL = "a star --n bad, worse --w 512 --h 768 --d 7 --l 5.5 --s 12"
 
@@ -107,12 +107,14 @@ def test_a_comparison_puts_the_tag_before_the_flags(tmp_path):
         return Image.new("RGB", (8, 8))
 
     request = request_of(config, CompareConfig(strengths=[0.5], seed=4))
-    assert request.prompts == ["a star"]
+    assert [prompt.text for prompt in request.prompts] == ["a star"]
     list(generate_cells_by_tag(txt2img, config, [AdapterPoint(tmp_path / "cat.safetensors", 1)], request))
     assert [(r.prompt, r.negative, r.seed) for r in requests] == [("a star <lora:cat:0.5>", "bad, worse", 7)]
 
 
-def test_prompts_of_a_comparison_may_have_flags_and_captions_are_taken_word_for_word():
-    config = TrainConfig.from_flat({"name": "cat"})
-    assert request_of(config, CompareConfig(prompts=["a --d 5"])).sample_prompts == [SamplePrompt("a", seed=5)]
-    assert Request(["a --x"], [1], [1.0]).sample_prompts == [SamplePrompt("a --x")]
+def test_prompts_of_a_comparison_may_have_flags_and_captions_are_taken_word_for_word(tmp_path):
+    folder = photos(tmp_path / "images", 1)
+    (folder / "0.txt").write_text("a --x")
+    config = TrainConfig.from_flat({"name": "cat", "dataset_folder": str(folder), "resolution": 64})
+    assert request_of(config, CompareConfig(prompts=["a --d 5"])).prompts == [SamplePrompt("a", seed=5)]
+    assert request_of(config, CompareConfig()).prompts == [SamplePrompt("a --x")]

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from lib_lora_train.config import CheckpointConfig, TrainConfig
+from lib_lora_train.config import CheckpointConfig, SamplePrompt, TrainConfig
 from lib_lora_train.evaluation.cells import Request, generate_cells
 from lib_lora_train.image_geometry import ImageGeometry
 from lib_lora_train.model.denoiser import LatentFormat, LayerSelection, TargetLayer
@@ -198,7 +198,7 @@ def test_its_epochs_are_compared_at_several_strengths(host, config):
     settings = config(**EVALUATED)
     train(settings, host)
     points = RunFolder.at(settings).points()
-    cells = list(generate_cells(host, settings, points, Request(["a star"], [1], [0.0, 1.0])))
+    cells = list(generate_cells(host, settings, points, Request([SamplePrompt("a star")], [1], [0.0, 1.0])))
     images = {(cell.point.epoch, cell.strength): cell.images[0].tobytes() for cell in cells}
     assert images.keys() == {(epoch, strength) for epoch in (1, 2) for strength in (0.0, 1.0)}
     assert images[1, 0.0] == images[2, 0.0]
